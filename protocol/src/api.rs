@@ -1,0 +1,454 @@
+//! The local API: what `mcpctl`, the gateway and anyone with `curl --unix-socket` say to a daemon.
+//!
+//! JSON over HTTP under `/v1`; each type below is the body of the route that its comment names.
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    Timestamp,
+    advert::{Effect, Method},
+    agreement::{Agreement, Bundle, Pricing, Reason, Status},
+    digest::Digest,
+    document::Sealed,
+    entry::{Entry, InclusionProof},
+    id::{AgentId, AgreementId, KeyId, MeshId, OperationId},
+    key::{Did, NodeId},
+    manifest::{Import, Manifest},
+    receipt::Receipt,
+    usage::Usage,
+};
+
+/// The largest body of a request other than a blob: parameters and their envelope.
+pub const MAX_BODY: usize = crate::wire::MAX_PARAMS + 64 * 1024;
+/// The header by which a gateway says for whom it asks.
+pub const PRINCIPAL_HEADER: &str = "mcp-principal";
+/// The header whose value makes a mutating request happen once.
+pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
+/// The header that carries a request's id, in and out.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// Every list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct List<T> {
+    /// Its items.
+    pub items: Vec<T>,
+    /// What to pass as `after` for the next page, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+impl<T> From<Vec<T>> for List<T> {
+    fn from(items: Vec<T>) -> Self {
+        Self { items, next: None }
+    }
+}
+
+/// `GET /v1/id`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Identity {
+    /// The node.
+    pub node_id: NodeId,
+    /// Its mesh.
+    pub mesh_id: MeshId,
+    /// The principal that owns it.
+    pub owner: Did,
+    /// Dialable multiaddrs.
+    pub addresses: Vec<String>,
+}
+
+/// `GET /v1/status`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node.
+    pub node_id: NodeId,
+    /// Whether it serves.
+    pub ready: bool,
+    /// What it accepts to do.
+    pub roles: Vec<String>,
+    /// Connected peers.
+    pub peers: usize,
+    /// Resident agents.
+    pub agents: usize,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// The program's version.
+    pub version: String,
+    /// Entries in its trace.
+    pub trace_size: u64,
+}
+
+/// `POST /v1/join`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Join {
+    /// Multiaddrs, or `wss://host:port`.
+    pub addresses: Vec<String>,
+}
+
+/// The answer of `POST /v1/join`: one item for each address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Joined {
+    /// The address as a multiaddr.
+    pub address: String,
+    /// The node that answered there.
+    pub node_id: Option<NodeId>,
+    /// Why none did; the daemon keeps trying.
+    pub error: Option<String>,
+}
+
+/// An item of `GET /v1/peers`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Peer {
+    /// The peer.
+    pub node_id: NodeId,
+    /// Where it is connected.
+    pub address: String,
+    /// The transport: `tcp`, `quic`, `wss`.
+    pub transport: String,
+    /// The last measured round trip, in microseconds.
+    pub rtt_us: Option<u64>,
+    /// The peer's program.
+    pub agent_version: Option<String>,
+}
+
+/// `POST /v1/peers/{node}/ping`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pong {
+    /// The peer.
+    pub node_id: NodeId,
+    /// The round trip of one request on the RPC stream, in microseconds.
+    pub rtt_us: u64,
+}
+
+/// An item of `GET /v1/discover?capability=…`: one agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Discovered {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its name on its node.
+    pub name: String,
+    /// Its node.
+    pub node_id: NodeId,
+    /// The principal that provides it.
+    pub provider: Did,
+    /// The plugin, `name@release`.
+    pub plugin: String,
+    /// Its methods.
+    pub methods: Vec<Method>,
+    /// What a call costs.
+    pub pricing: Pricing,
+    /// The last measured round trip to the node, in microseconds.
+    pub rtt_us: Option<u64>,
+    /// How it was found: `local`, `gossip` or `kademlia`.
+    pub via: String,
+}
+
+/// `POST /v1/plugins`: register a component uploaded by `PUT /v1/blobs/{digest}`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RegisterPlugin {
+    /// The publisher's statement.
+    pub manifest: Sealed<Manifest>,
+}
+
+/// `GET /v1/plugins/{digest}` and the answer of `POST /v1/plugins`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plugin {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub release: String,
+    /// Who signed.
+    pub publisher: Did,
+    /// The component.
+    pub component: Digest,
+    /// What it imports.
+    pub imports: Vec<Import>,
+    /// Its methods.
+    pub methods: Vec<Method>,
+}
+
+/// An item of `GET /v1/publishers`, and the body of `PUT /v1/publishers/{did}`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Publisher {
+    /// The publisher.
+    pub did: Did,
+    /// What the operator calls it.
+    pub name: String,
+    /// Since when it is trusted.
+    pub trusted_at: Timestamp,
+}
+
+/// `PUT /v1/publishers/{did}`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Trust {
+    /// What to call it.
+    pub name: String,
+}
+
+/// `POST /v1/agents`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spawn {
+    /// Its name: unique on the node.
+    pub name: String,
+    /// The registered component.
+    pub component: Digest,
+    /// What calls cost those who aren't the owner; the node's default if none.
+    #[serde(default)]
+    pub pricing: Option<Pricing>,
+    /// The most that one call may use; the node's default if none.
+    #[serde(default)]
+    pub limits: Option<Limits>,
+}
+
+/// What one call of an agent may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of linear memory, over all memories of the instance.
+    pub memory: u64,
+    /// Fuel.
+    pub fuel: u64,
+    /// Wall time in milliseconds.
+    pub wall_ms: u64,
+    /// Bytes written to state by one call.
+    pub state_bytes: u64,
+    /// Bytes of the result.
+    pub result_bytes: u64,
+}
+
+impl Default for Limits {
+    /// What an honest plugin stays far below: 64 MiB, 10 G instructions, 10 s, 16 MiB written, 16 MiB answered.
+    fn default() -> Self {
+        Self {
+            memory: 64 << 20,
+            fuel: 10_000_000_000,
+            wall_ms: 10_000,
+            state_bytes: 16 << 20,
+            result_bytes: crate::wire::MAX_RESULT as u64,
+        }
+    }
+}
+
+/// `GET /v1/agents/{agent}`, an item of `GET /v1/agents`, and the answer of `POST /v1/agents`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// Who owns it.
+    pub owner: Did,
+    /// The plugin, `name@release`.
+    pub plugin: String,
+    /// The component.
+    pub component: Digest,
+    /// Its methods, in short.
+    pub methods: Vec<MethodOutline>,
+    /// What calls cost.
+    pub pricing: Pricing,
+    /// What one call may use.
+    pub limits: Limits,
+    /// When it was spawned.
+    pub created_at: Timestamp,
+}
+
+/// A method's name and effect.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MethodOutline {
+    /// Its name.
+    pub name: String,
+    /// Whether it changes state.
+    pub effect: Effect,
+}
+
+/// `POST /v1/agents/{agent}/execute`; `agent` is an id, or a local agent's name
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Execute {
+    /// The method.
+    pub method: String,
+    /// Its parameters: any JSON that its schema accepts, kept byte for byte.
+    #[serde(default = "null")]
+    pub params: Box<RawValue>,
+    /// The agreement to use; chosen among the active ones if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<AgreementId>,
+    /// How long to wait, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u32>,
+}
+
+fn null() -> Box<RawValue> {
+    RawValue::from_string("null".into()).expect("null is JSON")
+}
+
+/// The answer of `POST /v1/agents/{agent}/execute`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Executed {
+    /// The result.
+    pub result: Box<RawValue>,
+    /// The operation.
+    pub operation: OperationId,
+    /// What it used.
+    pub usage: Usage,
+    /// The provider's receipt, where the call was remote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Sealed<Receipt>>,
+}
+
+/// `POST /v1/agreements`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Propose {
+    /// The agent to call.
+    pub agent: AgentId,
+    /// Its methods; empty for all.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// The template.
+    pub template: String,
+    /// The template's parameters.
+    #[serde(default)]
+    pub parameters: std::collections::BTreeMap<String, String>,
+}
+
+/// `POST /v1/agreements/{id}/close` (and `…/suspend`, `…/resume`, without a reason)
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Close {
+    /// Why.
+    pub reason: Reason,
+}
+
+/// `GET /v1/agreements/{id}` and the answer of every route that changes one
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgreementState {
+    /// Where it stands.
+    pub status: Status,
+    /// Why it was closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The side that this node's owner is on: `provider` or `consumer`.
+    pub side: String,
+    /// The terms.
+    pub terms: Agreement,
+    /// What it has used, as far as this side knows.
+    pub used: Usage,
+    /// The price of that.
+    pub price: Decimal,
+    /// What verifies without any node.
+    pub bundle: Bundle,
+}
+
+/// An item of `GET /v1/agreements`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgreementOutline {
+    /// Its id.
+    pub id: AgreementId,
+    /// Where it stands.
+    pub status: Status,
+    /// The side that this node's owner is on.
+    pub side: String,
+    /// The other principal.
+    pub counterparty: Did,
+    /// The agent.
+    pub agent: AgentId,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// Calls so far.
+    pub calls: u64,
+}
+
+/// An item of `GET /v1/trace?after=…&limit=…`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TraceItem {
+    /// Its index.
+    pub index: u64,
+    /// The entry.
+    pub entry: Entry,
+}
+
+/// `GET /v1/trace/proof?operation=…`, asked of the node that ran the operation
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Proof {
+    /// The proof.
+    pub inclusion: InclusionProof,
+}
+
+/// `GET /v1/trace/checkpoint`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SignedCheckpoint {
+    /// The signed note.
+    pub note: String,
+    /// Its size.
+    pub size: u64,
+    /// The key in C2SP form, for other tools.
+    pub verifier_key: String,
+}
+
+/// The answer of `POST /v1/trace/verify`: the whole log, recomputed from its entries.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TraceVerified {
+    /// Entries read and hashed.
+    pub entries: u64,
+    /// Signed checkpoints found on the way and matched.
+    pub checkpoints: u64,
+    /// The newest checkpoint.
+    pub checkpoint: String,
+}
+
+/// `POST /v1/keys`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateKey {
+    /// What it is for.
+    pub name: String,
+    /// How long it is valid, in seconds; for ever if none.
+    #[serde(default)]
+    pub ttl_s: Option<u64>,
+}
+
+/// The answer of `POST /v1/keys`: the only time that the secret is seen.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CreatedKey {
+    /// The key's description.
+    #[serde(flatten)]
+    pub key: ApiKey,
+    /// The secret that goes into `Authorization: Bearer …`.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for CreatedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreatedKey").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// An item of `GET /v1/keys`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: KeyId,
+    /// What it is for.
+    pub name: String,
+    /// For whom it speaks.
+    pub principal: Did,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// `POST /v1/keys/resolve`: a gateway asks whose key this is. Answered with an [`ApiKey`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ResolveKey {
+    /// SHA-256 of the secret.
+    pub digest: Digest,
+}
+
+/// An item of `GET /v1/config`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Setting {
+    /// The key: `mesh.port`.
+    pub key: String,
+    /// Its value; secrets are masked.
+    pub value: serde_json::Value,
+    /// Where it came from: `default`, `file <path>`, `environment <NAME>`, `flag <name>`.
+    pub source: String,
+}

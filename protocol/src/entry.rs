@@ -1,0 +1,160 @@
+//! Trace entries: one for each operation. The exact bytes are what the log hashes.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    digest::Digest,
+    error::Code,
+    id::{AgentId, AgreementId, MeshId, OperationId},
+    key::{Did, NodeId},
+    merkle::{self, Hash},
+    usage::Usage,
+};
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "action")]
+pub enum Action {
+    /// An agent ran a method on this node.
+    Execute {
+        /// The agent.
+        agent: AgentId,
+        /// The method.
+        method: String,
+        /// SHA-256 of the parameters' bytes.
+        params: Digest,
+        /// SHA-256 of the result's bytes; none where it failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<Digest>,
+        /// What it used.
+        usage: Usage,
+    },
+    /// This node's owner ran a method on another node; the receipt proves it.
+    ExecuteRemote {
+        /// The other node.
+        node: NodeId,
+        /// The agent.
+        agent: AgentId,
+        /// The method.
+        method: String,
+        /// SHA-256 of the receipt's payload; none where the call failed without one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        receipt: Option<Digest>,
+    },
+    /// An agent was spawned from a component.
+    Spawn {
+        /// The agent.
+        agent: AgentId,
+        /// The component.
+        component: Digest,
+    },
+    /// An agent was terminated, and its state deleted.
+    Terminate {
+        /// The agent.
+        agent: AgentId,
+    },
+    /// An agreement reached a status.
+    Agreement {
+        /// The status reached.
+        status: crate::agreement::Status,
+    },
+}
+
+/// One operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The entry's form: 1.
+    pub version: u32,
+    /// The operation.
+    pub operation: OperationId,
+    /// When it was decided.
+    pub time: Timestamp,
+    /// The mesh of the node.
+    pub mesh: MeshId,
+    /// Who asked for it.
+    pub principal: Did,
+    /// The agreement it ran under, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<AgreementId>,
+    /// What was done.
+    #[serde(flatten)]
+    pub action: Action,
+    /// The code of its failure; none where it succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Code>,
+    /// The request's id, the same on every node it touched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// The form this program writes.
+pub const VERSION: u32 = 1;
+
+/// An inclusion proof with all that is needed to verify it offline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InclusionProof {
+    /// The entry's index.
+    pub index: u64,
+    /// The entry, byte for byte.
+    pub entry: String,
+    /// The siblings from leaf to root.
+    #[serde(with = "merkle::base64_hashes")]
+    pub hashes: Vec<Hash>,
+    /// The signed checkpoint whose tree contains it.
+    pub checkpoint: String,
+}
+
+/// Why an inclusion proof is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    /// The checkpoint isn't one, or isn't signed by its node.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::Error),
+    /// The entry isn't in the checkpoint's tree at this index.
+    #[error("entry {index} is not in the tree of the checkpoint")]
+    Inclusion {
+        /// The index claimed.
+        index: u64,
+    },
+    /// The entry's bytes aren't an entry.
+    #[error("the entry can't be read: {0}")]
+    Entry(#[from] serde_json::Error),
+}
+
+impl InclusionProof {
+    /// Verifies checkpoint, inclusion and entry; returns both.
+    pub fn verify(&self) -> Result<(crate::checkpoint::Checkpoint, Entry), ProofError> {
+        let checkpoint = crate::checkpoint::Checkpoint::verify(&self.checkpoint)?;
+        merkle::verify_inclusion(&self.leaf(), self.index, checkpoint.size, &self.hashes, &checkpoint.root)
+            .map_err(|_| ProofError::Inclusion { index: self.index })?;
+        Ok((checkpoint, serde_json::from_str(&self.entry)?))
+    }
+
+    /// The entry's leaf hash.
+    pub fn leaf(&self) -> Hash {
+        merkle::leaf_hash(self.entry.as_bytes())
+    }
+}
+
+/// A proof that one checkpoint's tree only adds to another's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsistencyProof {
+    /// The older signed checkpoint.
+    pub old: String,
+    /// The newer signed checkpoint.
+    pub new: String,
+    /// The proof.
+    #[serde(with = "merkle::base64_hashes")]
+    pub hashes: Vec<Hash>,
+}
+
+impl ConsistencyProof {
+    /// Verifies both checkpoints, that they are of one log, and the proof.
+    pub fn verify(&self) -> Result<(), ProofError> {
+        let old = crate::checkpoint::Checkpoint::verify(&self.old)?;
+        let new = crate::checkpoint::Checkpoint::verify(&self.new)?;
+        let consistent = merkle::verify_consistency(old.size, &old.root, new.size, &new.root, &self.hashes).is_ok();
+        if consistent && old.origin() == new.origin() { Ok(()) } else { Err(ProofError::Inclusion { index: old.size }) }
+    }
+}

@@ -1,0 +1,44 @@
+//! The vocabulary of MCP-ZERO: everything that crosses a wire, lands in a file, or can be verified offline.
+//!
+//! This crate imports nothing of ours, holds no clock and (without the `client` feature) no runtime:
+//!
+//! ```text
+//! id, key, digest, time      names for things
+//! envelope -> document       what one party can prove to another (DSSE v1 over JSON)
+//!   manifest, advert, agreement, receipt
+//! merkle, checkpoint, entry  the trace: RFC 6962 proofs, C2SP checkpoints
+//! wire                       mesh messages and their size limits
+//! api, client                the local API and its client over the Unix socket
+//! error                      stable codes and RFC 9457 problems
+//! ```
+#![warn(missing_docs)]
+
+pub mod advert;
+pub mod agreement;
+pub mod api;
+pub mod checkpoint;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod digest;
+pub mod document;
+pub mod entry;
+pub mod envelope;
+pub mod error;
+pub mod id;
+pub mod key;
+pub mod manifest;
+pub mod merkle;
+pub mod receipt;
+pub mod usage;
+pub mod wire;
+
+#[cfg(feature = "client")]
+pub use client::Client;
+pub use digest::Digest;
+pub use document::{Document, Expect, Header, Signed};
+pub use envelope::Envelope;
+pub use error::{Code, Problem};
+pub use id::{AgentId, AgreementId, MeshId, OperationId, PluginId};
+pub use jiff::Timestamp;
+pub use key::{Did, Key, NodeId};
+pub use usage::Usage;

@@ -1,0 +1,191 @@
+//! What nodes say to one another: names, limits, and the requests of the mesh's RPC.
+//!
+//! A message is one frame: `length u32 BE | kind u8 | request id u64 BE | payload`; `length` counts what follows it.
+//! Payloads are CBOR (RFC 8949) of the types below.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    Timestamp,
+    advert::Advert,
+    agreement::{Agreement, Transition},
+    digest::Digest,
+    document::Sealed,
+    entry::InclusionProof,
+    error::Problem,
+    id::{AgentId, AgreementId, MeshId, OperationId},
+    key::NodeId,
+    receipt::Receipt,
+    usage::Usage,
+};
+
+/// The largest result of a call.
+pub const MAX_RESULT: usize = 16 * 1024 * 1024;
+/// The largest parameters of a call.
+pub const MAX_PARAMS: usize = 4 * 1024 * 1024;
+/// The largest frame: a result and its receipt.
+pub const MAX_FRAME: usize = MAX_RESULT + 256 * 1024;
+/// Requests that one peer may have under way with us; more are refused as overloaded.
+pub const MAX_IN_FLIGHT: usize = 1024;
+/// The largest gossip message: announcements take 200 bytes.
+pub const MAX_GOSSIP: usize = 64 * 1024;
+
+/// The RPC's protocol name in `mesh`.
+pub fn rpc_protocol(mesh: &MeshId) -> String {
+    format!("/mcp-zero/{mesh}/rpc/1")
+}
+
+/// The Kademlia protocol name in `mesh`.
+pub fn kad_protocol(mesh: &MeshId) -> String {
+    format!("/mcp-zero/{mesh}/kad/1")
+}
+
+/// The identify protocol version in `mesh`.
+pub fn identify_protocol(mesh: &MeshId) -> String {
+    format!("/mcp-zero/{mesh}/id/1")
+}
+
+/// The gossip topic of announcements in `mesh`.
+pub fn advert_topic(mesh: &MeshId) -> String {
+    format!("mcp-zero/{mesh}/adverts/1")
+}
+
+/// The Kademlia key under which nodes provide `capability`.
+pub fn capability_key(capability: &str) -> [u8; 32] {
+    Sha256::new().chain_update("capability/").chain_update(capability).finalize().into()
+}
+
+/// Kinds of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A [`Call`].
+    Request = 1,
+    /// A [`Response`], ending the request.
+    Response = 2,
+    /// A [`Problem`], ending the request.
+    Problem = 3,
+    /// The caller no longer waits: stop the work. No payload, no answer.
+    Cancel = 4,
+}
+
+impl TryFrom<u8> for Kind {
+    type Error = u8;
+
+    fn try_from(byte: u8) -> Result<Self, u8> {
+        match byte {
+            1 => Ok(Self::Request),
+            2 => Ok(Self::Response),
+            3 => Ok(Self::Problem),
+            4 => Ok(Self::Cancel),
+            other => Err(other),
+        }
+    }
+}
+
+/// The gossip message that tells of a new advert. The gossip layer's signature binds it to its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Whose advert.
+    pub node: NodeId,
+    /// Its sequence.
+    pub sequence: u64,
+    /// BLAKE3 of the advert's payload.
+    pub digest: Digest,
+    /// When the advert expires.
+    pub expires_at: Timestamp,
+}
+
+/// A request with what goes along with each.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// How long the caller waits, in milliseconds, from when the frame was sent.
+    pub timeout_ms: u32,
+    /// The request's id, for spans, logs and traces on every node (at most 64 bytes are kept).
+    pub request_id: String,
+    /// The request.
+    pub request: Request,
+}
+
+/// What one node asks of another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Your newest advert.
+    Advert,
+    /// Every advert you know, for a node that has just joined.
+    Adverts,
+    /// Sign these terms, which I have signed.
+    Propose(Sealed<Agreement>),
+    /// I have signed the terms that you proposed.
+    Accept(Sealed<Agreement>),
+    /// The agreement moves on.
+    Transition(Sealed<Transition>),
+    /// Run a method.
+    Execute(Execute),
+    /// Prove that an operation of mine is in your trace.
+    Prove(OperationId),
+}
+
+/// A call of an agent's method.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Execute {
+    /// The agent.
+    pub agent: AgentId,
+    /// The method.
+    pub method: String,
+    /// The parameters: JSON text.
+    pub params: Bytes,
+    /// The agreement that covers it.
+    pub agreement: Option<AgreementId>,
+    /// The same key gives the same answer, and the call happens once.
+    pub idempotency_key: String,
+    /// The digest of the last receipt that the caller holds for this agreement.
+    pub acknowledged: Option<Digest>,
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// Its newest advert.
+    Advert(Sealed<Advert>),
+    /// The adverts it knows, its own first; as many as fit a frame.
+    Adverts(Vec<Sealed<Advert>>),
+    /// The terms, signed by the provider too, or as proposed where its operator decides later.
+    Agreement(Sealed<Agreement>),
+    /// It is so.
+    Done,
+    /// The method ran.
+    Executed(Executed),
+    /// The proof.
+    Proof(InclusionProof),
+}
+
+/// A call's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Executed {
+    /// The result (JSON text), or the problem that the call ended in after it used what `usage` says.
+    pub outcome: Result<Bytes, Problem>,
+    /// The operation.
+    pub operation: OperationId,
+    /// What it used.
+    pub usage: Usage,
+    /// The provider's receipt.
+    pub receipt: Sealed<Receipt>,
+}
+
+/// A message that can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the message can't be read: {0}")]
+pub struct Malformed(String);
+
+/// Encodes a message as CBOR.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    cbor4ii::serde::to_vec(Vec::with_capacity(512), message).expect("writing to memory doesn't fail")
+}
+
+/// Decodes a message of CBOR. The caller has bounded `bytes`.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
+    cbor4ii::serde::from_slice(bytes).map_err(|error| Malformed(error.to_string()))
+}
