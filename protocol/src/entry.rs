@@ -117,6 +117,20 @@ pub enum ProofError {
         /// The index claimed.
         index: u64,
     },
+    /// The newer checkpoint's tree isn't shown to contain the older one's, or they are of two logs.
+    #[error("the checkpoint of {new} entries is not shown to extend that of {old}")]
+    Consistency {
+        /// The older checkpoint's size.
+        old: u64,
+        /// The newer checkpoint's size.
+        new: u64,
+    },
+    /// A form of entries that this program doesn't know.
+    #[error("the entry is of version {found}; this program knows version {VERSION}")]
+    Version {
+        /// Its version.
+        found: u32,
+    },
     /// The entry's bytes aren't an entry.
     #[error("the entry can't be read: {0}")]
     Entry(#[from] serde_json::Error),
@@ -125,9 +139,19 @@ pub enum ProofError {
 impl InclusionProof {
     /// Verifies checkpoint, inclusion and entry; returns both.
     pub fn verify(&self) -> Result<(crate::checkpoint::Checkpoint, Entry), ProofError> {
+        #[derive(Deserialize)]
+        struct Outline {
+            version: u32,
+        }
+
         let checkpoint = crate::checkpoint::Checkpoint::verify(&self.checkpoint)?;
         merkle::verify_inclusion(&self.leaf(), self.index, checkpoint.size, &self.hashes, &checkpoint.root)
             .map_err(|_| ProofError::Inclusion { index: self.index })?;
+        // The version alone first: a later one may have members this program can't read.
+        let Outline { version: found } = serde_json::from_str(&self.entry)?;
+        if found != VERSION {
+            return Err(ProofError::Version { found });
+        }
         Ok((checkpoint, serde_json::from_str(&self.entry)?))
     }
 
@@ -155,6 +179,6 @@ impl ConsistencyProof {
         let old = crate::checkpoint::Checkpoint::verify(&self.old)?;
         let new = crate::checkpoint::Checkpoint::verify(&self.new)?;
         let consistent = merkle::verify_consistency(old.size, &old.root, new.size, &new.root, &self.hashes).is_ok();
-        if consistent && old.origin() == new.origin() { Ok(()) } else { Err(ProofError::Inclusion { index: old.size }) }
+        if consistent && old.origin() == new.origin() { Ok(()) } else { Err(ProofError::Consistency { old: old.size, new: new.size }) }
     }
 }

@@ -39,6 +39,6 @@ pub use document::{Document, Expect, Header, Signed};
 pub use envelope::Envelope;
 pub use error::{Code, Problem};
 pub use id::{AgentId, AgreementId, MeshId, OperationId, PluginId};
-pub use jiff::Timestamp;
+pub use jiff::{SignedDuration, Timestamp};
 pub use key::{Did, Key, NodeId};
 pub use usage::Usage;

@@ -96,7 +96,7 @@ pub fn verify_consistency(old_size: u64, old_root: &Hash, new_size: u64, new_roo
     if last == 0 && old == *old_root && new == *new_root { Ok(()) } else { Err(Invalid) }
 }
 
-/// Serializes a [`Hash`] as standard base64, as C2SP formats write it.
+/// Serializes a [`type@Hash`] as standard base64, as C2SP formats write it.
 pub mod base64_hash {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};

@@ -25,6 +25,8 @@ use crate::{
 pub const MAX_RESULT: usize = 16 * 1024 * 1024;
 /// The largest parameters of a call.
 pub const MAX_PARAMS: usize = 4 * 1024 * 1024;
+/// The longest idempotency key.
+pub const MAX_IDEMPOTENCY_KEY: usize = 128;
 /// The largest frame: a result and its receipt.
 pub const MAX_FRAME: usize = MAX_RESULT + 256 * 1024;
 /// Requests that one peer may have under way with us; more are refused as overloaded.
@@ -69,6 +71,10 @@ pub enum Kind {
     Problem = 3,
     /// The caller no longer waits: stop the work. No payload, no answer.
     Cancel = 4,
+    /// Are you there? No payload; answered at once by a [`Kind::Pong`] of the same id.
+    Ping = 5,
+    /// The answer to a [`Kind::Ping`]. No payload.
+    Pong = 6,
 }
 
 impl TryFrom<u8> for Kind {
@@ -80,6 +86,8 @@ impl TryFrom<u8> for Kind {
             2 => Ok(Self::Response),
             3 => Ok(Self::Problem),
             4 => Ok(Self::Cancel),
+            5 => Ok(Self::Ping),
+            6 => Ok(Self::Pong),
             other => Err(other),
         }
     }
@@ -139,8 +147,8 @@ pub struct Execute {
     pub params: Bytes,
     /// The agreement that covers it.
     pub agreement: Option<AgreementId>,
-    /// The same key gives the same answer, and the call happens once.
-    pub idempotency_key: String,
+    /// The same key gives the same answer, and the call happens once (at most [`MAX_IDEMPOTENCY_KEY`] bytes).
+    pub idempotency_key: Option<String>,
     /// The digest of the last receipt that the caller holds for this agreement.
     pub acknowledged: Option<Digest>,
 }

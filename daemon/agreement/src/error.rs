@@ -1,0 +1,182 @@
+//! Why terms can't be proposed, or a change of an agreement is refused.
+
+use protocol::{
+    AgreementId, Code, Did, Problem,
+    agreement::{Reason, Status},
+    document,
+};
+
+/// What a party asked for and may not have.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such template.
+    #[error("there is no template {name:?}{}; templates are {valid}", near(.nearest))]
+    UnknownTemplate {
+        /// What was asked for.
+        name: String,
+        /// The template whose name is nearest, if any is near.
+        nearest: Option<&'static str>,
+        /// Every template.
+        valid: String,
+    },
+    /// Templates have no such parameter.
+    #[error("templates have no parameter {name:?}{}; parameters are {valid}", near(.nearest))]
+    UnknownParameter {
+        /// What was asked for.
+        name: String,
+        /// The parameter whose name is nearest, if any is near.
+        nearest: Option<&'static str>,
+        /// Every parameter.
+        valid: String,
+    },
+    /// A parameter's value isn't one.
+    #[error("parameter {name}: {value:?} is not {expected}")]
+    BadParameter {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The methods aren't names of methods, or are too many.
+    #[error("{0:?} is not the name of a method")]
+    BadMethod(String),
+    /// More methods than terms may list.
+    #[error("terms list at most {max} methods, not {found}; list none to cover all")]
+    TooManyMethods {
+        /// The most.
+        max: usize,
+        /// How many were listed.
+        found: usize,
+    },
+    /// The state machine has no such step.
+    #[error("an agreement can't go from {from} to {to}")]
+    Illegal {
+        /// Where it stands.
+        from: Status,
+        /// Where it should go.
+        to: Status,
+    },
+    /// A transition of another agreement.
+    #[error("the transition is of {found}, not of {expected}")]
+    OtherAgreement {
+        /// The agreement at hand.
+        expected: AgreementId,
+        /// The agreement in the transition.
+        found: AgreementId,
+    },
+    /// A transition that was overtaken by another, or whose predecessor is missing.
+    #[error("transition {found} of {agreement} does not follow: {expected} is next")]
+    Sequence {
+        /// The agreement.
+        agreement: AgreementId,
+        /// The number that is next.
+        expected: u64,
+        /// The number found.
+        found: u64,
+    },
+    /// A transition from a status in which the agreement isn't.
+    #[error("the transition starts from {found}, but the agreement is {expected}")]
+    Stale {
+        /// Where it stands.
+        expected: Status,
+        /// Where the transition says it stands.
+        found: Status,
+    },
+    /// A transition decided by somebody else.
+    #[error("{by} is no party of {agreement}")]
+    NotAParty {
+        /// The agreement.
+        agreement: AgreementId,
+        /// Who decided.
+        by: Did,
+    },
+    /// Only who suspended an agreement resumes it.
+    #[error("{agreement} was suspended by {suspended_by}, who alone can resume it")]
+    NotYours {
+        /// The agreement.
+        agreement: AgreementId,
+        /// Who can.
+        suspended_by: Did,
+    },
+    /// Terms become active by the second signature under them, not by a transition.
+    #[error("{0} becomes active when both parties have signed its terms, not by a transition")]
+    NotSigned(AgreementId),
+    /// A closing transition without a reason, or another one with it.
+    #[error("a transition to {to} can't have {}", reason.map_or("no reason".into(), |reason| format!("reason {reason:?}")))]
+    Reason {
+        /// Where it goes.
+        to: Status,
+        /// The reason given.
+        reason: Option<Reason>,
+    },
+    /// Closed as expired before its end.
+    #[error("{agreement} ends at {ends}; until then it can be closed as terminated, not as expired")]
+    NotExpired {
+        /// The agreement.
+        agreement: AgreementId,
+        /// Its end.
+        ends: protocol::Timestamp,
+    },
+    /// A party that must sign did not.
+    #[error(transparent)]
+    Document(#[from] document::Error),
+}
+
+/// `, did you mean "x"?`, where anything is near.
+fn near(nearest: &Option<&'static str>) -> String {
+    nearest.map(|nearest| format!(", did you mean {nearest:?}?")).unwrap_or_default()
+}
+
+impl Error {
+    /// The stable code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::UnknownTemplate { .. }
+            | Self::UnknownParameter { .. }
+            | Self::BadParameter { .. }
+            | Self::BadMethod(_)
+            | Self::TooManyMethods { .. }
+            | Self::OtherAgreement { .. }
+            | Self::Reason { .. } => Code::InvalidRequest,
+            Self::Illegal { .. } | Self::NotExpired { .. } => Code::IllegalTransition,
+            Self::Sequence { .. } | Self::Stale { .. } => Code::Conflict,
+            Self::NotAParty { .. } | Self::NotYours { .. } => Code::NotAuthorized,
+            Self::NotSigned(_) => Code::AgreementNotSigned,
+            Self::Document(error) => error.code(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::UnknownTemplate { valid, .. } => format!("use one of {valid}"),
+            Self::UnknownParameter { .. } => "write each as name=value: calls=500/1d, days=7".into(),
+            Self::Sequence { .. } | Self::Stale { .. } => {
+                "the other party changed it meanwhile: look at it again, then decide again".into()
+            }
+            Self::Illegal { from: Status::Closed, .. } => "a closed agreement stays closed: propose a new one".into(),
+            Self::NotSigned(_) => "the provider accepts the proposal by signing its terms".into(),
+            Self::NotYours { suspended_by, .. } => format!("ask {suspended_by} to resume it, or close it"),
+            Self::Illegal { .. }
+            | Self::BadParameter { .. }
+            | Self::BadMethod(_)
+            | Self::TooManyMethods { .. }
+            | Self::OtherAgreement { .. }
+            | Self::NotAParty { .. }
+            | Self::Reason { .. }
+            | Self::NotExpired { .. }
+            | Self::Document(_) => return None,
+        })
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let problem = Self::new(error.code(), error.to_string());
+        match error.hint() {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+use jiff::SignedDuration;
+use proptest::prelude::*;
+use protocol::{AgreementId, Code, Header, Key};
+
+use super::*;
+use crate::fixture::{after, consumer, now, provider, stranger, terms};
+
+const DAY: i64 = 86_400;
+const ALL: [Status; 4] = [Status::Proposed, Status::Active, Status::Suspended, Status::Closed];
+
+fn active() -> (Signed<Agreement>, State) {
+    let signed = Signed::sign(terms("trial", &[]), &[&consumer(), &provider()]);
+    let state = State::of(&signed).expect("both signed");
+    (signed, state)
+}
+
+fn transition(terms: &Agreement, sequence: u64, from: Status, to: Status, by: &Key) -> Transition {
+    let header = Header::new::<Transition>(&terms.header.mesh, now(), SignedDuration::from_hours(24));
+    let reason = (to == Status::Closed).then_some(Reason::Terminated);
+    Transition { header, agreement: terms.id, sequence, from, to, reason, by: by.did() }
+}
+
+/// The next transition of `state`, signed by its author.
+fn next(terms: &Agreement, state: &State, to: Status, by: &Key) -> Signed<Transition> {
+    Signed::sign(transition(terms, state.sequence + 1, state.status, to, by), &[by])
+}
+
+#[test]
+fn the_machine_has_six_steps() {
+    let legal: Vec<_> = ALL.iter().flat_map(|from| ALL.map(|to| (*from, to))).filter(|(from, to)| step(*from, *to).is_ok()).collect();
+    let expected = [
+        (Status::Proposed, Status::Active),
+        (Status::Proposed, Status::Closed),
+        (Status::Active, Status::Suspended),
+        (Status::Active, Status::Closed),
+        (Status::Suspended, Status::Active),
+        (Status::Suspended, Status::Closed),
+    ];
+    assert_eq!(legal, expected);
+    let error = step(Status::Closed, Status::Active).expect_err("closed is for good");
+    assert_eq!((error.code(), error.to_string().as_str()), (Code::IllegalTransition, "an agreement can't go from closed to active"));
+}
+
+#[test]
+fn signatures_make_terms_proposed_then_active() {
+    let draft = terms("trial", &[]);
+    let by_provider = Signed::sign(draft.clone(), &[&provider()]);
+    assert_eq!(State::of(&by_provider).expect_err("the consumer proposes").code(), Code::Unsigned);
+    let proposed = Signed::sign(draft, &[&consumer()]);
+    let mut state = State::of(&proposed).expect("a proposal");
+    assert_eq!(state.status, Status::Proposed);
+    assert!(matches!(state.activate(&proposed, now()), Err(Error::Document(_))));
+    let both = proposed.countersign(&provider());
+    assert!(matches!(state.clone().activate(&both, after(DAY)), Err(Error::Illegal { from: Status::Closed, .. })));
+    // A transition doesn't stand in for the signature.
+    let forced = next(both.document(), &state, Status::Active, &consumer());
+    assert_eq!(state.apply(both.document(), &forced, now()).expect_err("unsigned").code(), Code::AgreementNotSigned);
+    state.activate(&both, now()).expect("both signed");
+    assert_eq!(state, State::of(&both).expect("both signed"));
+    assert!(matches!(state.activate(&both, now()), Err(Error::Illegal { .. })));
+}
+
+#[test]
+fn only_who_suspended_resumes() {
+    for (one, other) in [(provider(), consumer()), (consumer(), provider())] {
+        let (signed, mut state) = active();
+        let terms = signed.document();
+        state.apply(terms, &next(terms, &state, Status::Suspended, &one), now()).expect("either may suspend");
+        let error = state.apply(terms, &next(terms, &state, Status::Active, &other), now()).expect_err("not theirs");
+        assert_eq!(error.code(), Code::NotAuthorized);
+        state.apply(terms, &next(terms, &state, Status::Active, &one), now()).expect("theirs");
+        assert_eq!((state.status, state.sequence), (Status::Active, 2));
+        state.apply(terms, &next(terms, &state, Status::Closed, &other), now()).expect("either may close");
+        assert_eq!(state.reason, Some(Reason::Terminated));
+    }
+}
+
+#[test]
+fn strangers_missing_signatures_and_wrong_turns_are_refused() {
+    let (signed, mut state) = active();
+    let terms = signed.document();
+    let good = transition(terms, 1, Status::Active, Status::Suspended, &provider());
+    let mut try_one = |transition: Transition, key: &Key| {
+        let before = state.clone();
+        let error = state.apply(terms, &Signed::sign(transition, &[key]), now()).expect_err("refused");
+        assert_eq!(state, before, "a refused transition changes nothing");
+        error.code()
+    };
+    assert_eq!(try_one(Transition { by: stranger().did(), ..good.clone() }, &stranger()), Code::NotAuthorized);
+    assert_eq!(try_one(good.clone(), &consumer()), Code::Unsigned);
+    assert_eq!(try_one(Transition { sequence: 2, ..good.clone() }, &provider()), Code::Conflict);
+    assert_eq!(try_one(Transition { sequence: 0, ..good.clone() }, &provider()), Code::Conflict);
+    assert_eq!(try_one(Transition { from: Status::Suspended, to: Status::Active, ..good.clone() }, &provider()), Code::Conflict);
+    assert_eq!(try_one(Transition { to: Status::Proposed, ..good.clone() }, &provider()), Code::IllegalTransition);
+    assert_eq!(try_one(Transition { agreement: AgreementId::new(), ..good.clone() }, &provider()), Code::InvalidRequest);
+    assert_eq!(try_one(Transition { reason: Some(Reason::Breached), ..good.clone() }, &provider()), Code::InvalidRequest);
+    assert_eq!(try_one(Transition { to: Status::Closed, ..good }, &provider()), Code::InvalidRequest);
+}
+
+#[test]
+fn the_end_closes_by_itself_and_no_sooner() {
+    let (signed, mut state) = active();
+    let terms = signed.document();
+    assert_eq!((state.effective(terms, after(DAY - 1)), state.reason(terms, after(DAY - 1))), (Status::Active, None));
+    assert_eq!(state.effective(terms, after(DAY)), Status::Closed);
+    assert_eq!(state.reason(terms, after(DAY)), Some(Reason::Expired));
+    let expired = Transition { reason: Some(Reason::Expired), ..transition(terms, 1, Status::Active, Status::Closed, &provider()) };
+    let expired = Signed::sign(expired, &[&provider()]);
+    assert!(matches!(state.clone().apply(terms, &expired, after(DAY - 1)), Err(Error::NotExpired { .. })));
+    let late = next(terms, &state, Status::Suspended, &provider());
+    assert!(matches!(state.clone().apply(terms, &late, after(DAY)), Err(Error::Illegal { from: Status::Closed, .. })));
+    state.apply(terms, &expired, after(DAY)).expect("it is over");
+    assert_eq!(state.reason, Some(Reason::Expired));
+    // What a party closed for a reason stays so after the end.
+    let (signed, mut state) = active();
+    state.apply(signed.document(), &next(signed.document(), &state, Status::Closed, &consumer()), now()).expect("a party");
+    assert_eq!(state.reason(signed.document(), after(DAY)), Some(Reason::Terminated));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is tried, only legal steps happen, each adds one to the sequence, and an archive replays to the same.
+    #[test]
+    fn any_attempts_keep_the_machine_lawful(attempts in prop::collection::vec((0usize..4, 0usize..3), 1..12)) {
+        let (signed, mut state) = active();
+        let terms = signed.document();
+        let keys = [provider(), consumer(), stranger()];
+        let mut taken = Vec::new();
+        for (to, by) in attempts {
+            let (before, signed) = (state.clone(), next(terms, &state, ALL[to], &keys[by]));
+            if state.apply(terms, &signed, now()).is_ok() {
+                prop_assert!(step(before.status, state.status).is_ok() && by < 2);
+                prop_assert_eq!(state.sequence, before.sequence + 1);
+                prop_assert!(before.status != Status::Suspended || state.status == Status::Closed || before.by == state.by);
+                // The same transition again is refused.
+                prop_assert!(state.clone().apply(terms, &signed, now()).is_err());
+                taken.push(signed);
+            } else {
+                prop_assert_eq!(&state, &before);
+            }
+        }
+        prop_assert_eq!(State::replay(&signed, &taken).expect("what was taken"), state);
+    }
+}
