@@ -1,1 +1,61 @@
-fn main() {}
+//! `mcpd`, the MCP-ZERO node: mesh, kernel, agreements, trace and store in one daemon, behind one Unix socket.
+
+mod api;
+mod arguments;
+mod config;
+mod data_dir;
+mod logging;
+mod node;
+mod supervisor;
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::Parser as _;
+use protocol::{Code, Problem};
+
+use crate::{arguments::Arguments, config::Config, data_dir::DataDir, supervisor::Supervisor};
+
+fn main() -> ExitCode {
+    // The kernel compiles plugins in a limited child: this very program.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == kernel::COMPILE_ARG) {
+        return kernel::compile_worker();
+    }
+    match start(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            let mut stderr = std::io::stderr().lock();
+            let _ = writeln!(stderr, "error: {problem}");
+            if let Some(hint) = &problem.hint {
+                let _ = writeln!(stderr, "hint: {hint}");
+            }
+            ExitCode::from(problem.code.exit() as u8)
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<(), Problem> {
+    let config = Config::load(&arguments.sources()).map_err(|error| Problem::new(Code::InvalidConfig, error.to_string()))?;
+    if arguments.check {
+        return Ok(());
+    }
+    if arguments.with_parent {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    }
+    logging::open(&config.log)?;
+    for variable in &config.strange_variables {
+        tracing::warn!(variable, "looks like a setting and is none");
+    }
+    // Both of rustls' providers are linked (by QUIC and by WebSocket): say which one counts.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+
+    let directory = DataDir::open(&arguments.data_dir())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    runtime.block_on(async {
+        let supervisor = Supervisor::bind(directory, config, arguments.socket()).await?;
+        supervisor.run().await
+    })
+}

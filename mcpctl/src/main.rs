@@ -1,1 +1,19 @@
-fn main() {}
+//! `mcpctl`: the command line of MCP-ZERO. It talks only to a daemon's local API.
+//!
+//! ```text
+//! main -> cli (parse, dispatch) -> commands/<noun>.rs -> protocol::Client -> the daemon's socket
+//!                                        `-> output (text or JSON)
+//! ```
+
+mod cli;
+mod commands;
+mod devstack;
+mod error;
+mod input;
+mod output;
+mod parse;
+mod paths;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

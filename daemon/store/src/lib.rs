@@ -1,1 +1,106 @@
-//! .
+//! The store: what a node must not forget.
+//!
+//! ```text
+//! callers ── Commit ──► Committer ── groups of up to 256 ──► Store::apply ── one durable transaction ──► disk
+//!    ▲                      │                                     │
+//!    └──── Committed ◄──────┘ after it is durable                 └─ state, usage, records, answers, trace log
+//!
+//! readers ── view, record, entries … ──► Store        snapshots; never wait for the writer
+//! plugins, chunks ── Blobs ──► files named by their digest
+//! ```
+//!
+//! [`Store`] speaks in what the product does, not in tables: a [`Commit`] is one operation's whole effect (state,
+//! usage, idempotent answer, trace entry), made entirely or not at all. Backends differ in where it lands; the suite
+//! in `conformance` says what all of them guarantee. There is no clock in here: callers pass the time.
+
+mod blobs;
+mod commit;
+mod committer;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod error;
+mod sqlite;
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use protocol::{AgentId, AgreementId, OperationId, Usage, merkle::Hash};
+
+pub use crate::{
+    blobs::Blobs,
+    commit::{Answer, Append, Charge, Commit, Committed, Kind, MAX_NAME, MAX_VALUE, RecordWrite, Rejected, StateWrites, TreeNode, Write},
+    committer::Committer,
+    error::Error,
+    sqlite::Sqlite,
+};
+
+/// One entry of the trace log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedEntry {
+    /// Its index: dense, from 0.
+    pub index: u64,
+    /// Its leaf hash.
+    pub leaf: Hash,
+    /// The entry, byte for byte.
+    pub entry: Vec<u8>,
+}
+
+/// A backend.
+///
+/// Lists take a `limit` and page by the last item of the page before: a page shorter than its limit is the last one.
+#[async_trait]
+pub trait Store: Debug + Send + Sync + 'static {
+    /// Applies a group in one durable transaction. Each commit stands or falls alone, in order: what a commit of the
+    /// group wrote is seen by those after it. An error means that none of them was made, unless the database itself
+    /// failed while it made the group durable: then look the operation up.
+    ///
+    /// Callers want a [`Committer`] in between: a transaction costs a disk flush, whatever is in it.
+    async fn apply(&self, group: Vec<Commit>) -> Result<Vec<Result<Committed, Rejected>>, Error>;
+
+    /// A consistent snapshot of one agent's state, as of now. Keep it no longer than a call: it holds back the space
+    /// of all that is written meanwhile. Too many at once are refused as overloaded.
+    async fn view(&self, agent: &AgentId) -> Result<Box<dyn View>, Error>;
+
+    /// One record.
+    async fn record(&self, kind: Kind, id: &str) -> Result<Option<Vec<u8>>, Error>;
+
+    /// Records of a kind in the byte order of their ids, those after `after`.
+    async fn records(&self, kind: Kind, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, Error>;
+
+    /// What an agreement used, by bucket, in the byte order of the buckets' names.
+    async fn usage(&self, agreement: &AgreementId) -> Result<Vec<(String, Usage)>, Error>;
+
+    /// The answer given before under this idempotency key, if it hasn't expired at `now_s` (Unix seconds).
+    async fn answer(&self, scope: &str, key: &str, now_s: i64) -> Result<Option<Vec<u8>>, Error>;
+
+    /// How many entries the trace log has.
+    async fn log_size(&self) -> Result<u64, Error>;
+
+    /// Entries of the trace log from an index on.
+    async fn entries(&self, from: u64, limit: usize) -> Result<Vec<LoggedEntry>, Error>;
+
+    /// Leaf hashes of the trace log from an index on.
+    async fn leaves(&self, from: u64, limit: usize) -> Result<Vec<Hash>, Error>;
+
+    /// Hashes of completed subtrees of a level, from an index on up to the first that isn't there.
+    async fn nodes(&self, level: u8, from: u64, limit: usize) -> Result<Vec<Hash>, Error>;
+
+    /// The trace entry of an operation.
+    async fn entry_of(&self, operation: &OperationId) -> Result<Option<LoggedEntry>, Error>;
+
+    /// Drops the answers that have expired at `now_s` (Unix seconds); says how many.
+    async fn forget(&self, now_s: i64) -> Result<u64, Error>;
+
+    /// Ends it in an orderly way; calls that come later fail with [`Error::Closed`]. Closing twice is no error.
+    async fn close(&self) -> Result<(), Error>;
+}
+
+/// A snapshot of one agent's state.
+#[async_trait]
+pub trait View: Send {
+    /// The value of a key.
+    async fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, Error>;
+
+    /// Keys that start with `prefix` and come after `after`, in byte order.
+    async fn list(&mut self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error>;
+}

@@ -1,0 +1,248 @@
+//! One call: a fresh instance under limits, and what came of it.
+//!
+//! ```text
+//! Call -> method? -> parameters fit its schema? -> a place in the sandbox
+//!      -> instance (fuel, memory, wall time) -> result fits its schema? -> Outcome { result, usage, writes }
+//! ```
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use protocol::{
+    Usage,
+    advert::Effect,
+    api::Limits,
+    error::FieldError,
+    wire::{MAX_PARAMS, MAX_RESULT},
+};
+use serde_json::Value;
+use tokio::time::timeout;
+use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap};
+
+use crate::{
+    engine::MAX_MEMORY,
+    error::Failure,
+    host::{Guest, bindings},
+    overlay::{State, Writes},
+    plugin::Plugin,
+    schema::{self, Schema, Unreadable},
+};
+
+/// The longest text of an error that a guest gives.
+const MAX_MESSAGE: usize = 2 * 1024;
+
+/// What to run.
+pub struct Call {
+    /// The method.
+    pub method: String,
+    /// Its parameters: JSON, handed to the guest byte for byte. `null` stands for no parameters.
+    pub params: String,
+    /// What the call may use.
+    pub limits: Limits,
+    /// The agent's committed state.
+    pub state: Box<dyn State>,
+    /// Whose call it is, for the guest's log lines: the agent and the request's id.
+    pub label: String,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("method", &self.method).field("label", &self.label).finish_non_exhaustive()
+    }
+}
+
+/// What came of a call.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The result: JSON that fits the method's output schema.
+    pub result: Result<Vec<u8>, Failure>,
+    /// What it used, also if it failed. Nothing if no guest ran.
+    pub usage: Usage,
+    /// What to commit. Empty if it failed or the method is read-only.
+    pub writes: Writes,
+}
+
+impl Outcome {
+    /// No guest ran.
+    pub(crate) fn refused(failure: Failure) -> Self {
+        Self { result: Err(failure), usage: Usage::default(), writes: Writes::new() }
+    }
+}
+
+/// Whether the method exists and takes these parameters; gives what the guest is handed.
+pub(crate) fn admit(plugin: &Plugin, method: &str, params: String) -> Result<String, Failure> {
+    let Some((_, schemas)) = plugin.find(method) else {
+        let known = plugin.methods().iter().map(|method| method.name.clone()).collect();
+        return Err(Failure::MethodNotFound { method: method.chars().take(64).collect(), known });
+    };
+    let invalid = |detail: String| {
+        let whole = FieldError { pointer: String::new(), detail: detail.clone() };
+        Failure::InvalidParams { detail: format!("the parameters can't be read: {detail}"), errors: vec![whole] }
+    };
+    if params.len() > MAX_PARAMS {
+        return Err(invalid(format!("they are longer than {MAX_PARAMS} bytes")));
+    }
+    let value = match schema::parse(&params) {
+        Ok(Value::Null) => Value::Object(serde_json::Map::new()),
+        Ok(value) => value,
+        Err(Unreadable::Malformed(reason)) => return Err(invalid(reason)),
+        Err(Unreadable::TooMany(limit)) => return Err(invalid(format!("they hold more than {limit} values"))),
+    };
+    schemas.input.check(&value).map_err(|errors| {
+        let one = |error: &FieldError| format!("{} {}", if error.pointer.is_empty() { "/" } else { &error.pointer }, error.detail);
+        let detail = format!("the parameters of {method} are wrong: {}", errors.iter().map(one).collect::<Vec<_>>().join("; "));
+        Failure::InvalidParams { detail, errors }
+    })?;
+    Ok(if params.trim() == "null" { "{}".into() } else { params })
+}
+
+/// Runs an admitted call in an instance of its own. Dropping the future drops the instance.
+pub(crate) async fn run(engine: &Engine, plugin: &Plugin, call: Call) -> Outcome {
+    let Some((method, schemas)) = plugin.find(&call.method) else {
+        return Outcome::refused(Failure::MethodNotFound { method: call.method, known: Vec::new() });
+    };
+    let limits = bounded(call.limits);
+    let guest = Guest::new(call.state, method.effect, limits.memory, limits.state_bytes, call.label);
+    // No text is longer than the memory it is in; what is too long for us is then refused by its own name.
+    let crossing = usize::try_from(limits.memory).unwrap_or(usize::MAX).saturating_add(64 << 10);
+    let mut sandbox = Sandbox::new(engine, guest, limits, crossing);
+    let pre = plugin.pre();
+    let answer = sandbox
+        .enter(async |store| {
+            let instance = pre.instantiate_async(&mut *store).await?;
+            instance.call_call(store, &call.method, &call.params).await
+        })
+        .await;
+    let (mut usage, guest) = sandbox.leave();
+    let result = match answer.and_then(|answer| accepted(answer, &guest, limits)) {
+        Ok(text) => fitting(text, &schemas.output).await,
+        Err(failure) => Err(failure),
+    };
+    if let Ok(result) = &result {
+        usage.egress_bytes = result.len() as u64;
+    }
+    let keep = result.is_ok() && method.effect == Effect::Mutating;
+    let writes = if keep { guest.overlay.into_writes() } else { Writes::new() };
+    Outcome { result, usage, writes }
+}
+
+/// Limits come from configuration; these are the sandbox's own.
+fn bounded(limits: Limits) -> Limits {
+    Limits { memory: limits.memory.min(MAX_MEMORY), result_bytes: limits.result_bytes.min(MAX_RESULT as u64), ..limits }
+}
+
+/// What the guest said, as an outcome.
+fn accepted(answer: Result<String, bindings::Error>, guest: &Guest, limits: Limits) -> Result<String, Failure> {
+    // A plugin that reports a refused write as its own failure says less than we know.
+    let quota = guest.overlay.exceeded();
+    match answer {
+        Ok(text) if text.len() as u64 > limits.result_bytes => Err(Failure::ResultTooLarge { limit: limits.result_bytes, unit: "bytes" }),
+        Ok(text) => Ok(text),
+        Err(_) if quota => Err(Failure::StateQuota { limit: limits.state_bytes }),
+        Err(bindings::Error::InvalidParams(text)) => {
+            let errors = vec![FieldError { pointer: String::new(), detail: short(&text) }];
+            Err(Failure::InvalidParams { detail: short(&text), errors })
+        }
+        Err(bindings::Error::Denied(text)) => Err(Failure::Denied(short(&text))),
+        Err(bindings::Error::Failed(text)) => Err(Failure::Failed(short(&text))),
+        Err(bindings::Error::UnknownMethod(text)) => {
+            Err(Failure::Failed(format!("it describes a method it doesn't know: {}", short(&text))))
+        }
+    }
+}
+
+/// A text that would hold a thread for long when it is parsed.
+const LONG: usize = 256 * 1024;
+
+/// Holds the result against the method's output schema.
+async fn fitting(text: String, schema: &Schema) -> Result<Vec<u8>, Failure> {
+    let (text, read) = if text.len() < LONG {
+        let read = schema::parse(&text);
+        (text, read)
+    } else {
+        let parse = move || {
+            let read = schema::parse(&text);
+            (text, read)
+        };
+        tokio::task::spawn_blocking(parse).await.map_err(|error| Failure::BadResult(error.to_string()))?
+    };
+    let value = match read {
+        Ok(value) => value,
+        Err(Unreadable::Malformed(reason)) => return Err(Failure::BadResult(format!("it isn't JSON: {reason}"))),
+        Err(Unreadable::TooMany(limit)) => return Err(Failure::ResultTooLarge { limit: limit as u64, unit: "values" }),
+    };
+    match schema.check(&value) {
+        Ok(()) => Ok(text.into_bytes()),
+        Err(errors) => {
+            let first = errors.first().map(|error| format!("{} {}", error.pointer, error.detail)).unwrap_or_default();
+            Err(Failure::BadResult(format!("it breaks the method's output schema: {first}")))
+        }
+    }
+}
+
+fn short(text: &str) -> String {
+    let end = text.char_indices().map(|(at, char)| at + char.len_utf8()).take_while(|end| *end <= MAX_MESSAGE).last();
+    text[..end.unwrap_or(0)].to_owned()
+}
+
+/// A store under limits, and the clock of what happens in it.
+pub(crate) struct Sandbox {
+    store: Store<Guest>,
+    limits: Limits,
+    wall: Duration,
+}
+
+impl Sandbox {
+    /// An empty one, whose guest can hand over at most `crossing` bytes at once.
+    pub(crate) fn new(engine: &Engine, guest: Guest, limits: Limits, crossing: usize) -> Self {
+        let mut store = Store::new(engine, guest);
+        store.limiter(|guest| &mut guest.memory);
+        store.set_fuel(limits.fuel).expect("the engine meters fuel");
+        store.epoch_deadline_async_yield_and_update(1);
+        store.set_epoch_deadline(1);
+        store.set_hostcall_fuel(crossing);
+        store.set_max_component_handles(1000);
+        Self { store, limits, wall: Duration::ZERO }
+    }
+
+    /// Runs `inside` until it ends or its wall time is over.
+    pub(crate) async fn enter<T>(&mut self, inside: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<T>) -> Result<T, Failure> {
+        let started = Instant::now();
+        let ended = timeout(Duration::from_millis(self.limits.wall_ms), inside(&mut self.store)).await;
+        self.wall += started.elapsed();
+        match ended {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(self.failure(&error)),
+            Err(_) => Err(Failure::TimedOut { limit_ms: self.limits.wall_ms }),
+        }
+    }
+
+    /// What was used, and what the guest left.
+    pub(crate) fn leave(self) -> (Usage, Guest) {
+        let fuel = self.limits.fuel.saturating_sub(self.store.get_fuel().unwrap_or(0));
+        let wall_us = u64::try_from(self.wall.as_micros()).unwrap_or(u64::MAX);
+        (Usage { calls: 1, fuel, wall_us, egress_bytes: 0 }, self.store.into_data())
+    }
+
+    /// Tells the limits that the guest ran into from its own faults.
+    fn failure(&mut self, error: &wasmtime::Error) -> Failure {
+        let limits = self.limits;
+        let guest = self.store.data_mut();
+        if let Some(fault) = guest.fault.take() {
+            Failure::State(fault)
+        } else if guest.memory.exceeded() {
+            Failure::OutOfMemory { limit: limits.memory }
+        } else if error.downcast_ref::<Trap>() == Some(&Trap::OutOfFuel) {
+            Failure::OutOfFuel { limit: limits.fuel }
+        } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+            Failure::Overloaded
+        } else if guest.overlay.exceeded() {
+            Failure::StateQuota { limit: limits.state_bytes }
+        } else {
+            tracing::debug!(target: "plugin", "trapped: {error:?}");
+            Failure::Trapped(short(&error.root_cause().to_string()))
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The kernel's handle: loads plugins and runs calls.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use protocol::{Digest, advert::Effect, api::Limits, manifest::Manifest};
+use tokio::{
+    sync::{Mutex, Semaphore, SemaphorePermit},
+    task::spawn_blocking,
+    time::timeout,
+};
+use wasmtime::{Engine, component::Component};
+
+use crate::{
+    cache::Cache,
+    call::{self, Call, Outcome, Sandbox},
+    compile::Compiler,
+    engine,
+    error::{Error, Failure},
+    host::{self, Guest, bindings},
+    inspect::inspect,
+    overlay::{State, StateError},
+    plugin::{MAX_DESCRIBED, Plugin},
+    ticker::Ticker,
+};
+
+/// What `describe` may use: it says constants.
+const DESCRIBE: Limits =
+    Limits { memory: 64 << 20, fuel: 10_000_000_000, wall_ms: 5_000, state_bytes: 0, result_bytes: MAX_DESCRIBED as u64 };
+
+/// How to set up a kernel.
+#[derive(Clone)]
+pub struct Config {
+    /// The folder of compiled code; made if missing, and made private.
+    pub cache_dir: PathBuf,
+    /// A secret of this node, by which it knows the code that it compiled itself.
+    pub cache_key: [u8; 32],
+    /// The most bytes of compiled code to keep.
+    pub cache_bytes: u64,
+    /// Who compiles.
+    pub compiler: Compiler,
+    /// Calls that run at a time; the others wait, at most as long as their own wall time.
+    pub max_concurrent: usize,
+}
+
+impl Config {
+    /// 64 calls at a time, 1 GiB of compiled code.
+    pub fn new(cache_dir: PathBuf, cache_key: [u8; 32], compiler: Compiler) -> Self {
+        Self { cache_dir, cache_key, cache_bytes: 1 << 30, compiler, max_concurrent: 64 }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("cache_dir", &self.cache_dir).field("max_concurrent", &self.max_concurrent).finish_non_exhaustive()
+    }
+}
+
+/// The sandbox of a node. Cheap to clone; the last one dropped ends its only thread.
+#[derive(Clone)]
+pub struct Kernel(Arc<Parts>);
+
+struct Parts {
+    engine: Engine,
+    ticker: Ticker,
+    cache: Cache,
+    compiler: Compiler,
+    /// One compilation at a time: each may take half a gigabyte.
+    compiling: Mutex<()>,
+    places: Semaphore,
+    max_concurrent: usize,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("max_concurrent", &self.0.max_concurrent).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// Sets up the sandbox: reserves its address space, opens the cache, starts the clock.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let max_concurrent = config.max_concurrent.clamp(1, 1024);
+        let places = u32::try_from(max_concurrent).expect("it is at most 1024");
+        let sandbox = |error: wasmtime::Error| Error::Sandbox(error.to_string());
+        let engine = engine::runner(places).map_err(sandbox)?;
+        let cache = Cache::open(config.cache_dir, config.cache_key, config.cache_bytes, &engine)?;
+        let ticker = Ticker::spawn(&engine).map_err(|error| Error::Sandbox(error.to_string()))?;
+        let parts = Parts {
+            engine,
+            ticker,
+            cache,
+            compiler: config.compiler,
+            compiling: Mutex::new(()),
+            places: Semaphore::new(max_concurrent),
+            max_concurrent,
+        };
+        Ok(Self(Arc::new(parts)))
+    }
+
+    /// Checks a component against its manifest, compiles it if need be, and asks it for its methods.
+    ///
+    /// The caller has verified the manifest's signature, and that its publisher is trusted.
+    pub async fn load(&self, component: &[u8], manifest: &Manifest) -> Result<Plugin, Error> {
+        let bytes: Arc<[u8]> = component.into();
+        let (checked, stated) = (bytes.clone(), manifest.clone());
+        spawn_blocking(move || inspect(&checked, &stated)).await.map_err(|error| Error::Sandbox(error.to_string()))??;
+        let code = self.code(&bytes, manifest.component).await?;
+        let shape = |error: wasmtime::Error| Error::Shape(format!("{error:#}").chars().take(500).collect());
+        let linker = host::linker(&self.0.engine, &manifest.imports).map_err(shape)?;
+        let pre = linker.instantiate_pre(&code).and_then(bindings::PluginPre::new).map_err(shape)?;
+        let described = self.describe(&pre, &manifest.name).await.map_err(Error::Describe)?;
+        Plugin::new(manifest.component, pre, described)
+    }
+
+    /// Compiled code: from the cache, else made and cached.
+    async fn code(&self, component: &Arc<[u8]>, digest: Digest) -> Result<Component, Error> {
+        if let Some(code) = self.cached(digest).await? {
+            return Ok(code);
+        }
+        let _alone = self.0.compiling.lock().await;
+        // Another load may have compiled the same while this one waited.
+        if let Some(code) = self.cached(digest).await? {
+            return Ok(code);
+        }
+        let code = self.0.compiler.compile(&self.0.engine, component).await?;
+        let parts = self.0.clone();
+        let stored = spawn_blocking(move || {
+            parts.cache.store(digest, &code)?;
+            parts.cache.load(&parts.engine, digest)
+        });
+        let loaded = stored.await.map_err(|error| Error::Sandbox(error.to_string()))??;
+        loaded.ok_or_else(|| Error::Compile("its code doesn't fit this node's sandbox".into()))
+    }
+
+    async fn cached(&self, digest: Digest) -> Result<Option<Component>, Error> {
+        let parts = self.0.clone();
+        let found = spawn_blocking(move || parts.cache.load(&parts.engine, digest));
+        found.await.map_err(|error| Error::Sandbox(error.to_string()))?
+    }
+
+    async fn describe(&self, pre: &bindings::PluginPre<Guest>, name: &str) -> Result<Vec<bindings::Method>, Failure> {
+        let _place = self.place(DESCRIBE.wall_ms).await?;
+        let _clock = self.0.ticker.run();
+        let guest = Guest::new(Box::new(Nothing), Effect::ReadOnly, DESCRIBE.memory, 0, name.to_owned());
+        let mut sandbox = Sandbox::new(&self.0.engine, guest, DESCRIBE, 4 * MAX_DESCRIBED);
+        let pre = pre.clone();
+        sandbox.enter(async |store| pre.instantiate_async(&mut *store).await?.call_describe(store).await).await
+    }
+
+    /// Runs one method in an instance of its own. Dropping the future stops the guest; nothing is committed here.
+    pub async fn call(&self, plugin: &Plugin, mut call: Call) -> Outcome {
+        match call::admit(plugin, &call.method, std::mem::take(&mut call.params)) {
+            Ok(params) => call.params = params,
+            Err(failure) => return Outcome::refused(failure),
+        }
+        let _place = match self.place(call.limits.wall_ms).await {
+            Ok(place) => place,
+            Err(failure) => return Outcome::refused(failure),
+        };
+        let _clock = self.0.ticker.run();
+        call::run(&self.0.engine, plugin, call).await
+    }
+
+    /// Waits for a place in the sandbox, first come, first served.
+    async fn place(&self, wait_ms: u64) -> Result<SemaphorePermit<'_>, Failure> {
+        match timeout(Duration::from_millis(wait_ms), self.0.places.acquire()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(Failure::Overloaded),
+        }
+    }
+}
+
+/// The state that `describe` sees.
+struct Nothing;
+
+#[async_trait::async_trait]
+impl State for Nothing {
+    async fn get(&mut self, _: &str) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(None)
+    }
+
+    async fn list(&mut self, _: &str, _: Option<&str>, _: usize) -> Result<Vec<String>, StateError> {
+        Ok(Vec::new())
+    }
+}

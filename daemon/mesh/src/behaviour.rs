@@ -1,0 +1,144 @@
+//! The protocols that the swarm speaks, and their settings.
+
+use std::time::Duration;
+
+use libp2p::{
+    StreamProtocol, connection_limits,
+    gossipsub::{
+        self, ConfigBuilder, IdentTopic, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicScoreParams,
+        ValidationMode,
+    },
+    identify,
+    identity::Keypair,
+    kad, memory_connection_limits, ping,
+    swarm::NetworkBehaviour,
+};
+use protocol::wire;
+use sha2::{Digest as _, Sha256};
+
+use crate::{config::Config, error::Error, rpc, store::Store};
+
+/// Relayed and direct connections overlap, and both sides may dial at once.
+pub(crate) const MAX_PER_PEER: u32 = 4;
+/// Handshakes under way from outside: each costs a few hundred microseconds.
+const MAX_PENDING_IN: u32 = 128;
+/// Dials under way: a look-up has a handful.
+const MAX_PENDING_OUT: u32 = 64;
+/// Connections from outside, which others decide on.
+const MAX_INBOUND: u32 = 512;
+/// All connections; at 0.1-0.3 MB each.
+const MAX_CONNECTIONS: u32 = 768;
+/// The process's memory past which no connection is made: the budgets of kernel and mesh together.
+const MAX_MEMORY: usize = 1024 * 1024 * 1024;
+/// A dead link is noticed after at most `PING + PING_TIMEOUT`.
+const PING: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// A Kademlia look-up takes longer only where most nodes it meets are gone.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long others believe that a node provides a key, and how often it tells them again.
+pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(2 * 3600);
+const REPUBLISH: Duration = Duration::from_secs(30 * 60);
+
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    memory: memory_connection_limits::Behaviour,
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) ping: ping::Behaviour,
+    pub(crate) kad: kad::Behaviour<Store>,
+    pub(crate) gossip: gossipsub::Behaviour,
+    pub(crate) rpc: rpc::Behaviour,
+}
+
+impl Behaviour {
+    pub(crate) fn new(config: &Config, key: &Keypair, topic: &IdentTopic) -> Result<Self, Error> {
+        let limits = connection_limits::ConnectionLimits::default()
+            .with_max_pending_incoming(Some(MAX_PENDING_IN))
+            .with_max_pending_outgoing(Some(MAX_PENDING_OUT))
+            .with_max_established_incoming(Some(MAX_INBOUND))
+            .with_max_established(Some(MAX_CONNECTIONS))
+            .with_max_established_per_peer(Some(MAX_PER_PEER));
+        let identify = identify::Config::new(wire::identify_protocol(&config.mesh), key.public())
+            .with_agent_version(concat!("mcp-zero/", env!("CARGO_PKG_VERSION")).into())
+            // Addresses are judged and kept by the driver.
+            .with_cache_size(0)
+            .with_hide_listen_addrs(true)
+            .with_push_listen_addr_updates(true);
+        Ok(Self {
+            limits: connection_limits::Behaviour::new(limits),
+            memory: memory_connection_limits::Behaviour::with_max_bytes(MAX_MEMORY),
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING_TIMEOUT)),
+            kad: kademlia(config, key)?,
+            gossip: gossip(key, topic)?,
+            rpc: rpc::Behaviour::new(protocol(wire::rpc_protocol(&config.mesh))?),
+        })
+    }
+}
+
+/// A protocol's name as libp2p wants it.
+pub(crate) fn protocol(name: String) -> Result<StreamProtocol, Error> {
+    StreamProtocol::try_from_owned(name).map_err(|error| Error::Setup { what: "a protocol's name", reason: error.to_string() })
+}
+
+fn kademlia(config: &Config, key: &Keypair) -> Result<kad::Behaviour<Store>, Error> {
+    let peer = key.public().to_peer_id();
+    let mut settings = kad::Config::new(protocol(wire::kad_protocol(&config.mesh))?);
+    settings
+        .set_query_timeout(QUERY_TIMEOUT)
+        .disjoint_query_paths(true)
+        // The driver enters peers, after it judged their addresses, and records, after it judged them.
+        .set_kbucket_inserts(kad::BucketInserts::Manual)
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_record_ttl(None)
+        .set_replication_interval(None)
+        .set_publication_interval(None)
+        .set_caching(kad::Caching::Disabled)
+        .set_provider_record_ttl(Some(PROVIDER_TTL))
+        .set_provider_publication_interval(Some(REPUBLISH));
+    let mut behaviour = kad::Behaviour::with_config(peer, Store::new(peer), settings);
+    if config.server || config.private_addresses {
+        behaviour.set_mode(Some(kad::Mode::Server));
+    }
+    Ok(behaviour)
+}
+
+fn gossip(key: &Keypair, topic: &IdentTopic) -> Result<gossipsub::Behaviour, Error> {
+    let failed = |reason: String| Error::Setup { what: "gossip", reason };
+    // The protocol ids stay the default ones: a prefix of our own would silently lose version 1.2. The mesh is in the topic.
+    let config = ConfigBuilder::default()
+        .validation_mode(ValidationMode::Strict)
+        .validate_messages()
+        .message_id_fn(message_id)
+        .max_transmit_size(wire::MAX_GOSSIP)
+        .mesh_n_low(2)
+        .mesh_n(4)
+        .mesh_n_high(8)
+        .mesh_outbound_min(1)
+        .flood_publish(true)
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    let mut behaviour =
+        gossipsub::Behaviour::new(MessageAuthenticity::Signed(key.clone()), config).map_err(|error| failed(error.to_owned()))?;
+    // Penalties for quiet peers (P3, P3b) and for sharing an IP address (P6) are off: announcements are rare, and a whole
+    // site may sit behind one NAT.
+    let topic_score =
+        TopicScoreParams { mesh_message_deliveries_weight: 0.0, mesh_failure_penalty_weight: 0.0, ..TopicScoreParams::default() };
+    let score =
+        PeerScoreParams { topics: [(topic.hash(), topic_score)].into(), ip_colocation_factor_weight: 0.0, ..PeerScoreParams::default() };
+    behaviour.with_peer_score(score, PeerScoreThresholds::default()).map_err(failed)?;
+    behaviour.subscribe(topic).map_err(|error| failed(error.to_string()))?;
+    Ok(behaviour)
+}
+
+/// What makes a message the same: a repetition has another sequence number and is another message.
+fn message_id(message: &gossipsub::Message) -> MessageId {
+    let source = message.source.map(|source| source.to_bytes()).unwrap_or_default();
+    let digest = Sha256::new()
+        .chain_update(message.topic.as_str())
+        .chain_update(source)
+        .chain_update(message.sequence_number.unwrap_or_default().to_be_bytes())
+        .chain_update(&message.data)
+        .finalize();
+    MessageId::from(digest[..20].to_vec())
+}

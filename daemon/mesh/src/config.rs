@@ -1,0 +1,55 @@
+//! What a mesh node is told at its start.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use protocol::{Key, MeshId};
+
+/// How to run a node of a mesh.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's transport identity.
+    pub key: Key,
+    /// The mesh; its id is in every protocol name, so that meshes don't mix.
+    pub mesh: MeshId,
+    /// Where to listen.
+    pub listen: Listen,
+    /// Where to enter: multiaddrs or `wss://host:port`. Redialled for ever.
+    pub bootstrap: Vec<String>,
+    /// Whether loopback and private addresses are exchanged with others: for LANs and development.
+    pub private_addresses: bool,
+    /// Whether to serve Kademlia from the start, without waiting for a public address of this node.
+    pub server: bool,
+}
+
+impl Config {
+    /// A node of `mesh` with the usual ports, alone until it joins.
+    pub fn new(key: Key, mesh: MeshId) -> Self {
+        Self { key, mesh, listen: Listen::default(), bootstrap: Vec::new(), private_addresses: false, server: false }
+    }
+}
+
+/// Where to listen. A port of 0 lets the system choose; `None` leaves the transport out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// The interface's address; the unspecified address means every interface of its family.
+    pub host: IpAddr,
+    /// TCP with Noise and Yamux.
+    pub tcp: Option<u16>,
+    /// QUIC, a UDP port.
+    pub quic: Option<u16>,
+    /// WebSocket over TLS; can't share `tcp`'s port.
+    pub wss: Option<u16>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { host: Ipv4Addr::UNSPECIFIED.into(), tcp: Some(8766), quic: Some(8765), wss: Some(8765) }
+    }
+}
+
+impl Listen {
+    /// Every transport on ports that the system chooses, on `host`.
+    pub fn any_port(host: IpAddr) -> Self {
+        Self { host, tcp: Some(0), quic: Some(0), wss: Some(0) }
+    }
+}

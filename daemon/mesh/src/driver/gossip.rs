@@ -1,0 +1,100 @@
+//! Gossip: announcements are validated before they are forwarded or believed.
+
+use libp2p::gossipsub::{Event, Message, MessageAcceptance, PublishError};
+use protocol::{
+    NodeId, Timestamp,
+    wire::{self, Announcement},
+};
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::identity;
+
+/// What a message is worth.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Valid(NodeId, Announcement),
+    /// It was good once: nobody is to blame.
+    Stale,
+    /// Nobody honest sends this.
+    Forged(&'static str),
+}
+
+impl Driver {
+    pub(super) fn on_gossip(&mut self, event: Event) {
+        match event {
+            Event::Message { propagation_source, message_id, message } => {
+                let acceptance = match judge(&message, Timestamp::now()) {
+                    Verdict::Valid(source, announcement) => {
+                        self.handler.announced(source, announcement);
+                        MessageAcceptance::Accept
+                    }
+                    Verdict::Stale => MessageAcceptance::Ignore,
+                    Verdict::Forged(reason) => {
+                        tracing::debug!(from = %propagation_source, source = ?message.source, reason, "an announcement is refused");
+                        MessageAcceptance::Reject
+                    }
+                };
+                let gossip = &mut self.swarm.behaviour_mut().gossip;
+                gossip.report_message_validation_result(&message_id, &propagation_source, acceptance);
+            }
+            Event::Subscribed { topic, .. } => {
+                if topic == self.topic.hash() {
+                    self.announcing.subscribed(Instant::now());
+                }
+            }
+            Event::SlowPeer { peer_id, .. } => tracing::debug!(peer = %peer_id, "a peer takes gossip slowly"),
+            Event::Unsubscribed { .. } | Event::GossipsubNotSupported { .. } => {}
+        }
+    }
+
+    pub(super) fn publish(&mut self, announcement: &Announcement) {
+        match self.swarm.behaviour_mut().gossip.publish(self.topic.clone(), wire::encode(announcement)) {
+            Ok(_) => {}
+            // The next peer that subscribes has it published again.
+            Err(PublishError::NoPeersSubscribedToTopic) => {}
+            Err(error) => tracing::debug!(%error, "the announcement can't be published"),
+        }
+    }
+}
+
+fn judge(message: &Message, now: Timestamp) -> Verdict {
+    if message.data.len() > wire::MAX_GOSSIP {
+        return Verdict::Forged("it is too large");
+    }
+    let Ok(announcement) = wire::decode::<Announcement>(&message.data) else { return Verdict::Forged("it can't be read") };
+    // The gossip layer has verified the source's signature.
+    match message.source.as_ref().and_then(identity::node_of) {
+        Some(source) if source == announcement.node && announcement.expires_at > now => Verdict::Valid(source, announcement),
+        Some(source) if source == announcement.node => Verdict::Stale,
+        _ => Verdict::Forged("its source isn't the node that it names"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::gossipsub::TopicHash;
+    use protocol::{Digest, Key};
+
+    use super::*;
+
+    #[test]
+    fn announcements_are_believed_of_their_own_node_only() {
+        let (key, now) = (Key::generate(), Timestamp::now());
+        let expires_at = now + std::time::Duration::from_secs(60);
+        let announcement = Announcement { node: key.node_id(), sequence: 1, digest: Digest::blake3(b"advert"), expires_at };
+        let message = |source: &Key, data: Vec<u8>| Message {
+            source: Some(identity::peer_of(source.node_id())),
+            data,
+            sequence_number: Some(1),
+            topic: TopicHash::from_raw("topic"),
+        };
+        let good = message(&key, wire::encode(&announcement));
+        assert_eq!(judge(&good, now), Verdict::Valid(key.node_id(), announcement.clone()));
+        assert_eq!(judge(&good, expires_at), Verdict::Stale);
+        let forged = message(&Key::generate(), wire::encode(&announcement));
+        assert!(matches!(judge(&forged, now), Verdict::Forged(_)));
+        assert!(matches!(judge(&message(&key, vec![0xff; 10]), now), Verdict::Forged(_)));
+        assert!(matches!(judge(&message(&key, vec![0; wire::MAX_GOSSIP + 1]), now), Verdict::Forged(_)));
+    }
+}

@@ -1,0 +1,136 @@
+//! Kademlia: look-ups end here, and what others ask us to keep is judged here.
+
+use std::time::Duration;
+
+use libp2p::{
+    PeerId,
+    kad::{
+        Event, GetClosestPeersError, GetClosestPeersOk, GetProvidersOk, InboundRequest, ProviderRecord, QueryId, QueryResult, RecordKey,
+        store::RecordStore as _,
+    },
+};
+use protocol::NodeId;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::Driver;
+use crate::{error::Error, identity};
+
+/// Peers that join together are told of provider keys once, not one by one.
+const SETTLE: Duration = Duration::from_secs(1);
+/// With this many peers in the routing table a new one is rarely among the closest to a key: republishing is enough.
+const SMALL_TABLE: usize = 20;
+/// Addresses that a provider's record may carry.
+const MAX_ADDRESSES: usize = 8;
+
+/// What a query of ours is for.
+pub(super) enum Lookup {
+    /// Providers of a key, for a caller.
+    Providers(mpsc::Sender<Result<Vec<NodeId>, Error>>),
+    /// The addresses of a peer that somebody wants to reach.
+    Peer(PeerId),
+    /// A provider key is being told.
+    Telling,
+}
+
+impl Driver {
+    pub(super) fn on_kad(&mut self, event: Event) {
+        match event {
+            Event::OutboundQueryProgressed { id, result, step, .. } => self.on_progress(id, result, step.last),
+            Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => self.on_provider_record(record),
+            Event::RoutingUpdated { is_new_peer: true, .. } => self.on_new_peer(),
+            Event::ModeChanged { new_mode } => tracing::info!(mode = %new_mode, "Kademlia's mode has changed"),
+            // Values aren't accepted, and peers are entered by what identify tells.
+            Event::InboundRequest { .. }
+            | Event::RoutingUpdated { .. }
+            | Event::UnroutablePeer { .. }
+            | Event::RoutablePeer { .. }
+            | Event::PendingRoutablePeer { .. } => {}
+        }
+    }
+
+    fn on_progress(&mut self, id: QueryId, result: QueryResult, last: bool) {
+        if let (QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })), Some(Lookup::Providers(found))) =
+            (&result, self.lookups.get(&id))
+        {
+            let nodes = providers.iter().filter_map(identity::node_of).filter(|node| *node != self.shared.node).collect();
+            // Full means that the caller has more than enough, closed that it left.
+            if found.try_send(Ok(nodes)).is_err()
+                && let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id)
+            {
+                query.finish();
+            }
+        }
+        if !last {
+            return;
+        }
+        match (self.lookups.remove(&id), result) {
+            (
+                Some(Lookup::Peer(peer)),
+                QueryResult::GetClosestPeers(Ok(GetClosestPeersOk { peers, .. }) | Err(GetClosestPeersError::Timeout { peers, .. })),
+            ) => {
+                let found = peers.into_iter().find(|found| found.peer_id == peer);
+                self.on_looked_up(peer, found.map(|found| found.addrs).unwrap_or_default());
+            }
+            (Some(Lookup::Telling), _) => {
+                self.providing.told();
+                self.tell_provided();
+            }
+            // Dropping the sender tells the caller that the look-up is over.
+            (Some(Lookup::Providers(_) | Lookup::Peer(_)) | None, _) => {}
+        }
+    }
+
+    /// Asks the mesh where `peer` is.
+    pub(super) fn look_up(&mut self, peer: PeerId) {
+        let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
+        self.lookups.insert(query, Lookup::Peer(peer));
+    }
+
+    fn on_looked_up(&mut self, peer: PeerId, addresses: Vec<libp2p::Multiaddr>) {
+        if self.swarm.is_connected(&peer) {
+            // The look-up itself has met it.
+            return;
+        }
+        self.book.add(peer, addresses.into_iter().filter(|address| self.permitted.by_anyone(address)));
+        self.reach(peer);
+    }
+
+    /// Tells the mesh of the provider keys that wait, a few at a time.
+    pub(super) fn tell_provided(&mut self) {
+        while let Some(key) = self.providing.next() {
+            match self.swarm.behaviour_mut().kad.start_providing(RecordKey::new(&key)) {
+                Ok(query) => {
+                    self.lookups.insert(query, Lookup::Telling);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a provider key can't be kept");
+                    self.providing.told();
+                }
+            }
+        }
+    }
+
+    fn on_provider_record(&mut self, mut record: ProviderRecord) {
+        if record.key.as_ref().len() != 32 || identity::node_of(&record.provider).is_none() {
+            tracing::debug!(provider = %record.provider, "a provider record is refused: its key isn't a SHA-256");
+            return;
+        }
+        record.addresses.retain(|address| self.permitted.by_anyone(address));
+        record.addresses.truncate(MAX_ADDRESSES);
+        if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add_provider(record) {
+            tracing::debug!(%error, "a provider record isn't kept");
+        }
+    }
+
+    fn on_new_peer(&mut self) {
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let known: usize = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
+        if known == 1 {
+            // The first peer: ask it for those around us. Fails only with an empty table.
+            let _ = kad.bootstrap();
+        }
+        if known <= SMALL_TABLE {
+            self.repeat_at.get_or_insert(Instant::now() + SETTLE);
+        }
+    }
+}

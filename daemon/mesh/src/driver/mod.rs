@@ -1,0 +1,240 @@
+//! The private loop around the swarm: commands go in, events come out, one handler file for each behaviour.
+//!
+//! ```text
+//! Command --> commands.rs --+                  +--> connections.rs  established, closed, failed dials, joins
+//! time -----> on_tick ------+--> Swarm --event-+--> identify.rs, ping.rs, kad.rs, gossip.rs, rpc.rs
+//! ```
+
+mod commands;
+mod connections;
+mod gossip;
+mod identify;
+mod kad;
+mod ping;
+mod rpc;
+mod start;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, Swarm,
+    gossipsub::IdentTopic,
+    kad::QueryId,
+    swarm::{ConnectionId, SwarmEvent},
+};
+use parking_lot::RwLock;
+use protocol::{MeshId, NodeId, Timestamp, wire::Announcement};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::start::start;
+use self::{connections::Dialling, kad::Lookup};
+use crate::{
+    Handler, address,
+    announcing::Announcing,
+    behaviour::{Behaviour, BehaviourEvent},
+    book::Book,
+    error::Error,
+    peers::Peers,
+    providing::{ProviderKey, Providing},
+    redial::{Redial, Target},
+    transport::Permitted,
+};
+
+/// Streams are given this long to end at shutdown, and then connections as long.
+const GRACE: Duration = Duration::from_secs(2);
+/// The loop wakes at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// What the handle asks of the driver.
+pub(crate) enum Command {
+    /// Dial `address` now and keep it as a bootstrap address.
+    Join { address: Multiaddr, reply: oneshot::Sender<Result<NodeId, Error>> },
+    /// Have a session with `node`.
+    Connect { node: NodeId, reply: oneshot::Sender<Result<(), Error>> },
+    /// The full set of keys that this node provides.
+    Provide(Vec<ProviderKey>),
+    /// Look for providers; the sender is dropped when the look-up is over.
+    Providers { key: ProviderKey, found: mpsc::Sender<Result<Vec<NodeId>, Error>> },
+    /// Tell the mesh.
+    Announce(Announcement),
+}
+
+/// What the handle reads and the driver keeps.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) node: NodeId,
+    pub(crate) peers: Peers,
+    pub(crate) listening: RwLock<Vec<Multiaddr>>,
+    /// Cancelled when the driver has ended, however it did.
+    pub(crate) stopped: CancellationToken,
+}
+
+/// See the module.
+pub(crate) struct Driver {
+    swarm: Swarm<Behaviour>,
+    commands: mpsc::Receiver<Command>,
+    shared: Arc<Shared>,
+    handler: Arc<dyn Handler>,
+    mesh: MeshId,
+    topic: IdentTopic,
+    kad_protocol: StreamProtocol,
+    permitted: Permitted,
+    /// Whether others are told of loopback addresses: only where this node listens on nothing else.
+    tell_loopback: bool,
+    redial: Redial,
+    book: Book,
+    dialling: Dialling,
+    lookups: HashMap<QueryId, Lookup>,
+    providing: Providing,
+    /// When provider keys are told again, because peers came that haven't heard of them.
+    repeat_at: Option<Instant>,
+    announcing: Announcing,
+    /// Connections that diallers of another mesh should close, and when they are closed here. The swarm bounds them.
+    foreign: VecDeque<(Instant, ConnectionId)>,
+    /// The tasks that serve streams.
+    streams: JoinSet<()>,
+    token: CancellationToken,
+}
+
+impl Driver {
+    /// Runs until the token is cancelled or every handle is dropped, then closes what is open.
+    pub(crate) async fn run(mut self) {
+        let _stopped = self.shared.stopped.clone().drop_guard();
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                () = self.token.cancelled() => break,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => break,
+                },
+                event = self.swarm.select_next_some() => self.on_event(event),
+                Some(ended) = self.streams.join_next() => if let Err(error) = ended {
+                    tracing::error!(%error, "a stream's task failed");
+                },
+                () = time::sleep_until(wake) => self.on_tick(Instant::now()),
+            }
+        }
+        self.close().await;
+    }
+
+    fn next_wake(&self) -> Instant {
+        let foreign = self.foreign.front().map(|(due, _)| *due);
+        let due = [self.redial.next(), self.announcing.next(), self.repeat_at, foreign];
+        due.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + LONGEST_SLEEP)
+    }
+
+    fn on_tick(&mut self, now: Instant) {
+        while let Some((_, connection)) = self.foreign.pop_front_if(|(due, _)| *due <= now) {
+            self.close_connection(connection);
+        }
+        for target in self.redial.due(now, self.shared.peers.len()) {
+            match &target {
+                Target::Address(address) => {
+                    let address = address.clone();
+                    if let Err(reason) = self.dial_address(target, address) {
+                        tracing::debug!(%reason, "a bootstrap address can't be dialled");
+                    }
+                }
+                Target::Peer(peer) => self.redial_peer(*peer),
+            }
+        }
+        if let Some(announcement) = self.announcing.take(now, Timestamp::now(), jitter()) {
+            self.publish(&announcement);
+        }
+        if self.repeat_at.is_some_and(|due| due <= now) {
+            self.repeat_at = None;
+            self.providing.repeat();
+            self.tell_provided();
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => match event {
+                BehaviourEvent::Identify(event) => self.on_identify(event),
+                BehaviourEvent::Ping(event) => self.on_ping(event),
+                BehaviourEvent::Kad(event) => self.on_kad(event),
+                BehaviourEvent::Gossip(event) => self.on_gossip(event),
+                BehaviourEvent::Rpc(event) => self.on_rpc(event),
+            },
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_established(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                self.on_closed(peer_id, connection_id, cause.as_ref());
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                self.on_dial_failed(connection_id, peer_id, &error);
+            }
+            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_not_listening(&address),
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+                tracing::warn!(?addresses, ?reason, "a listener is closed");
+                addresses.iter().for_each(|address| self.on_not_listening(address));
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "a listener failed for a moment"),
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(from = %send_back_addr, %error, "a connection from outside failed");
+            }
+            // The rest is told again by what follows it. The enum is open: later versions may add to it.
+            _ => {}
+        }
+    }
+
+    fn on_listening(&mut self, address: Multiaddr) {
+        tracing::info!(%address, "listening");
+        if self.permitted.by_anyone(&address) && (self.tell_loopback || !address::loopback(&address)) {
+            self.swarm.add_external_address(address.clone());
+        }
+        self.shared.listening.write().push(address);
+    }
+
+    fn on_not_listening(&mut self, address: &Multiaddr) {
+        self.swarm.remove_external_address(address);
+        self.shared.listening.write().retain(|present| present != address);
+    }
+
+    /// In this order: take nothing new, end streams, end connections.
+    async fn close(mut self) {
+        self.token.cancel();
+        self.commands.close();
+        let drained = time::timeout(GRACE, async { while self.streams.join_next().await.is_some() {} });
+        if drained.await.is_err() {
+            tracing::warn!("streams that didn't end in time are dropped");
+        }
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            // Fails only for a peer that is gone already.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let _ = time::timeout(GRACE, async {
+            while self.swarm.network_info().num_peers() > 0 {
+                if let SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } = self.swarm.select_next_some().await {
+                    self.on_closed(peer_id, connection_id, cause.as_ref());
+                }
+            }
+        })
+        .await;
+    }
+
+    fn close_connection(&mut self, connection: ConnectionId) {
+        // False when it is gone already.
+        let _ = self.swarm.close_connection(connection);
+    }
+}
+
+/// Spreads what many nodes would otherwise do at the same moment.
+fn jitter() -> f64 {
+    getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX))
+}

@@ -1,0 +1,135 @@
+//! Brings the swarm up: sockets are bound and listening when this returns.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    num::NonZeroU8,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use libp2p::{
+    Multiaddr, Swarm,
+    core::{transport::ListenerId, upgrade::Version},
+    gossipsub::IdentTopic,
+    swarm::{self, SwarmEvent},
+};
+use protocol::wire;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Command, Dialling, Driver, Shared};
+use crate::{
+    Handler, address,
+    announcing::Announcing,
+    behaviour::{self, Behaviour},
+    book::Book,
+    config::Config,
+    error::Error,
+    identity,
+    providing::Providing,
+    redial::Redial,
+    transport::{self, Permitted},
+};
+
+/// A connection that neither side uses is closed after this time. Gossip, bootstrap peers and open sessions use theirs.
+const IDLE: Duration = Duration::from_secs(300);
+/// Addresses of one peer that are dialled at once: all that are usual, so that the quickest transport wins.
+const PARALLEL_DIALS: NonZeroU8 = NonZeroU8::new(8).expect("8 isn't 0");
+/// The operating system names the interfaces of a socket at once.
+const LISTEN: Duration = Duration::from_secs(5);
+
+/// A driver that listens, for `run`.
+pub(crate) async fn start(
+    config: Config,
+    handler: Arc<dyn Handler>,
+    commands: mpsc::Receiver<Command>,
+    token: CancellationToken,
+) -> Result<(Driver, Arc<Shared>), Error> {
+    let key = identity::keypair(&config.key);
+    let permitted = Permitted::new(config.private_addresses);
+    let mut redial = Redial::new(config.private_addresses);
+    for text in &config.bootstrap {
+        let address = address::parse(text)?;
+        permitted.name(&address);
+        redial.add(address, Some(Instant::now()))?;
+    }
+    let topic = IdentTopic::new(wire::advert_topic(&config.mesh));
+    let settings = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE)
+        .with_dial_concurrency_factor(PARALLEL_DIALS)
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
+    let transport = transport::build(&key, permitted.clone())?;
+    let behaviour = Behaviour::new(&config, &key, &topic)?;
+    let shared = Arc::new(Shared {
+        node: config.key.node_id(),
+        peers: crate::peers::Peers::default(),
+        listening: parking_lot::RwLock::default(),
+        stopped: CancellationToken::new(),
+    });
+    let mut driver = Driver {
+        swarm: Swarm::new(transport, behaviour, key.public().to_peer_id(), settings),
+        commands,
+        shared: shared.clone(),
+        handler,
+        kad_protocol: behaviour::protocol(wire::kad_protocol(&config.mesh))?,
+        mesh: config.mesh,
+        topic,
+        permitted,
+        tell_loopback: config.listen.host.is_loopback(),
+        redial,
+        book: Book::default(),
+        dialling: Dialling::default(),
+        lookups: HashMap::new(),
+        providing: Providing::default(),
+        repeat_at: None,
+        announcing: Announcing::default(),
+        foreign: VecDeque::new(),
+        streams: JoinSet::new(),
+        token,
+    };
+    driver.listen(address::to_listen(config.listen)).await?;
+    Ok((driver, shared))
+}
+
+impl Driver {
+    /// Listens on each of `addresses`, and waits until each has an address to dial.
+    async fn listen(&mut self, addresses: Vec<Multiaddr>) -> Result<(), Error> {
+        let failed = |address: &Multiaddr, source| Error::Listen { address: address.to_string(), source };
+        let mut waiting: HashMap<ListenerId, Multiaddr> = HashMap::new();
+        for address in addresses {
+            let id = self.swarm.listen_on(address.clone()).map_err(|error| failed(&address, into_io(error)))?;
+            waiting.insert(id, address);
+        }
+        let deadline = Instant::now() + LISTEN;
+        while let Some(address) = waiting.values().next().cloned() {
+            let event = time::timeout_at(deadline, self.swarm.select_next_some());
+            let event =
+                event.await.map_err(|_| failed(&address, io::Error::new(io::ErrorKind::AddrNotAvailable, "no interface has it")))?;
+            match event {
+                SwarmEvent::NewListenAddr { listener_id, .. } => {
+                    waiting.remove(&listener_id);
+                    self.on_event(event);
+                }
+                SwarmEvent::ListenerClosed { listener_id, reason: Err(source), .. } => {
+                    let address = waiting.remove(&listener_id).unwrap_or(address);
+                    return Err(failed(&address, source));
+                }
+                other => self.on_event(other),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn into_io(error: libp2p::TransportError<io::Error>) -> io::Error {
+    match error {
+        libp2p::TransportError::Other(error) => error,
+        libp2p::TransportError::MultiaddrNotSupported(_) => io::Error::new(io::ErrorKind::Unsupported, "no transport knows it"),
+    }
+}

@@ -1,0 +1,149 @@
+//! Who is connected, over what, and the RPC sessions with them: shared by the handle, which reads it at each request,
+//! and the driver, which keeps it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, swarm::ConnectionId};
+use parking_lot::RwLock;
+use protocol::{NodeId, api, wire};
+use tokio::sync::Semaphore;
+
+use crate::{address::Transport, rpc::Session};
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) address: Multiaddr,
+    pub(crate) transport: Transport,
+    /// This node dialled it.
+    pub(crate) dialled: bool,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    /// As many as the swarm allows: `behaviour::MAX_PER_PEER`.
+    connections: Vec<Connection>,
+    /// At most one for each connection.
+    sessions: Vec<Arc<Session>>,
+    rtt: Option<Duration>,
+    agent_version: Option<String>,
+    /// It showed itself to be of this mesh.
+    confirmed: bool,
+    /// Places for requests that it has under way here, while any stream of it is served.
+    places: Weak<Semaphore>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Peers(RwLock<HashMap<NodeId, Peer>>);
+
+impl Peers {
+    pub(crate) fn opened(&self, node: NodeId, connection: Connection) {
+        self.0.write().entry(node).or_default().connections.push(connection);
+    }
+
+    /// Removes a connection. Returns whether it was the last, and whether the peer had shown itself to be of this mesh.
+    pub(crate) fn closed(&self, node: NodeId, id: ConnectionId) -> (bool, bool) {
+        let mut peers = self.0.write();
+        let Some(peer) = peers.get_mut(&node) else { return (true, false) };
+        peer.connections.retain(|connection| connection.id != id);
+        let confirmed = peer.confirmed;
+        let last = peer.connections.is_empty();
+        if last {
+            peers.remove(&node);
+        }
+        (last, confirmed)
+    }
+
+    /// The peer is of this mesh; whether that is news.
+    pub(crate) fn confirm(&self, node: NodeId, agent_version: String) -> bool {
+        self.0.write().get_mut(&node).is_some_and(|peer| {
+            peer.agent_version = Some(agent_version);
+            !std::mem::replace(&mut peer.confirmed, true)
+        })
+    }
+
+    pub(crate) fn is_confirmed(&self, node: NodeId) -> bool {
+        self.0.read().get(&node).is_some_and(|peer| peer.confirmed)
+    }
+
+    /// The connection to open a stream on: the best transport, the newest of these.
+    pub(crate) fn best(&self, node: NodeId) -> Option<Connection> {
+        let peers = self.0.read();
+        peers.get(&node)?.connections.iter().rev().min_by_key(|connection| connection.transport).cloned()
+    }
+
+    pub(crate) fn connections(&self, node: NodeId) -> Vec<ConnectionId> {
+        self.0.read().get(&node).map(|peer| peer.connections.iter().map(|connection| connection.id).collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn connection(&self, node: NodeId, id: ConnectionId) -> Option<Connection> {
+        self.0.read().get(&node)?.connections.iter().find(|connection| connection.id == id).cloned()
+    }
+
+    pub(crate) fn add_session(&self, node: NodeId, session: Arc<Session>) {
+        if let Some(peer) = self.0.write().get_mut(&node) {
+            peer.sessions.retain(|present| present.is_open() && present.connection != session.connection);
+            peer.sessions.push(session);
+        }
+    }
+
+    /// The open session over the best transport.
+    pub(crate) fn session(&self, node: NodeId) -> Option<Arc<Session>> {
+        let peers = self.0.read();
+        let open = peers.get(&node)?.sessions.iter().filter(|session| session.is_open());
+        open.min_by_key(|session| session.transport).cloned()
+    }
+
+    /// Places for the requests of `node`, one set for all its streams.
+    pub(crate) fn places(&self, node: NodeId) -> Arc<Semaphore> {
+        let mut peers = self.0.write();
+        let new = || Arc::new(Semaphore::new(wire::MAX_IN_FLIGHT));
+        let Some(peer) = peers.get_mut(&node) else { return new() };
+        peer.places.upgrade().unwrap_or_else(|| {
+            let places = new();
+            peer.places = Arc::downgrade(&places);
+            places
+        })
+    }
+
+    pub(crate) fn measured(&self, node: NodeId, rtt: Duration) {
+        if let Some(peer) = self.0.write().get_mut(&node) {
+            peer.rtt = Some(rtt);
+        }
+    }
+
+    pub(crate) fn rtt(&self, node: NodeId) -> Option<Duration> {
+        self.0.read().get(&node)?.rtt
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.read().len()
+    }
+
+    /// Those that showed themselves to be of this mesh, for the API.
+    pub(crate) fn list(&self) -> Vec<api::Peer> {
+        let peers = self.0.read();
+        let mut list: Vec<api::Peer> = peers
+            .iter()
+            .filter(|(_, peer)| peer.confirmed)
+            .filter_map(|(node, peer)| {
+                let connection = peer.connections.iter().rev().min_by_key(|connection| connection.transport)?;
+                Some(api::Peer {
+                    node_id: *node,
+                    address: connection.address.to_string(),
+                    transport: connection.transport.to_string(),
+                    rtt_us: peer.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+                    agent_version: peer.agent_version.clone(),
+                })
+            })
+            .collect();
+        list.sort_by_key(|peer| peer.node_id);
+        list
+    }
+}

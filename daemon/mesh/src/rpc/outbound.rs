@@ -1,0 +1,192 @@
+//! The calling side: one stream to one peer, and the calls that wait on it.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use libp2p::swarm::ConnectionId;
+use parking_lot::Mutex;
+use protocol::wire::{self, Kind};
+use tokio::{sync::oneshot, time};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    frame::{Frame, Reader},
+    queue::{self, Receiver, Sender},
+};
+use crate::address::Transport;
+
+/// A stream without calls for this long is closed, so that its connection may close too.
+const IDLE: Duration = Duration::from_secs(300);
+/// For telling the peer that the stream ends.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// What ended a call, undecoded: the caller's task does that work.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// A `wire::Response`.
+    Response(Bytes),
+    /// A `Problem`.
+    Problem(Bytes),
+    /// There it is.
+    Pong,
+}
+
+/// Why a call got no reply.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// The stream had ended before the call was sent: it may be sent on another.
+    NotSent,
+    /// The stream ended while the call waited: it may have been carried out.
+    Unanswered,
+    /// As many calls wait as may.
+    Overloaded,
+}
+
+/// A stream to a peer, open until its task ends.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The connection that carries it.
+    pub(crate) connection: ConnectionId,
+    /// That connection's transport.
+    pub(crate) transport: Transport,
+    queue: Sender,
+    pending: Mutex<Pending>,
+    next: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    closed: bool,
+    calls: HashMap<u64, oneshot::Sender<Reply>>,
+}
+
+/// Frees a call's place when its caller leaves, and tells the peer to stop.
+struct Place<'a> {
+    session: &'a Session,
+    id: u64,
+    sent: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let waiting = self.session.pending.lock().calls.remove(&self.id).is_some();
+        if waiting && self.sent {
+            self.session.queue.cancel(self.id);
+        }
+    }
+}
+
+impl Session {
+    /// A session and what its task takes frames from.
+    pub(crate) fn new(connection: ConnectionId, transport: Transport) -> (Arc<Self>, Writing) {
+        let (queue, receiver) = queue::queue();
+        let session = Self { connection, transport, queue, pending: Mutex::default(), next: AtomicU64::new(1) };
+        (Arc::new(session), Writing(receiver))
+    }
+
+    /// Whether calls can be made.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.pending.lock().closed
+    }
+
+    /// Sends a frame and waits for its reply. Dropping the future tells the peer to stop.
+    pub(crate) async fn call(&self, kind: Kind, payload: Bytes) -> Result<Reply, Lost> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, reply) = oneshot::channel();
+        {
+            let mut pending = self.pending.lock();
+            if pending.closed {
+                return Err(Lost::NotSent);
+            }
+            if pending.calls.len() >= wire::MAX_IN_FLIGHT {
+                return Err(Lost::Overloaded);
+            }
+            pending.calls.insert(id, sender);
+        }
+        let mut place = Place { session: self, id, sent: false };
+        self.queue.send(Frame::new(kind, id, payload)).await.map_err(|_| Lost::NotSent)?;
+        place.sent = true;
+        reply.await.map_err(|_| Lost::Unanswered)
+    }
+
+    /// Ends every call that waits, and all that come.
+    fn close(&self) {
+        let mut pending = self.pending.lock();
+        pending.closed = true;
+        pending.calls.clear();
+        drop(pending);
+        self.queue.close();
+    }
+
+    fn answer(&self, id: u64, reply: Reply) {
+        // A caller that left has no place any more: its answer is dropped.
+        if let Some(caller) = self.pending.lock().calls.remove(&id) {
+            let _ = caller.send(reply);
+        }
+    }
+
+    async fn read(&self, stream: impl AsyncRead + Unpin) {
+        let mut reader = Reader::new(stream, wire::MAX_FRAME);
+        loop {
+            match reader.next().await {
+                Ok(Some(Frame { kind: Kind::Response, id, payload })) => self.answer(id, Reply::Response(payload)),
+                Ok(Some(Frame { kind: Kind::Problem, id, payload })) => self.answer(id, Reply::Problem(payload)),
+                Ok(Some(Frame { kind: Kind::Pong, id, .. })) => self.answer(id, Reply::Pong),
+                Ok(Some(Frame { kind: Kind::Request | Kind::Cancel | Kind::Ping, .. })) => {
+                    tracing::debug!("the peer sent a request on a stream for answers");
+                    return;
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "an outbound stream failed");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Returns when no call was made for `IDLE` and none waits.
+    async fn idle(&self) {
+        let mut seen = self.next.load(Ordering::Relaxed);
+        loop {
+            time::sleep(IDLE).await;
+            let now = self.next.load(Ordering::Relaxed);
+            if now == seen && self.pending.lock().calls.is_empty() {
+                return;
+            }
+            seen = now;
+        }
+    }
+}
+
+/// What a session's task needs besides its stream.
+#[derive(Debug)]
+pub(crate) struct Writing(Receiver);
+
+impl Writing {
+    /// Reads and writes `stream` until it ends, is idle, or `token` is cancelled.
+    pub(crate) async fn run<S>(self, session: Arc<Session>, stream: S, token: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (reading, mut writing) = stream.split();
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = session.read(reading) => {}
+            written = queue::write(self.0, &mut writing) => if let Err(error) = written {
+                tracing::debug!(%error, "an outbound stream failed");
+            },
+            () = session.idle() => {}
+        }
+        session.close();
+        let _ = time::timeout(CLOSE, futures::AsyncWriteExt::close(&mut writing)).await;
+    }
+}

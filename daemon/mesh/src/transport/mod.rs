@@ -1,0 +1,86 @@
+//! The transports under the swarm.
+//!
+//! ```text
+//! TCP ------------------------------------> Noise -> Yamux \
+//! TCP -> TLS (tls.rs) -> WebSocket (wss.rs) -> Noise -> Yamux  > admission -> policy -> swarm
+//! UDP -> QUIC (TLS 1.3 with libp2p's certificates) -------- /
+//! ```
+//! DNS names are resolved above TCP and QUIC, but below WebSocket, whose TLS and HTTP name the host they ask for.
+
+mod policy;
+mod tls;
+mod wss;
+
+use std::time::Duration;
+
+use libp2p::{
+    PeerId, Transport as _,
+    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    dns::{self, ResolverConfig, ResolverOpts},
+    identity::Keypair,
+    noise, quic, tcp, yamux,
+};
+
+pub(crate) use self::policy::Permitted;
+use self::policy::Policy;
+use crate::{admission, error::Error};
+
+/// Streams that a peer may have open on a connection: RPC, gossip and Kademlia together stay far below.
+const MAX_STREAMS: u32 = 256;
+/// After this silence a QUIC connection is dead.
+const QUIC_IDLE: Duration = Duration::from_secs(30);
+/// Keeps NAT mappings of UDP alive (30 s in the wild).
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// A connection with an authenticated peer.
+pub(crate) type Connection = (PeerId, StreamMuxerBox);
+
+/// Every transport, as one.
+pub(crate) fn build(key: &Keypair, permitted: Permitted) -> Result<Boxed<Connection>, Error> {
+    let noise = noise::Config::new(key).map_err(|error| setup("Noise", &error))?;
+    let tcp = tcp_transport().upgrade(Version::V1Lazy).authenticate(noise.clone()).multiplex(yamux_config()).boxed();
+    let quic = quic::tokio::Transport::new(quic_config(key)).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let direct = resolving(tcp.or_transport(quic).map(|either, _| either.into_inner()))?;
+    let wss = wss::transport(resolving(tcp_transport())?, tls::Tls::new()?)
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux_config())
+        .boxed();
+    // WebSocket first: it tells at once that an address isn't for it, while names are accepted by `direct` before they are resolved.
+    let all = wss.or_transport(direct).map(|either, _| either.into_inner()).boxed();
+    Ok(Policy { inner: admission::admit(all), permitted }.boxed())
+}
+
+fn tcp_transport() -> tcp::tokio::Transport {
+    // Small frames must not wait for one another (Nagle).
+    tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+}
+
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS as usize);
+    config
+}
+
+fn quic_config(key: &Keypair) -> quic::Config {
+    let mut config = quic::Config::new(key);
+    config.max_idle_timeout = u32::try_from(QUIC_IDLE.as_millis()).expect("30 s are few milliseconds");
+    config.keep_alive_interval = QUIC_KEEP_ALIVE;
+    config.max_concurrent_stream_limit = MAX_STREAMS;
+    config
+}
+
+/// Resolves names by the system's configuration. A host without one can still dial IP addresses.
+fn resolving<T>(inner: T) -> Result<dns::tokio::Transport<T>, Error> {
+    match dns::tokio::Transport::system(()) {
+        Ok(_) => dns::tokio::Transport::system(inner).map_err(|error| setup("name resolution", &error)),
+        Err(error) => {
+            tracing::warn!(%error, "the system's DNS configuration can't be read: only IP addresses can be dialled");
+            Ok(dns::tokio::Transport::custom(inner, ResolverConfig::from_name_servers(Vec::new()), ResolverOpts::default()))
+        }
+    }
+}
+
+fn setup(what: &'static str, error: &dyn std::error::Error) -> Error {
+    Error::Setup { what, reason: error.to_string() }
+}

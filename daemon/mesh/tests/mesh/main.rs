@@ -1,0 +1,6 @@
+//! Several nodes in one process, over real transports on loopback.
+
+mod connect;
+mod discovery;
+mod harness;
+mod rpc;

@@ -1,0 +1,78 @@
+//! Agreements: propose, accept, move on.
+
+use axum::{Extension, extract::State};
+use protocol::{
+    AgreementId,
+    agreement::Status,
+    api::{AgreementOutline, AgreementState, Close, List, Propose},
+};
+
+use super::{
+    Api,
+    reply::{Failure, Json, Path},
+    require_owner,
+};
+use crate::node::Caller;
+
+#[expect(clippy::unused_async, reason = "handlers are async")]
+pub(super) async fn templates() -> Json<List<agreement::template::Template>> {
+    Json(agreement::template::templates().to_vec().into())
+}
+
+pub(super) async fn propose(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(propose): Json<Propose>,
+) -> Result<Json<AgreementState>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.propose(&caller, propose).await?))
+}
+
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<List<AgreementOutline>>, Failure> {
+    Ok(Json(api.node.agreements.list().await?.into()))
+}
+
+pub(super) async fn show(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<AgreementId>,
+) -> Result<Json<AgreementState>, Failure> {
+    Ok(Json(api.node.show_agreement(&caller, &id).await?))
+}
+
+pub(super) async fn accept(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<AgreementId>,
+) -> Result<Json<AgreementState>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.accept(&caller, &id).await?))
+}
+
+pub(super) async fn suspend(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<AgreementId>,
+) -> Result<Json<AgreementState>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.transition(&caller, &id, Status::Suspended, None).await?))
+}
+
+pub(super) async fn resume(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<AgreementId>,
+) -> Result<Json<AgreementState>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.transition(&caller, &id, Status::Active, None).await?))
+}
+
+pub(super) async fn close(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<AgreementId>,
+    Json(close): Json<Close>,
+) -> Result<Json<AgreementState>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.transition(&caller, &id, Status::Closed, Some(close.reason)).await?))
+}

@@ -1,0 +1,122 @@
+//! The local API: HTTP over the Unix socket. A handler decodes, makes one call, and encodes.
+
+mod agents;
+mod agreements;
+mod keys;
+mod mesh;
+mod plugins;
+mod reply;
+mod serve;
+mod status;
+mod trace;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::HeaderValue,
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::{delete, get, post, put},
+};
+use protocol::{
+    Code, Problem,
+    api::{MAX_BODY, PRINCIPAL_HEADER, REQUEST_ID_HEADER, Setting},
+    manifest::MAX_COMPONENT,
+};
+use tracing::Instrument as _;
+
+use self::reply::Failure;
+pub(crate) use self::serve::{Listener, serve};
+use crate::node::{Caller, Node};
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    node: Node,
+    settings: Arc<Vec<Setting>>,
+}
+
+/// The routes.
+pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
+    let api = Api { node, settings: Arc::new(settings) };
+    Router::new()
+        .route("/v1/status", get(status::status))
+        .route("/v1/id", get(status::id))
+        .route("/v1/config", get(status::config))
+        .route("/v1/join", post(mesh::join))
+        .route("/v1/peers", get(mesh::peers))
+        .route("/v1/peers/{node}/ping", post(mesh::ping))
+        .route("/v1/discover", get(mesh::discover))
+        .route("/v1/plugins", post(plugins::register).get(plugins::list))
+        .route("/v1/plugins/{digest}", get(plugins::show))
+        .route("/v1/publishers", get(plugins::publishers))
+        .route("/v1/publishers/{did}", put(plugins::trust).delete(plugins::untrust))
+        .route("/v1/agents", post(agents::spawn).get(agents::list))
+        .route("/v1/agents/{agent}", get(agents::show).delete(agents::terminate))
+        .route("/v1/agents/{agent}/execute", post(agents::execute))
+        .route("/v1/templates", get(agreements::templates))
+        .route("/v1/agreements", post(agreements::propose).get(agreements::list))
+        .route("/v1/agreements/{id}", get(agreements::show))
+        .route("/v1/agreements/{id}/accept", post(agreements::accept))
+        .route("/v1/agreements/{id}/suspend", post(agreements::suspend))
+        .route("/v1/agreements/{id}/resume", post(agreements::resume))
+        .route("/v1/agreements/{id}/close", post(agreements::close))
+        .route("/v1/trace", get(trace::list))
+        .route("/v1/trace/{entry}", get(trace::show))
+        .route("/v1/trace/proof", get(trace::prove))
+        .route("/v1/trace/checkpoint", get(trace::checkpoint))
+        .route("/v1/trace/consistency", get(trace::consistency))
+        .route("/v1/trace/verify", post(trace::verify))
+        .route("/v1/keys", post(keys::create).get(keys::list))
+        .route("/v1/keys/{id}", delete(keys::revoke))
+        .route("/v1/keys/resolve", post(keys::resolve))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .route("/v1/blobs/{digest}", put(plugins::upload).layer(DefaultBodyLimit::max(MAX_COMPONENT)))
+        .fallback(|| async { Failure(Problem::new(Code::NotFound, "the API has no such route")) })
+        .method_not_allowed_fallback(|| async { Failure(Problem::new(Code::InvalidRequest, "the route does not take this method")) })
+        .layer(middleware::from_fn_with_state(api.clone(), identify))
+        .with_state(api)
+}
+
+/// Finds out for whom and under which id a request is, and says so in its span and its answer.
+async fn identify(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let request_id = request_id(&request);
+    let principal = match request.headers().get(PRINCIPAL_HEADER).map(|value| value.to_str().unwrap_or_default().parse()) {
+        None => api.node.owner,
+        Some(Ok(principal)) => principal,
+        Some(Err(_)) => {
+            return Failure(Problem::new(Code::InvalidRequest, format!("header {PRINCIPAL_HEADER} is not a did:key"))).into_response();
+        }
+    };
+    let span = tracing::debug_span!("request", id = %request_id, method = %request.method(), path = request.uri().path());
+    request.extensions_mut().insert(Caller { principal, request_id: request_id.clone() });
+    let mut response = next.run(request).instrument(span).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        tracing::debug!(id = %request_id, code = %problem.code, detail = %problem.detail, "refused");
+        response = reply::problem(Problem { request_id: Some(request_id.clone()), ..problem });
+    }
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID_HEADER, value);
+    }
+    response
+}
+
+/// The trace id of a W3C `traceparent`, or what the caller calls it, or a new one.
+fn request_id(request: &Request) -> String {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let plain = |text: &&str| (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let traced = header("traceparent").and_then(|value| value.split('-').nth(1)).filter(|id| id.len() == 32);
+    let given = traced.or_else(|| header(REQUEST_ID_HEADER)).filter(plain);
+    given.map_or_else(|| protocol::OperationId::new().to_string().replacen("op_", "req_", 1), str::to_owned)
+}
+
+/// Only the node's owner does what changes the node itself.
+fn require_owner(api: &Api, caller: &Caller) -> Result<(), Failure> {
+    if caller.principal == api.node.owner {
+        Ok(())
+    } else {
+        Err(Problem::new(Code::NotAuthorized, "only the node's owner does this").into())
+    }
+}

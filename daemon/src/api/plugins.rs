@@ -1,0 +1,67 @@
+//! Plugins and whom to trust for them.
+
+use axum::{Extension, extract::State};
+use protocol::{
+    Code, Did, Digest, Problem,
+    api::{List, Plugin, Publisher, RegisterPlugin, Trust},
+};
+
+use super::{
+    Api,
+    reply::{Body, Failure, Json, Path},
+    require_owner,
+};
+use crate::node::Caller;
+
+pub(super) async fn upload(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(digest): Path<Digest>,
+    Body(body): Body,
+) -> Result<Json<Digest>, Failure> {
+    require_owner(&api, &caller)?;
+    if !digest.matches(&body) {
+        return Err(Problem::new(Code::BadSignature, format!("the body's digest is {}, not {digest}", Digest::blake3(&body))).into());
+    }
+    Ok(Json(api.node.plugins.blobs().put(body).await?))
+}
+
+pub(super) async fn register(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(body): Json<RegisterPlugin>,
+) -> Result<Json<Plugin>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.plugins.register(body.manifest).await?))
+}
+
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<List<Plugin>>, Failure> {
+    Ok(Json(api.node.plugins.list().await?.into()))
+}
+
+pub(super) async fn show(State(api): State<Api>, Path(digest): Path<Digest>) -> Result<Json<Plugin>, Failure> {
+    Ok(Json(api.node.plugins.get(&digest).await?))
+}
+
+pub(super) async fn publishers(State(api): State<Api>) -> Result<Json<List<Publisher>>, Failure> {
+    Ok(Json(api.node.plugins.publishers().await?.into()))
+}
+
+pub(super) async fn trust(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(did): Path<Did>,
+    Json(trust): Json<Trust>,
+) -> Result<Json<Publisher>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.plugins.trust(did, trust.name).await?))
+}
+
+pub(super) async fn untrust(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(did): Path<Did>,
+) -> Result<Json<()>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.plugins.untrust(did).await?))
+}

@@ -1,0 +1,93 @@
+//! The trace: entries, checkpoints, proofs.
+
+use std::time::Duration;
+
+use axum::{Extension, extract::State};
+use protocol::{
+    Code, NodeId, OperationId, Problem,
+    api::{List, Proof, SignedCheckpoint, TraceItem, TraceVerified},
+    entry::ConsistencyProof,
+    wire::{Request, Response},
+};
+use serde::Deserialize;
+
+use super::{
+    Api,
+    reply::{Failure, Json, Path, Query},
+};
+use crate::node::Caller;
+
+/// Entries on one page when the caller doesn't say, and at most.
+const PAGE: usize = 100;
+const MAX_PAGE: usize = 1_000;
+/// How long another node is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Page {
+    after: Option<u64>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<List<TraceItem>>, Failure> {
+    let from = page.after.map_or(0, |after| after.saturating_add(1));
+    let limit = page.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
+    let items = api.node.trace.page(from, limit).await?;
+    let next = items.last().filter(|_| items.len() == limit).map(|item| item.index.to_string());
+    Ok(Json(List { items, next }))
+}
+
+pub(super) async fn show(State(api): State<Api>, Path(entry): Path<String>) -> Result<Json<TraceItem>, Failure> {
+    if let Ok(index) = entry.parse::<u64>() {
+        let found = api.node.trace.page(index, 1).await?.pop().filter(|item| item.index == index);
+        return Ok(Json(found.ok_or_else(|| Problem::new(Code::NotFound, format!("the trace has no entry {index}")))?));
+    }
+    Ok(Json(api.node.trace.entry(&operation(&entry)?).await?))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Prove {
+    operation: String,
+    /// The node that ran it, if it isn't this one.
+    node: Option<NodeId>,
+}
+
+pub(super) async fn prove(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Query(prove): Query<Prove>,
+) -> Result<Json<Proof>, Failure> {
+    let operation = operation(&prove.operation)?;
+    let inclusion = match prove.node.filter(|node| *node != api.node.node_id) {
+        None => api.node.trace.prove(&operation).await?,
+        Some(node) => match api.node.mesh()?.request(node, Request::Prove(operation), &caller.request_id, PATIENCE).await? {
+            Response::Proof(proof) => proof,
+            _ => return Err(Problem::new(Code::Internal, format!("node {node} answered what was not asked")).into()),
+        },
+    };
+    Ok(Json(Proof { inclusion }))
+}
+
+pub(super) async fn checkpoint(State(api): State<Api>) -> Result<Json<SignedCheckpoint>, Failure> {
+    Ok(Json(api.node.trace.checkpoint().await?))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Consistency {
+    from: u64,
+    to: Option<u64>,
+}
+
+pub(super) async fn consistency(State(api): State<Api>, Query(range): Query<Consistency>) -> Result<Json<ConsistencyProof>, Failure> {
+    Ok(Json(api.node.trace.consistency(range.from, range.to).await?))
+}
+
+pub(super) async fn verify(State(api): State<Api>) -> Result<Json<TraceVerified>, Failure> {
+    Ok(Json(api.node.trace.verify().await?))
+}
+
+fn operation(text: &str) -> Result<OperationId, Problem> {
+    text.parse().map_err(|_| {
+        Problem::new(Code::InvalidRequest, format!("{:?} is not an operation's id (op_…)", text.chars().take(80).collect::<String>()))
+    })
+}

@@ -1,0 +1,139 @@
+//! Every setting there is: its key, its environment variable, its kind and its default, in one table.
+
+use toml::Value;
+
+/// What a setting's value may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number from 0 to the given most.
+    Number(u64),
+    /// Text.
+    Text,
+    /// One of these.
+    Choice(&'static [&'static str]),
+    /// A list of texts; in the environment separated by commas.
+    List,
+}
+
+/// One setting.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// Its place in the file: `mesh.port`.
+    pub(crate) name: &'static str,
+    /// Its environment variable.
+    pub(crate) env: &'static str,
+    /// What its value may be.
+    pub(crate) kind: Kind,
+    /// Its default, as TOML.
+    pub(crate) default: &'static str,
+}
+
+const PORT: Kind = Kind::Number(65_535);
+
+/// All of them, in the order in which `config show` prints them.
+pub(crate) const KEYS: &[Key] = &[
+    key("log.level", "MCP_LOG_LEVEL", Kind::Text, "\"info\""),
+    key("log.format", "MCP_LOG_FORMAT", Kind::Choice(&["text", "json"]), "\"text\""),
+    key("mesh.enabled", "MCP_MESH_ENABLED", Kind::Bool, "true"),
+    key("mesh.id", "MCP_MESH_ID", Kind::Text, "\"open\""),
+    key("mesh.host", "MCP_MESH_HOST", Kind::Text, "\"0.0.0.0\""),
+    key("mesh.port", "MCP_MESH_PORT", PORT, "8765"),
+    key("mesh.quic_port", "MCP_MESH_QUIC_PORT", PORT, "8765"),
+    key("mesh.tcp_port", "MCP_MESH_TCP_PORT", PORT, "8766"),
+    key("mesh.bootstrap_peers", "MCP_BOOTSTRAP_PEERS", Kind::List, "[]"),
+    key("mesh.private_addresses", "MCP_MESH_PRIVATE_ADDRESSES", Kind::Bool, "false"),
+    key("kernel.max_concurrent", "MCP_KERNEL_MAX_CONCURRENT", Kind::Number(64), "64"),
+    key("agreements.accept", "MCP_AGREEMENTS_ACCEPT", Kind::Choice(&["auto", "manual", "deny"]), "\"manual\""),
+    key("agreements.max_days", "MCP_AGREEMENTS_MAX_DAYS", Kind::Number(3_650), "366"),
+    key("agreements.currency", "MCP_AGREEMENTS_CURRENCY", Kind::Text, "\"credit\""),
+    key("agreements.price_per_call", "MCP_AGREEMENTS_PRICE_PER_CALL", Kind::Text, "\"0\""),
+    key("agreements.price_per_million_fuel", "MCP_AGREEMENTS_PRICE_PER_MILLION_FUEL", Kind::Text, "\"0\""),
+    key("trace.checkpoint_seconds", "MCP_TRACE_CHECKPOINT_SECONDS", Kind::Number(3_600), "10"),
+    key("store.type", "MCP_DB_TYPE", Kind::Choice(&["embedded"]), "\"embedded\""),
+];
+
+/// Variables that begin with `MCP_` and belong to other programs of ours, or to flags.
+pub(crate) const OTHER_VARIABLES: &[&str] = &["MCP_DATA_DIR", "MCP_CONFIG", "MCP_SOCKET", "MCP_API_KEYS", "MCP_API_KEYS_FILE"];
+
+const fn key(name: &'static str, env: &'static str, kind: Kind, default: &'static str) -> Key {
+    Key { name, env, kind, default }
+}
+
+impl Key {
+    /// The setting of this name.
+    pub(crate) fn named(name: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// The name closest to a wrong one, if one is close.
+    pub(crate) fn nearest(name: &str) -> Option<&'static str> {
+        let last = |text: &str| text.rsplit('.').next().unwrap_or_default().to_owned();
+        let close = |key: &&Key| {
+            strsim::normalized_damerau_levenshtein(key.name, name).max(strsim::jaro_winkler(&last(key.name), &last(name)) - 0.2)
+        };
+        let best = KEYS.iter().max_by(|a, b| close(a).total_cmp(&close(b)))?;
+        (close(&best) > 0.5).then_some(best.name)
+    }
+
+    /// Checks a value from a file.
+    ///
+    /// # Errors
+    /// What the value should have been.
+    pub(crate) fn check(&self, value: &Value) -> Result<(), String> {
+        let wanted = match (self.kind, value) {
+            (Kind::Bool, Value::Boolean(_)) | (Kind::Text, Value::String(_)) => return Ok(()),
+            (Kind::Number(most), Value::Integer(number)) if u64::try_from(*number).is_ok_and(|n| n <= most) => return Ok(()),
+            (Kind::Choice(choices), Value::String(text)) if choices.contains(&text.as_str()) => return Ok(()),
+            (Kind::List, Value::Array(items)) if items.len() <= 64 && items.iter().all(Value::is_str) => return Ok(()),
+            (Kind::Bool, _) => "true or false".into(),
+            (Kind::Number(most), _) => format!("a whole number from 0 to {most}"),
+            (Kind::Text, _) => "a text".into(),
+            (Kind::Choice(choices), _) => format!("one of {}", choices.join(", ")),
+            (Kind::List, _) => "a list of at most 64 texts".into(),
+        };
+        Err(format!("{} must be {wanted}, not {value}", self.name))
+    }
+
+    /// Reads a value from the environment or a flag.
+    ///
+    /// # Errors
+    /// What the value should have been.
+    pub(crate) fn parse(&self, text: &str) -> Result<Value, String> {
+        let value = match self.kind {
+            Kind::Bool => text.parse().map(Value::Boolean).unwrap_or_else(|_| Value::String(text.into())),
+            Kind::Number(_) => text.parse().map(Value::Integer).unwrap_or_else(|_| Value::String(text.into())),
+            Kind::Text | Kind::Choice(_) => Value::String(text.into()),
+            Kind::List => Value::Array(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect()),
+        };
+        self.check(&value).map(|()| value)
+    }
+
+    /// The default.
+    pub(crate) fn default_value(&self) -> Value {
+        let document: toml::Table = toml::from_str(&format!("value = {}", self.default)).expect("defaults are TOML, as a test shows");
+        document.into_iter().next().expect("one value").1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_valid_and_every_name_is_its_own() {
+        for (i, key) in KEYS.iter().enumerate() {
+            key.check(&key.default_value()).expect(key.name);
+            assert!(KEYS[..i].iter().all(|other| other.name != key.name && other.env != key.env), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn a_wrong_key_finds_its_neighbour() {
+        assert_eq!(Key::nearest("mesh.prot"), Some("mesh.port"));
+        assert_eq!(Key::nearest("log.levle"), Some("log.level"));
+        assert_eq!(Key::nearest("boostrap_peers"), Some("mesh.bootstrap_peers"));
+        assert_eq!(Key::nearest("zzz"), None);
+    }
+}

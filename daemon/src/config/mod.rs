@@ -1,0 +1,296 @@
+//! Configuration: defaults < file < `MCP_*` < flags. Every value remembers where it came from.
+
+mod keys;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use agreement::policy::{Acceptance, Policy};
+use protocol::{MeshId, agreement::Pricing, api::Setting};
+use toml::Value;
+
+use self::keys::{KEYS, Key, OTHER_VARIABLES};
+
+/// A configuration file over this is refused unread.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A setting that is wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The file can't be read.
+    #[error("can't read {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file isn't TOML.
+    #[error("{path} is not valid TOML: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        message: String,
+    },
+    /// No such key.
+    #[error("unknown key '{key}' in {origin}{}", nearest(.key))]
+    Unknown {
+        /// The key.
+        key: String,
+        /// Where it stands.
+        origin: String,
+    },
+    /// A value that doesn't fit its key.
+    #[error("{origin}: {message}")]
+    Value {
+        /// Where it stands.
+        origin: String,
+        /// What it should have been.
+        message: String,
+    },
+}
+
+fn nearest(key: &str) -> String {
+    Key::nearest(key).map(|name| format!("; did you mean '{name}'?")).unwrap_or_default()
+}
+
+/// Where the layers above the defaults come from.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    /// The file named by `--config`; it must exist.
+    pub(crate) file: Option<PathBuf>,
+    /// The file that is read if it exists.
+    pub(crate) usual_file: Option<PathBuf>,
+    /// The environment.
+    pub(crate) environment: Vec<(String, String)>,
+    /// `--set key=value`.
+    pub(crate) flags: Vec<(String, String)>,
+}
+
+/// All settings, checked.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) log: Log,
+    /// None where the mesh is off.
+    pub(crate) mesh: Option<Mesh>,
+    pub(crate) mesh_id: MeshId,
+    pub(crate) max_concurrent: usize,
+    pub(crate) policy: Policy,
+    pub(crate) pricing: Pricing,
+    pub(crate) checkpoint_seconds: u64,
+    /// What looks like a setting of ours in the environment and isn't: told once the log is open.
+    pub(crate) strange_variables: Vec<String>,
+    settings: Vec<Setting>,
+}
+
+/// How to log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) level: String,
+    pub(crate) json: bool,
+}
+
+/// Where to listen, and whom to join.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    pub(crate) host: IpAddr,
+    pub(crate) wss_port: u16,
+    pub(crate) quic_port: u16,
+    pub(crate) tcp_port: u16,
+    pub(crate) bootstrap_peers: Vec<String>,
+    pub(crate) private_addresses: bool,
+}
+
+impl Config {
+    /// Reads and checks all layers.
+    pub(crate) fn load(sources: &Sources) -> Result<Self, Error> {
+        let mut layers = Layers::defaults();
+        if let Some(path) = &sources.file {
+            layers.file(path)?;
+        } else if let Some(path) = sources.usual_file.as_deref().filter(|path| path.exists()) {
+            layers.file(path)?;
+        }
+        let strange_variables = layers.environment(&sources.environment)?;
+        layers.flags(&sources.flags)?;
+        layers.resolve(strange_variables)
+    }
+
+    /// Every setting with its value and where it came from.
+    pub(crate) fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+}
+
+/// The layers laid over one another so far: value and origin of each key.
+struct Layers(BTreeMap<&'static str, (Value, String)>);
+
+impl Layers {
+    fn defaults() -> Self {
+        Self(KEYS.iter().map(|key| (key.name, (key.default_value(), "default".into()))).collect())
+    }
+
+    fn file(&mut self, path: &Path) -> Result<(), Error> {
+        let unreadable = |source| Error::Unreadable { path: path.into(), source };
+        if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
+            return Err(unreadable(std::io::Error::other("over 1 MiB")));
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let table: toml::Table =
+            toml::from_str(&text).map_err(|error| Error::Syntax { path: path.into(), message: error.to_string().trim_end().into() })?;
+        let origin = format!("file {}", path.display());
+        for (section, value) in table {
+            let Value::Table(entries) = value else {
+                return Err(Error::Unknown { key: section, origin });
+            };
+            for (name, value) in entries {
+                let name = format!("{section}.{name}");
+                let key = Key::named(&name).ok_or_else(|| Error::Unknown { key: name.clone(), origin: origin.clone() })?;
+                key.check(&value).map_err(|message| Error::Value { origin: origin.clone(), message })?;
+                self.0.insert(key.name, (value, origin.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the variables that look like ours and aren't. They are not errors: an orchestrator may inject such names.
+    fn environment(&mut self, variables: &[(String, String)]) -> Result<Vec<String>, Error> {
+        let mut strange = Vec::new();
+        for (name, text) in variables.iter().filter(|(name, _)| name.starts_with("MCP_")) {
+            match KEYS.iter().find(|key| key.env == name) {
+                Some(key) => self.text(key, text, format!("environment {name}"))?,
+                None if OTHER_VARIABLES.contains(&name.as_str()) || name.starts_with("MCP_GATEWAY_") => {}
+                None => strange.push(name.clone()),
+            }
+        }
+        Ok(strange)
+    }
+
+    fn flags(&mut self, flags: &[(String, String)]) -> Result<(), Error> {
+        for (name, text) in flags {
+            let origin = format!("flag --set {name}");
+            let key = Key::named(name).ok_or_else(|| Error::Unknown { key: name.clone(), origin: "flag --set".into() })?;
+            self.text(key, text, origin)?;
+        }
+        Ok(())
+    }
+
+    fn text(&mut self, key: &'static Key, text: &str, origin: String) -> Result<(), Error> {
+        let value = key.parse(text).map_err(|message| Error::Value { origin: origin.clone(), message })?;
+        self.0.insert(key.name, (value, origin));
+        Ok(())
+    }
+
+    fn resolve(self, strange_variables: Vec<String>) -> Result<Config, Error> {
+        let pricing = Pricing {
+            currency: self.get("agreements.currency")?,
+            per_call: self.get("agreements.price_per_call")?,
+            per_million_fuel: self.get("agreements.price_per_million_fuel")?,
+        };
+        let accept = match self.str("agreements.accept") {
+            "auto" => Acceptance::Auto,
+            "deny" => Acceptance::Deny,
+            _ => Acceptance::Manual,
+        };
+        let policy =
+            Policy { accept, max_days: u32::try_from(self.number("agreements.max_days")).unwrap_or(u32::MAX), ..Policy::default() };
+        let mesh = Mesh {
+            host: self.get("mesh.host")?,
+            wss_port: self.number("mesh.port") as u16,
+            quic_port: self.number("mesh.quic_port") as u16,
+            tcp_port: self.number("mesh.tcp_port") as u16,
+            bootstrap_peers: self.list("mesh.bootstrap_peers"),
+            private_addresses: self.bool("mesh.private_addresses"),
+        };
+        Ok(Config {
+            log: Log { level: self.str("log.level").into(), json: self.str("log.format") == "json" },
+            mesh: self.bool("mesh.enabled").then_some(mesh),
+            mesh_id: self.get("mesh.id")?,
+            max_concurrent: (self.number("kernel.max_concurrent") as usize).max(1),
+            policy,
+            pricing,
+            checkpoint_seconds: self.number("trace.checkpoint_seconds").max(1),
+            strange_variables,
+            settings: self.settings(),
+        })
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        let setting = |key: &Key| {
+            let (value, source) = &self.0[key.name];
+            let value = serde_json::to_value(value).unwrap_or_default();
+            Setting { key: key.name.into(), value, source: source.clone() }
+        };
+        KEYS.iter().map(setting).collect()
+    }
+
+    fn bool(&self, name: &str) -> bool {
+        self.0[name].0.as_bool().unwrap_or_default()
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.0[name].0.as_integer().and_then(|number| u64::try_from(number).ok()).unwrap_or_default()
+    }
+
+    fn str(&self, name: &str) -> &str {
+        self.0[name].0.as_str().unwrap_or_default()
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        let items = self.0[name].0.as_array().map(Vec::as_slice).unwrap_or_default();
+        items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    /// A text that must parse as `T`.
+    fn get<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<T, Error> {
+        let (value, origin) = &self.0[name];
+        let text = value.as_str().unwrap_or_default();
+        text.parse().map_err(|error| Error::Value { origin: origin.clone(), message: format!("{name}: {error}") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> (tempfile::NamedTempFile, Sources) {
+        let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let on_disk = tempfile::NamedTempFile::new().expect("temp");
+        std::fs::write(on_disk.path(), file).expect("write");
+        let sources = Sources { file: Some(on_disk.path().into()), usual_file: None, environment: own(environment), flags: own(flags) };
+        (on_disk, sources)
+    }
+
+    #[test]
+    fn later_layers_win_and_say_so() {
+        let (_file, sources) = sources(
+            "[mesh]\nport = 1\ntcp_port = 1\nquic_port = 1",
+            &[("MCP_MESH_PORT", "2"), ("MCP_MESH_TCP_PORT", "2")],
+            &[("mesh.port", "3")],
+        );
+        let config = Config::load(&sources).expect("valid");
+        let mesh = config.mesh.as_ref().expect("enabled");
+        assert_eq!((mesh.wss_port, mesh.tcp_port, mesh.quic_port), (3, 2, 1));
+        let source = |key: &str| config.settings().iter().find(|setting| setting.key == key).expect("setting").source.clone();
+        assert_eq!(source("mesh.port"), "flag --set mesh.port");
+        assert_eq!(source("mesh.tcp_port"), "environment MCP_MESH_TCP_PORT");
+        assert!(source("mesh.quic_port").starts_with("file "));
+        assert_eq!(source("mesh.id"), "default");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let wrong = |file: &str, environment: &[(&str, &str)]| {
+            let (_file, sources) = sources(file, environment, &[]);
+            Config::load(&sources).expect_err("wrong").to_string()
+        };
+        assert!(wrong("[mesh]\nprot = 1", &[]).contains("did you mean 'mesh.port'?"));
+        assert!(wrong("[mesh]\nport = 70000", &[]).contains("from 0 to 65535"));
+        assert!(wrong("", &[("MCP_AGREEMENTS_ACCEPT", "maybe")]).contains("auto, manual, deny"));
+        assert!(wrong("", &[("MCP_MESH_HOST", "nowhere")]).contains("mesh.host"));
+        assert!(wrong("port = [", &[]).contains("not valid TOML"));
+    }
+}

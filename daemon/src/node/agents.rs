@@ -1,0 +1,160 @@
+//! The agents that live on this node. An idle one costs its record and nothing else.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::RwLock;
+use protocol::{AgentId, Code, Did, Problem, Timestamp, agreement::Pricing, api, entry::Action, manifest::is_name};
+use store::{Commit, Kind, RecordWrite};
+
+use super::{
+    Caller,
+    journal::{self, Journal, Note},
+    plugins::Plugins,
+};
+
+/// Agents on one node; each takes about 2 KB of memory.
+const MAX_AGENTS: usize = 10_000;
+
+/// One agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    /// What the API shows of it.
+    pub(crate) outline: api::Agent,
+    /// Held by whoever may change its state: mutating calls, and its end.
+    pub(crate) gate: Arc<tokio::sync::Mutex<Life>>,
+}
+
+/// Whether the agent is still there for those who waited at its gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Alive,
+    Terminated,
+}
+
+impl Agent {
+    fn new(outline: api::Agent) -> Arc<Self> {
+        Arc::new(Self { outline, gate: Arc::new(tokio::sync::Mutex::new(Life::Alive)) })
+    }
+}
+
+/// All agents of this node.
+#[derive(Debug)]
+pub(crate) struct Agents {
+    journal: Journal,
+    owner: Did,
+    pricing: Pricing,
+    /// By id; names are few enough to look through once a spawn, and are resolved by `names` on each call.
+    by_id: RwLock<BTreeMap<AgentId, Arc<Agent>>>,
+    names: RwLock<BTreeMap<String, AgentId>>,
+    /// One spawn at a time, so that two of one name can't both pass the check.
+    spawning: tokio::sync::Mutex<()>,
+}
+
+impl Agents {
+    /// Restores the agents of an earlier run. Their plugins are loaded with their first call.
+    pub(crate) async fn open(journal: Journal, owner: Did, pricing: Pricing) -> Result<Self, Problem> {
+        let records = journal::all_records(journal.store().as_ref(), Kind::Agent).await?;
+        let agents =
+            Self { journal, owner, pricing, by_id: RwLock::default(), names: RwLock::default(), spawning: tokio::sync::Mutex::default() };
+        for (_, bytes) in records {
+            agents.insert(Agent::new(journal::decode("agent", &bytes)?));
+        }
+        Ok(agents)
+    }
+
+    fn insert(&self, agent: Arc<Agent>) {
+        self.names.write().insert(agent.outline.name.clone(), agent.outline.id);
+        self.by_id.write().insert(agent.outline.id, agent);
+    }
+
+    /// The agent of this id or name, if it lives here.
+    pub(crate) fn find(&self, id_or_name: &str) -> Option<Arc<Agent>> {
+        let id = id_or_name.parse().ok().or_else(|| self.names.read().get(id_or_name).copied())?;
+        self.get(&id)
+    }
+
+    /// The agent of this id, if it lives here.
+    pub(crate) fn get(&self, id: &AgentId) -> Option<Arc<Agent>> {
+        self.by_id.read().get(id).cloned()
+    }
+
+    /// Every agent, by id.
+    pub(crate) fn all(&self) -> Vec<Arc<Agent>> {
+        self.by_id.read().values().cloned().collect()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.by_id.read().len()
+    }
+
+    /// Makes an agent of a registered component.
+    pub(crate) async fn spawn(&self, caller: &Caller, spawn: api::Spawn, plugins: &Plugins) -> Result<api::Agent, Problem> {
+        if !is_name(&spawn.name) {
+            return Err(Problem::new(Code::InvalidRequest, format!("{:?} is not an agent's name", spawn.name))
+                .hint("1 to 32 of a-z, 0-9, '-' and '_', beginning with a letter"));
+        }
+        let pricing = spawn.pricing.unwrap_or_else(|| self.pricing.clone());
+        if pricing.per_call.is_sign_negative() || pricing.per_million_fuel.is_sign_negative() || pricing.currency.len() > 16 {
+            return Err(Problem::new(Code::InvalidRequest, "prices are not negative, and a currency's label has at most 16 bytes"));
+        }
+        // Loading proves that the publisher is trusted and the component runs.
+        plugins.loaded(&spawn.component).await?;
+        let plugin = plugins.get(&spawn.component).await?;
+
+        let _one_at_a_time = self.spawning.lock().await;
+        if self.names.read().contains_key(&spawn.name) {
+            return Err(Problem::new(Code::AlreadyExists, format!("an agent named {} lives here already", spawn.name)));
+        }
+        if self.count() >= MAX_AGENTS {
+            return Err(Problem::new(Code::Overloaded, format!("this node has {MAX_AGENTS} agents, its most")));
+        }
+        let outline = api::Agent {
+            id: AgentId::new(),
+            name: spawn.name,
+            owner: self.owner,
+            plugin: format!("{}@{}", plugin.name, plugin.release),
+            component: spawn.component,
+            methods: plugin.methods.iter().map(|method| api::MethodOutline { name: method.name.clone(), effect: method.effect }).collect(),
+            pricing,
+            limits: spawn.limits.unwrap_or_default(),
+            created_at: Timestamp::now(),
+        };
+        let record = RecordWrite { kind: Kind::Agent, id: outline.id.to_string(), value: Some(journal::encode(&outline)) };
+        let entry = self.journal.append(caller.note(), Action::Spawn { agent: outline.id, component: spawn.component });
+        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await?;
+        self.insert(Agent::new(outline.clone()));
+        Ok(outline)
+    }
+
+    /// Ends an agent and deletes its state. Waits for the mutating call under way.
+    pub(crate) async fn terminate(&self, caller: &Caller, id_or_name: &str) -> Result<api::Agent, Problem> {
+        let agent = self.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let mut life = agent.gate.lock().await;
+        if *life == Life::Terminated {
+            return Err(not_here(id_or_name));
+        }
+        let id = agent.outline.id;
+        let record = RecordWrite { kind: Kind::Agent, id: id.to_string(), value: None };
+        let entry = self.journal.append(caller.note(), Action::Terminate { agent: id });
+        self.journal.keep(Commit { records: vec![record], clear_state: Some(id), entry: Some(entry), ..Commit::default() }).await?;
+        *life = Life::Terminated;
+        self.by_id.write().remove(&id);
+        self.names.write().remove(&agent.outline.name);
+        Ok(agent.outline.clone())
+    }
+}
+
+/// The error for an agent that doesn't live on this node.
+pub(crate) fn not_here(id_or_name: &str) -> Problem {
+    let short: String = id_or_name.chars().take(80).collect();
+    Problem::new(Code::AgentNotFound, format!("no agent {short} lives on this node"))
+        .hint("'mcpctl agent list' names those that do; 'mcpctl discover CAPABILITY' finds others")
+}
+
+impl Caller {
+    /// A note of an operation by this caller.
+    pub(crate) fn note(&self) -> Note<'_> {
+        Note::plain(self.principal, &self.request_id)
+    }
+}

@@ -1,0 +1,333 @@
+//! The agreements that this node's owner is a party of: kept, moved on, and metered.
+
+use std::{collections::HashMap, sync::Arc};
+
+use agreement::{
+    authorize, lifecycle,
+    meter::{Meter, Reservation},
+};
+use parking_lot::{Mutex, RwLock};
+use protocol::{
+    AgreementId, Code, Did, Expect, MeshId, NodeId, Problem, Signed, Timestamp, Usage,
+    agreement::{Agreement, Bundle, Status, Transition, Window},
+    api::{AgreementOutline, AgreementState},
+    document::Sealed,
+    entry::Action,
+    receipt::Receipt,
+};
+use store::{Charge, Commit, Kind, RecordWrite};
+
+use super::{
+    Caller,
+    journal::{self, Journal},
+};
+
+/// Agreements that are not yet closed and so stay in memory, about 4 KB each.
+const MAX_OPEN: usize = 10_000;
+
+/// All agreements of this node's owner.
+#[derive(Debug)]
+pub(crate) struct Agreements {
+    journal: Journal,
+    mesh: MeshId,
+    owner: Did,
+    open: RwLock<HashMap<AgreementId, Arc<Contract>>>,
+}
+
+/// One agreement as this node holds it.
+#[derive(Debug)]
+pub(crate) struct Contract {
+    id: AgreementId,
+    standing: Mutex<Standing>,
+}
+
+#[derive(Debug)]
+struct Standing {
+    signed: Signed<Agreement>,
+    state: lifecycle::State,
+    transitions: Vec<Sealed<Transition>>,
+    meter: Meter,
+    receipt: Option<Signed<Receipt>>,
+}
+
+impl Agreements {
+    /// Restores the agreements that are not closed.
+    pub(crate) async fn open(journal: Journal, mesh: MeshId, owner: Did) -> Result<Self, Problem> {
+        let agreements = Self { journal, mesh, owner, open: RwLock::default() };
+        let now = Timestamp::now();
+        for (_, bytes) in journal::all_records(agreements.journal.store().as_ref(), Kind::Agreement).await? {
+            let contract = agreements.restore(&bytes).await?;
+            if contract.status(now) != Status::Closed {
+                agreements.open.write().insert(contract.id, contract);
+            }
+        }
+        Ok(agreements)
+    }
+
+    async fn restore(&self, bytes: &[u8]) -> Result<Arc<Contract>, Problem> {
+        let sealed: Sealed<Agreement> = journal::decode("agreement", bytes)?;
+        let signed = sealed.open(Expect::archived(&self.mesh))?;
+        let id = signed.document().id;
+        let store = self.journal.store();
+        let mut state = lifecycle::State::of(&signed)?;
+        let mut transitions = Vec::new();
+        let prefix = format!("{id}/");
+        for (key, bytes) in store.records(Kind::Transition, Some(&prefix), 1_000).await? {
+            if !key.starts_with(&prefix) {
+                break;
+            }
+            let transition = journal::decode::<Sealed<Transition>>("transition", &bytes)?;
+            let opened = transition.clone().open(Expect::archived(&self.mesh))?;
+            state.apply(signed.document(), &opened, opened.document().header.issued_at)?;
+            transitions.push(transition);
+        }
+        let receipt = match store.record(Kind::Receipt, &id.to_string()).await? {
+            Some(bytes) => Some(journal::decode::<Sealed<Receipt>>("receipt", &bytes)?.open(Expect::archived(&self.mesh))?),
+            None => None,
+        };
+        let meter = Meter::new(signed.document(), store.usage(&id).await?);
+        Ok(Arc::new(Contract { id, standing: Mutex::new(Standing { signed, state, transitions, meter, receipt }) }))
+    }
+
+    /// The agreement of this id, open or closed.
+    pub(crate) async fn get(&self, id: &AgreementId) -> Result<Arc<Contract>, Problem> {
+        if let Some(contract) = self.open.read().get(id) {
+            return Ok(Arc::clone(contract));
+        }
+        let bytes = self.journal.store().record(Kind::Agreement, &id.to_string()).await?;
+        let missing = || Problem::new(Code::NotFound, format!("no agreement {id} is known to this node"));
+        self.restore(&bytes.ok_or_else(missing)?).await
+    }
+
+    /// The agreement of this id, if calls may still be made under it.
+    pub(crate) fn find_open(&self, id: &AgreementId) -> Option<Arc<Contract>> {
+        self.open.read().get(id).cloned()
+    }
+
+    /// An active agreement under which this owner may call `method` of `agent`, the one that lasts longest.
+    pub(crate) fn covering(&self, agent: &protocol::AgentId, method: &str, now: Timestamp) -> Option<Arc<Contract>> {
+        let open = self.open.read();
+        let covers = |contract: &&Arc<Contract>| {
+            let standing = contract.standing.lock();
+            let terms = standing.signed.document();
+            terms.consumer == self.owner
+                && terms.agent == *agent
+                && terms.covers(method)
+                && standing.state.effective(terms, now) == Status::Active
+        };
+        open.values().filter(covers).max_by_key(|contract| contract.terms().header.expires_at).cloned()
+    }
+
+    /// Keeps an agreement as it is signed now, with an entry of the status that it reached.
+    pub(crate) async fn keep(&self, caller: &Caller, signed: Signed<Agreement>) -> Result<Arc<Contract>, Problem> {
+        let id = signed.document().id;
+        let state = lifecycle::State::of(&signed)?;
+        let status = state.status;
+        if let Some(contract) = self.find_open(&id) {
+            if contract.status(Timestamp::now()) == status {
+                return Ok(contract);
+            }
+        } else if self.open.read().len() >= MAX_OPEN {
+            return Err(Problem::new(Code::Overloaded, format!("this node holds {MAX_OPEN} open agreements, its most")));
+        }
+        let mut note = caller.note();
+        note.agreement = Some(id);
+        let entry = self.journal.append(note, Action::Agreement { status });
+        let record = RecordWrite { kind: Kind::Agreement, id: id.to_string(), value: Some(journal::encode(&signed)) };
+        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await?;
+        let meter = Meter::new(signed.document(), self.journal.store().usage(&id).await?);
+        let standing = Standing { signed, state, transitions: Vec::new(), meter, receipt: None };
+        let contract = Arc::new(Contract { id, standing: Mutex::new(standing) });
+        self.open.write().insert(id, Arc::clone(&contract));
+        Ok(contract)
+    }
+
+    /// Moves an agreement on by a signed transition, of either party.
+    pub(crate) async fn apply(&self, caller: &Caller, contract: &Contract, transition: Sealed<Transition>) -> Result<(), Problem> {
+        let now = Timestamp::now();
+        let opened = transition.clone().open(Expect::at(&self.mesh, now))?;
+        let mut state = {
+            let standing = contract.standing.lock();
+            standing.state.clone()
+        };
+        state.apply(&contract.terms(), &opened, now)?;
+        let (id, sequence, status) = (contract.id, opened.document().sequence, opened.document().to);
+        let mut note = caller.note();
+        note.agreement = Some(id);
+        let entry = self.journal.append(note, Action::Agreement { status });
+        let record = RecordWrite { kind: Kind::Transition, id: format!("{id}/{sequence:06}"), value: Some(journal::encode(&transition)) };
+        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await?;
+        {
+            let mut standing = contract.standing.lock();
+            standing.state = state;
+            standing.transitions.push(transition);
+        }
+        if status == Status::Closed {
+            self.open.write().remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Every agreement, the newest last.
+    pub(crate) async fn list(&self) -> Result<Vec<AgreementOutline>, Problem> {
+        let now = Timestamp::now();
+        let mut items = Vec::new();
+        for (_, bytes) in journal::all_records(self.journal.store().as_ref(), Kind::Agreement).await? {
+            let id = journal::decode::<Sealed<Agreement>>("agreement", &bytes)?.open(Expect::archived(&self.mesh))?.document().id;
+            let contract = self.get(&id).await?;
+            let terms = contract.terms();
+            let provides = terms.provider == self.owner;
+            items.push(AgreementOutline {
+                id,
+                status: contract.status(now),
+                side: side(provides),
+                counterparty: if provides { terms.consumer } else { terms.provider },
+                agent: terms.agent,
+                expires_at: terms.header.expires_at,
+                calls: contract.used(provides).calls,
+            });
+        }
+        Ok(items)
+    }
+
+    /// All that there is to tell of one.
+    pub(crate) fn show(&self, contract: &Contract) -> AgreementState {
+        let now = Timestamp::now();
+        let terms = contract.terms();
+        let provides = terms.provider == self.owner;
+        let used = contract.used(provides);
+        let standing = contract.standing.lock();
+        AgreementState {
+            status: standing.state.effective(&terms, now),
+            reason: standing.state.reason(&terms, now),
+            side: side(provides),
+            used,
+            price: terms.pricing.price(&used).unwrap_or_default(),
+            bundle: Bundle {
+                agreement: standing.signed.clone().into(),
+                transitions: standing.transitions.clone(),
+                receipt: standing.receipt.clone().map(Into::into),
+            },
+            terms,
+        }
+    }
+
+    /// Forgets those whose time is over; the store still has them.
+    pub(crate) fn sweep(&self) {
+        let now = Timestamp::now();
+        self.open.write().retain(|_, contract| contract.status(now) != Status::Closed);
+    }
+}
+
+impl Contract {
+    /// Its id.
+    pub(crate) fn id(&self) -> AgreementId {
+        self.id
+    }
+
+    /// Its terms.
+    pub(crate) fn terms(&self) -> Agreement {
+        self.standing.lock().signed.document().clone()
+    }
+
+    /// The signed terms.
+    pub(crate) fn signed(&self) -> Signed<Agreement> {
+        self.standing.lock().signed.clone()
+    }
+
+    /// Where it stands at `now`.
+    pub(crate) fn status(&self, now: Timestamp) -> Status {
+        let standing = self.standing.lock();
+        standing.state.effective(standing.signed.document(), now)
+    }
+
+    /// Its state, for the next transition.
+    pub(crate) fn state(&self) -> lifecycle::State {
+        self.standing.lock().state.clone()
+    }
+
+    /// Checks that a call is covered, and sets aside the worst that it may use.
+    pub(crate) fn reserve(self: &Arc<Self>, request: &authorize::Request<'_>, now: Timestamp) -> Result<Held, Problem> {
+        let mut standing = self.standing.lock();
+        let Standing { signed, state, meter, .. } = &mut *standing;
+        authorize::authorize(signed.document(), state, request, now)?;
+        let reservation = meter.reserve(now)?;
+        Ok(Held { contract: Arc::clone(self), granted: reservation.granted, reservation: Some(reservation) })
+    }
+
+    /// Usage so far: the provider's own count, or what its last receipt says.
+    pub(crate) fn used(&self, provides: bool) -> Usage {
+        let standing = self.standing.lock();
+        if provides {
+            standing.meter.used(Window::Total.as_str())
+        } else {
+            standing.receipt.as_ref().map(|receipt| receipt.document().total).unwrap_or_default()
+        }
+    }
+
+    /// The newest receipt.
+    pub(crate) fn receipt(&self) -> Option<Signed<Receipt>> {
+        self.standing.lock().receipt.clone()
+    }
+
+    /// Takes a verified receipt, unless a newer one is here. Answers whether it was taken.
+    pub(crate) fn take_receipt(&self, receipt: &Signed<Receipt>) -> bool {
+        let mut standing = self.standing.lock();
+        let newer = standing.receipt.as_ref().is_none_or(|have| have.document().total.calls < receipt.document().total.calls);
+        if newer {
+            standing.receipt = Some(receipt.clone());
+        }
+        newer
+    }
+
+    /// Who may call under it, from where.
+    pub(crate) fn consumer_node(&self) -> NodeId {
+        self.standing.lock().signed.document().consumer_node
+    }
+}
+
+/// Usage set aside for one call. Given back when dropped; counted by [`Held::settle`].
+#[derive(Debug)]
+pub(crate) struct Held {
+    contract: Arc<Contract>,
+    /// The most that the call may use.
+    pub(crate) granted: Usage,
+    reservation: Option<Reservation>,
+}
+
+impl Held {
+    /// The agreement.
+    pub(crate) fn contract(&self) -> &Arc<Contract> {
+        &self.contract
+    }
+
+    /// What of the actual usage counts: a sandbox that overshoots its grant by a moment does so at the provider's cost.
+    pub(crate) fn counted(&self, actual: Usage) -> Usage {
+        self.reservation.as_ref().map_or(actual, |reservation| reservation.counted(actual))
+    }
+
+    /// The charge that goes into the call's commit.
+    pub(crate) fn charge(&self, counted: Usage) -> Charge {
+        let buckets = self.reservation.as_ref().map(|reservation| reservation.buckets.clone()).unwrap_or_default();
+        Charge { agreement: self.contract.id, usage: counted, buckets }
+    }
+
+    /// Counts what was used, after it became durable.
+    pub(crate) fn settle(mut self, actual: Usage) {
+        if let Some(reservation) = self.reservation.take() {
+            self.contract.standing.lock().meter.settle(reservation, actual);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            self.contract.standing.lock().meter.release(reservation);
+        }
+    }
+}
+
+fn side(provides: bool) -> String {
+    if provides { "provider" } else { "consumer" }.into()
+}

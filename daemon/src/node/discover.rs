@@ -1,0 +1,151 @@
+//! Finding: own agents, adverts known by gossip, and Kademlia where these are not enough.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream};
+use protocol::{
+    AgentId, Code, NodeId, Problem, Signed,
+    advert::Advert,
+    api::Discovered,
+    document::Sealed,
+    wire::{self, Announcement, Request, Response},
+};
+
+use super::{Node, directory::offers};
+
+/// Providers of one capability that are asked for their advert in one look-up.
+const MAX_PROVIDERS: usize = 32;
+/// Of those, how many at once.
+const AT_ONCE: usize = 8;
+/// How long one peer is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// Adverts known here; Kademlia if there are none.
+    Any,
+    /// Kademlia alone.
+    Kademlia,
+}
+
+impl Node {
+    /// Agents that provide a capability, nearest first.
+    pub(crate) async fn discover(&self, capability: &str, via: Via, timeout: Duration) -> Result<Vec<Discovered>, Problem> {
+        let mut found = Vec::new();
+        if via == Via::Any {
+            found = self.directory.providing_here(capability);
+            found.extend(self.directory.providing(capability, "gossip"));
+        }
+        if found.is_empty() {
+            let lookup = self.look_up(capability, timeout);
+            found = tokio::time::timeout(timeout, lookup).await.unwrap_or_else(|_| Ok(Vec::new()))?;
+        }
+        if let Ok(mesh) = self.mesh() {
+            for item in &mut found {
+                item.rtt_us = mesh.rtt(item.node_id).map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+            }
+        }
+        found.sort_by_key(|item| (item.node_id != self.node_id, item.rtt_us.unwrap_or(u64::MAX), item.pricing.per_call, item.agent));
+        Ok(found)
+    }
+
+    /// The providers of the capability's key, each asked for its advert.
+    async fn look_up(&self, capability: &str, timeout: Duration) -> Result<Vec<Discovered>, Problem> {
+        let providers = self.mesh()?.providers(wire::capability_key(capability), timeout).await?;
+        let others = providers.into_iter().filter(|node| *node != self.node_id).take(MAX_PROVIDERS);
+        let adverts: Vec<_> = stream::iter(others).map(|node| self.fetch(node)).buffer_unordered(AT_ONCE).collect().await;
+        let adverts = adverts
+            .into_iter()
+            .filter_map(|advert| advert.inspect_err(|problem| tracing::debug!(%problem, "a provider gave no advert")).ok());
+        Ok(adverts.flat_map(|advert| offers(advert.document(), capability, "kademlia")).collect())
+    }
+
+    /// Asks a node for its advert.
+    async fn fetch(&self, node: NodeId) -> Result<Arc<Signed<Advert>>, Problem> {
+        let Response::Advert(sealed) = self.mesh()?.request(node, Request::Advert, "", PATIENCE).await? else {
+            return Err(Problem::new(Code::Internal, format!("node {node} answered what was not asked")));
+        };
+        let advert = self.directory.learn(sealed)?;
+        if advert.document().node == node {
+            Ok(advert)
+        } else {
+            Err(Problem::new(Code::BadSignature, format!("node {node} answered with another's advert")))
+        }
+    }
+
+    /// The advert that offers an agent; neighbours are asked if none is known here.
+    pub(crate) async fn locate(&self, agent: &AgentId) -> Option<Arc<Signed<Advert>>> {
+        if let Some(advert) = self.directory.locate(agent) {
+            return Some(advert);
+        }
+        let neighbours: Vec<_> = self.mesh().ok()?.peers().into_iter().map(|peer| peer.node_id).take(MAX_PROVIDERS).collect();
+        let mut answers = stream::iter(neighbours).map(|node| self.pull(node)).buffer_unordered(AT_ONCE);
+        while answers.next().await.is_some() {
+            if let Some(advert) = self.directory.locate(agent) {
+                return Some(advert);
+            }
+        }
+        None
+    }
+
+    /// Takes over the adverts that a neighbour knows. Each is verified; a bad one doesn't spoil the rest.
+    async fn pull(&self, node: NodeId) {
+        let answer = async { self.mesh()?.request(node, Request::Adverts, "", PATIENCE).await };
+        match answer.await {
+            Ok(Response::Adverts(adverts)) => {
+                for sealed in adverts {
+                    self.learn_quietly(node, sealed);
+                }
+            }
+            Ok(_) => tracing::debug!(%node, "answered what was not asked"),
+            Err(problem) => tracing::debug!(%node, %problem, "gave no adverts"),
+        }
+    }
+
+    fn learn_quietly(&self, from: NodeId, sealed: Sealed<Advert>) {
+        if let Err(problem) = self.directory.learn(sealed) {
+            tracing::debug!(%from, %problem, "an advert was refused");
+        }
+    }
+
+    /// Compares notes with one neighbour, another each time.
+    pub(super) async fn reconcile(&self) {
+        let Ok(mesh) = self.mesh() else { return };
+        let peers = mesh.peers();
+        if peers.is_empty() {
+            return;
+        }
+        let turn = self.started.elapsed().as_secs() / 60;
+        self.pull(peers[turn as usize % peers.len()].node_id).await;
+    }
+
+    /// Gossip says that a newer advert exists: it is fetched, unless too many fetches are under way.
+    pub(super) fn on_announced(&self, announcement: Announcement) {
+        if !self.directory.is_news(&announcement) {
+            return;
+        }
+        self.in_background(move |node| async move {
+            if let Err(problem) = node.fetch(announcement.node).await {
+                tracing::debug!(node = %announcement.node, %problem, "an announced advert was not had");
+            }
+        });
+    }
+
+    /// A new neighbour: what it knows is taken over.
+    pub(super) fn on_connected(&self, peer: NodeId) {
+        self.in_background(move |node| async move { node.pull(peer).await });
+    }
+
+    fn in_background<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Self) -> F) {
+        let Ok(permit) = Arc::clone(&self.fetches).try_acquire_owned() else { return };
+        let (stopping, work) = (self.stopping.clone(), work(self.clone()));
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = work => {}
+            }
+            drop(permit);
+        });
+    }
+}

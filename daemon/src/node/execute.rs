@@ -1,0 +1,180 @@
+//! Where a call is decided: run here, or asked of the node where the agent lives.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use protocol::{
+    AgentId, AgreementId, Code, Digest, Expect, NodeId, Problem, Signed, Timestamp,
+    api::{self},
+    entry::Action,
+    receipt::Receipt,
+    wire,
+};
+use serde_json::value::RawValue;
+use store::{Commit, Kind, RecordWrite};
+use tokio::time::Instant;
+
+use super::{
+    Caller, Node,
+    agents::{Agent, not_here},
+    agreements::Contract,
+    journal::{self, Note},
+    run::Run,
+};
+
+/// A call as it comes in.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    /// An agent's id, or the name of one that lives here.
+    pub(crate) agent: String,
+    pub(crate) method: String,
+    pub(crate) params: Bytes,
+    pub(crate) agreement: Option<AgreementId>,
+    pub(crate) idempotency_key: Option<String>,
+    pub(crate) timeout: Duration,
+}
+
+impl Node {
+    /// Executes a method of any agent in the mesh for a caller of this node.
+    pub(crate) async fn execute(&self, caller: &Caller, invocation: Invocation) -> Result<api::Executed, Problem> {
+        if let Some(agent) = self.agents.find(&invocation.agent) {
+            return self.execute_here(caller, agent, invocation).await;
+        }
+        let id = invocation.agent.parse().map_err(|_| not_here(&invocation.agent))?;
+        self.execute_there(caller, id, invocation).await
+    }
+
+    async fn execute_here(&self, caller: &Caller, agent: Arc<Agent>, invocation: Invocation) -> Result<api::Executed, Problem> {
+        if caller.principal != agent.outline.owner {
+            return Err(Problem::new(Code::NotAuthorized, format!("{} does not own agent {}", caller.principal, agent.outline.name)));
+        }
+        let run = Run {
+            agent,
+            method: invocation.method,
+            params: invocation.params,
+            held: None,
+            idempotency_key: invocation.idempotency_key,
+            deadline: Instant::now() + invocation.timeout,
+        };
+        let answered = self.run(caller, run).await?.answered;
+        Ok(api::Executed { result: json(answered.outcome?)?, operation: answered.operation, usage: answered.usage, receipt: None })
+    }
+
+    async fn execute_there(&self, caller: &Caller, agent: AgentId, invocation: Invocation) -> Result<api::Executed, Problem> {
+        let contract = match invocation.agreement {
+            Some(id) => Some(self.agreements.get(&id).await?),
+            None => self.agreements.covering(&agent, &invocation.method, Timestamp::now()),
+        };
+        let node = self.home_of(&agent, contract.as_deref()).await?;
+        let request = wire::Execute {
+            agent,
+            method: invocation.method,
+            params: invocation.params,
+            // Without one the provider is asked all the same: it alone decides, and says how to get one.
+            agreement: contract.as_ref().map(|contract| contract.id()).or(invocation.agreement),
+            idempotency_key: invocation.idempotency_key,
+            acknowledged: contract.as_ref().and_then(|contract| contract.receipt()).map(|receipt| digest(&receipt)),
+        };
+        let (method, params) = (request.method.clone(), request.params.clone());
+        let response = self.mesh()?.request(node, wire::Request::Execute(request), &caller.request_id, invocation.timeout).await?;
+        let wire::Response::Executed(executed) = response else { return Err(strange(node)) };
+        let contract = contract.ok_or_else(|| strange(node))?;
+        let receipt = self.check(&contract, &executed, &method, &params)?;
+        self.remember(caller, node, &contract, &executed, &receipt)?;
+        Ok(api::Executed {
+            result: json(executed.outcome?)?,
+            operation: executed.operation,
+            usage: executed.usage,
+            receipt: Some(receipt.into()),
+        })
+    }
+
+    /// The node where an agent lives: by its agreement, by an advert, or by asking the neighbours.
+    async fn home_of(&self, agent: &AgentId, contract: Option<&Contract>) -> Result<NodeId, Problem> {
+        if let Some(contract) = contract {
+            return Ok(contract.terms().provider_node);
+        }
+        if let Some(advert) = self.locate(agent).await {
+            return Ok(advert.document().node);
+        }
+        Err(Problem::new(Code::AgentNotFound, format!("agent {agent} is known neither here nor to the neighbours"))
+            .hint("'mcpctl discover CAPABILITY' finds agents by what they can do"))
+    }
+
+    /// Holds a receipt against the call that it answers and the receipts before it.
+    fn check(&self, contract: &Contract, executed: &wire::Executed, method: &str, params: &[u8]) -> Result<Signed<Receipt>, Problem> {
+        let terms = contract.terms();
+        let receipt = executed.receipt.clone().open(Expect::at(&self.mesh_id, Timestamp::now()))?;
+        receipt.require(terms.provider)?;
+        let said = receipt.document();
+        let ours = said.agreement == terms.id
+            && said.agent == terms.agent
+            && said.operation == executed.operation
+            && said.method == method
+            && said.usage == executed.usage
+            && said.params == Digest::sha256(params)
+            && said.result == result_digest(&executed.outcome)
+            && said.trace.log == terms.provider_node
+            && said.usage.within(said.total)
+            && terms.pricing.price(&said.total) == Some(said.price);
+        if ours {
+            Ok(receipt)
+        } else {
+            Err(Problem::new(Code::BadSignature, format!("the receipt of operation {} does not match the call", executed.operation)))
+        }
+    }
+
+    /// Keeps the newest receipt and a trace entry. The answer doesn't wait for the disk: receipts are cumulative, so the
+    /// next one makes good for one that is lost in a crash.
+    fn remember(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        contract: &Arc<Contract>,
+        executed: &wire::Executed,
+        receipt: &Signed<Receipt>,
+    ) -> Result<(), Problem> {
+        let note = Note {
+            operation: executed.operation,
+            principal: caller.principal,
+            agreement: Some(contract.id()),
+            failure: executed.outcome.as_ref().err().map(|problem| problem.code),
+            request_id: &caller.request_id,
+        };
+        let said = receipt.document();
+        let action = Action::ExecuteRemote { node, agent: said.agent, method: said.method.clone(), receipt: Some(digest(receipt)) };
+        let mut commit = Commit { entry: Some(self.journal.append(note, action)), ..Commit::default() };
+        if contract.take_receipt(receipt) {
+            let body = Some(journal::encode(receipt));
+            commit.records.push(RecordWrite { kind: Kind::Receipt, id: contract.id().to_string(), value: body });
+        }
+        let node = self.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = node.journal.commit(commit).await {
+                tracing::error!(%error, "a receipt was not kept");
+            }
+        });
+        Ok(())
+    }
+}
+
+/// The digest by which a receipt is acknowledged.
+pub(crate) fn digest(receipt: &Signed<Receipt>) -> Digest {
+    Digest::sha256(receipt.envelope().payload.as_bytes())
+}
+
+/// The digest of an outcome in a receipt: of the result, or of the failure's code.
+pub(crate) fn result_digest(outcome: &Result<Bytes, Problem>) -> Digest {
+    match outcome {
+        Ok(result) => Digest::sha256(result),
+        Err(problem) => Digest::sha256(problem.code.as_str().as_bytes()),
+    }
+}
+
+fn json(bytes: Bytes) -> Result<Box<RawValue>, Problem> {
+    serde_json::from_slice(&bytes).map_err(|error| Problem::new(Code::PluginBadResult, format!("the result is not JSON: {error}")))
+}
+
+fn strange(node: NodeId) -> Problem {
+    Problem::new(Code::Internal, format!("node {node} answered what was not asked"))
+}

@@ -1,0 +1,138 @@
+//! What peers ask of this node. Never forwarded: a peer's call is for an agent that lives here, or refused.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use protocol::{
+    Code, Digest, Expect, Header, NodeId, OperationId, Problem, Signed, Timestamp, Usage,
+    entry::{Action, InclusionProof},
+    receipt::{Position, Receipt},
+    wire::{Announcement, Execute, Executed, Request, Response},
+};
+use tokio::time::Instant;
+
+use super::{
+    Caller, Node,
+    agents::{Agent, not_here},
+    execute::result_digest,
+    run::{Ran, Run},
+};
+
+/// Receipts must be readable for as long as there may be a dispute.
+const RECEIPT_VALIDITY: protocol::SignedDuration = protocol::SignedDuration::from_hours(10 * 366 * 24);
+
+/// The node, as the mesh sees it.
+#[derive(Debug)]
+pub(crate) struct Inbound(pub(crate) Node);
+
+#[async_trait]
+impl mesh::Handler for Inbound {
+    async fn request(&self, from: NodeId, request: Request, request_id: &str, deadline: Instant) -> Result<Response, Problem> {
+        let node = &self.0;
+        let caller = |principal| Caller { principal, request_id: request_id.chars().take(64).collect() };
+        match request {
+            Request::Advert => {
+                let none = || Problem::new(Code::NotFound, "this node has not published an advert yet");
+                node.directory.own().map(Response::Advert).ok_or_else(none)
+            }
+            Request::Adverts => Ok(Response::Adverts(node.directory.snapshot())),
+            Request::Propose(sealed) => node.answer_proposal(from, &caller, sealed).await.map(Response::Agreement),
+            Request::Accept(sealed) => node.take_acceptance(from, &caller, sealed).await.map(|()| Response::Done),
+            Request::Transition(sealed) => node.take_transition(from, &caller, sealed).await.map(|()| Response::Done),
+            Request::Execute(execute) => node.serve(from, &caller, execute, deadline).await.map(Response::Executed),
+            Request::Prove(operation) => node.prove_to(from, &operation).await.map(Response::Proof),
+        }
+    }
+
+    fn announced(&self, _: NodeId, announcement: Announcement) {
+        self.0.on_announced(announcement);
+    }
+
+    fn connected(&self, node: NodeId) {
+        self.0.on_connected(node);
+    }
+
+    fn disconnected(&self, _: NodeId) {}
+}
+
+impl Node {
+    /// Runs a peer's call under its agreement, and signs the receipt.
+    async fn serve(
+        &self,
+        from: NodeId,
+        caller: &impl Fn(protocol::Did) -> Caller,
+        execute: Execute,
+        deadline: Instant,
+    ) -> Result<Executed, Problem> {
+        let agent = self.agents.get(&execute.agent).ok_or_else(|| not_here(&execute.agent.to_string()))?;
+        let required = |detail: String| {
+            let hint = format!("mcpctl agreement propose --agent {} (then call again)", execute.agent);
+            Problem::new(Code::AgreementRequired, detail).hint(hint)
+        };
+        let id =
+            execute.agreement.ok_or_else(|| required(format!("calls of agent {} need an agreement with its provider", execute.agent)))?;
+        let contract = match self.agreements.find_open(&id) {
+            Some(contract) => contract,
+            None => self.agreements.get(&id).await.map_err(|_| required(format!("agreement {id} is unknown to the provider")))?,
+        };
+        let terms = contract.terms();
+        if terms.provider != self.owner {
+            return Err(required(format!("agreement {id} is not one of this provider")));
+        }
+        let request = agreement::authorize::Request { caller_node: from, agent: execute.agent, method: &execute.method };
+        let held = contract.reserve(&request, Timestamp::now())?;
+        let run = Run {
+            agent: Arc::clone(&agent),
+            method: execute.method.clone(),
+            params: execute.params.clone(),
+            held: Some(held),
+            idempotency_key: execute.idempotency_key,
+            deadline,
+        };
+        let ran = self.run(&caller(terms.consumer), run).await?;
+        let receipt = self.receipt(&terms, &agent, &execute.method, &execute.params, &ran);
+        Ok(Executed {
+            outcome: ran.answered.outcome,
+            operation: ran.answered.operation,
+            usage: ran.answered.usage,
+            receipt: receipt.into(),
+        })
+    }
+
+    fn receipt(&self, terms: &protocol::agreement::Agreement, agent: &Agent, method: &str, params: &[u8], ran: &Ran) -> Signed<Receipt> {
+        let total: Usage = ran.total;
+        let receipt = Receipt {
+            header: Header::new::<Receipt>(&self.mesh_id, Timestamp::now(), RECEIPT_VALIDITY),
+            agreement: terms.id,
+            provider: self.owner,
+            operation: ran.answered.operation,
+            agent: agent.outline.id,
+            method: method.into(),
+            params: Digest::sha256(params),
+            result: result_digest(&ran.answered.outcome),
+            usage: ran.answered.usage,
+            total,
+            price: terms.pricing.price(&total).unwrap_or_default(),
+            currency: terms.pricing.currency.clone(),
+            trace: Position { log: self.node_id, index: ran.index, leaf: ran.leaf },
+        };
+        Signed::sign(receipt, &[&self.owner_key])
+    }
+
+    /// Proves an operation to the consumer under whose agreement it ran; nobody else learns of it.
+    async fn prove_to(&self, from: NodeId, operation: &OperationId) -> Result<InclusionProof, Problem> {
+        let entry = self.trace.entry(operation).await?.entry;
+        let unknown = || Problem::new(Code::NotFound, format!("operation {operation} is not one of yours in this node's trace"));
+        let Action::Execute { .. } = entry.action else { return Err(unknown()) };
+        let contract = self.agreements.get(&entry.agreement.ok_or_else(unknown)?).await?;
+        if contract.consumer_node() != from {
+            return Err(unknown());
+        }
+        self.trace.prove(operation).await
+    }
+}
+
+/// Opens what a peer sent, as of now.
+pub(crate) fn now(mesh: &protocol::MeshId) -> Expect<'_> {
+    Expect::at(mesh, Timestamp::now())
+}

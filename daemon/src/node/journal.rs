@@ -1,0 +1,100 @@
+//! The one way to write: a commit and its trace entry become durable together, or neither does.
+
+use std::sync::Arc;
+
+use protocol::{AgreementId, Code, Did, MeshId, OperationId, Problem, Timestamp, entry, entry::Action, merkle};
+use store::{Append, Commit, Committed, Committer, Store};
+
+/// The store behind its group commit.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    store: Arc<dyn Store>,
+    committer: Committer,
+    mesh: MeshId,
+}
+
+/// What an entry says beside the action itself.
+#[derive(Debug)]
+pub(crate) struct Note<'a> {
+    pub(crate) operation: OperationId,
+    pub(crate) principal: Did,
+    pub(crate) agreement: Option<AgreementId>,
+    pub(crate) failure: Option<Code>,
+    pub(crate) request_id: &'a str,
+}
+
+impl<'a> Note<'a> {
+    /// An operation of `principal` that succeeded, under no agreement.
+    pub(crate) fn plain(principal: Did, request_id: &'a str) -> Self {
+        Self { operation: OperationId::new(), principal, agreement: None, failure: None, request_id }
+    }
+}
+
+impl Journal {
+    pub(crate) fn new(store: Arc<dyn Store>, mesh: MeshId) -> Self {
+        Self { committer: Committer::spawn(Arc::clone(&store)), store, mesh }
+    }
+
+    /// The store, to read.
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The entry of an action, ready to be appended.
+    pub(crate) fn append(&self, note: Note<'_>, action: Action) -> Append {
+        let entry = entry::Entry {
+            version: entry::VERSION,
+            operation: note.operation,
+            time: Timestamp::now(),
+            mesh: self.mesh.clone(),
+            principal: note.principal,
+            agreement: note.agreement,
+            action,
+            failure: note.failure,
+            request_id: Some(note.request_id.to_owned()),
+        };
+        let bytes = serde_json::to_vec(&entry).expect("entries have text keys and finite numbers");
+        Append { operation: note.operation, leaf: merkle::leaf_hash(&bytes), entry: bytes }
+    }
+
+    /// Commits, and answers once it is durable.
+    pub(crate) async fn commit(&self, commit: Commit) -> Result<Committed, store::Error> {
+        self.committer.commit(commit).await
+    }
+
+    /// Commits what can only fail with the store itself.
+    pub(crate) async fn keep(&self, commit: Commit) -> Result<Committed, Problem> {
+        Ok(self.commit(commit).await?)
+    }
+
+    /// Finishes what is queued and closes the store.
+    pub(crate) async fn close(&self) -> Result<(), store::Error> {
+        self.committer.clone().shutdown().await;
+        self.store.close().await
+    }
+}
+
+/// Encodes a record for the store.
+pub(crate) fn encode<T: serde::Serialize>(record: &T) -> Vec<u8> {
+    serde_json::to_vec(record).expect("records have text keys and finite numbers")
+}
+
+/// Decodes a record from the store.
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| Problem::new(Code::StoreFailed, format!("the stored {what} can't be read: {error}")))
+}
+
+/// Every record of a kind, page by page.
+pub(crate) async fn all_records(store: &dyn Store, kind: store::Kind) -> Result<Vec<(String, Vec<u8>)>, Problem> {
+    const PAGE: usize = 1_000;
+    let mut records: Vec<(String, Vec<u8>)> = Vec::new();
+    loop {
+        let after = records.last().map(|(id, _)| id.clone());
+        let page = store.records(kind, after.as_deref(), PAGE).await?;
+        let last = page.len() < PAGE;
+        records.extend(page);
+        if last {
+            return Ok(records);
+        }
+    }
+}

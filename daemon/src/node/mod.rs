@@ -1,0 +1,221 @@
+//! The node: the rooms of the daemon, put together. The only place that decides local or remote.
+//!
+//! ```text
+//! api::* ──┐                        ┌─ run (local): gate, view, sandbox, commit
+//!          ├─> Node::execute ── is ─┤
+//! inbound ─┘   (peers: only local)  └─ remote: agreement, mesh request, receipt
+//!
+//! journal      every write, with its trace entry      trace_log    checkpoints and proofs
+//! agents       who lives here                         plugins      what they run
+//! agreements   what is owed, and metered              directory    who offers what
+//! ```
+
+pub(crate) mod agents;
+pub(crate) mod agreements;
+pub(crate) mod api_keys;
+pub(crate) mod directory;
+pub(crate) mod discover;
+pub(crate) mod execute;
+pub(crate) mod inbound;
+mod join;
+pub(crate) mod journal;
+pub(crate) mod negotiate;
+pub(crate) mod plugins;
+pub(crate) mod run;
+pub(crate) mod trace_log;
+mod view;
+
+use std::{
+    ops::Deref,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use agreement::policy::Policy;
+use kernel::Kernel;
+use mesh::Mesh;
+use protocol::{Code, Did, Key, MeshId, NodeId, Problem};
+use store::{Blobs, Store};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    agents::Agents, agreements::Agreements, api_keys::ApiKeys, directory::Directory, journal::Journal, plugins::Plugins,
+    trace_log::TraceLog,
+};
+
+/// Adverts fetched at once after gossip told of them; what is skipped is found by the next reconciliation.
+const MAX_FETCHES: usize = 16;
+/// How often the node renews its advert, reconciles with a neighbour, and forgets what has expired.
+const RENEWAL: Duration = Duration::from_secs(60);
+
+/// For whom, and under which id, something is done.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// The principal.
+    pub(crate) principal: Did,
+    /// The request's id, the same on every node it touches.
+    pub(crate) request_id: String,
+}
+
+/// What a node is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) node_key: Key,
+    pub(crate) owner_key: Key,
+    pub(crate) mesh_id: MeshId,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) blobs: Blobs,
+    pub(crate) kernel: Kernel,
+    pub(crate) policy: Policy,
+    pub(crate) pricing: protocol::agreement::Pricing,
+}
+
+/// A running node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Node(Arc<Rooms>);
+
+/// The rooms of a node.
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    pub(crate) started: Instant,
+    pub(crate) node_id: NodeId,
+    pub(crate) mesh_id: MeshId,
+    pub(crate) owner: Did,
+    owner_key: Key,
+    policy: Policy,
+    pub(crate) journal: Journal,
+    pub(crate) agents: Agents,
+    pub(crate) plugins: Plugins,
+    pub(crate) agreements: Agreements,
+    pub(crate) directory: Directory,
+    pub(crate) trace: Arc<TraceLog>,
+    pub(crate) api_keys: ApiKeys,
+    mesh: OnceLock<Mesh>,
+    /// Work that outlives the request that began it: commits, fetches of adverts, news for the other party.
+    pub(crate) tasks: TaskTracker,
+    fetches: Arc<Semaphore>,
+    /// Rung when the agents have changed; a thousand spawns in a row make a few adverts, not a thousand.
+    unpublished: Notify,
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Deref for Node {
+    type Target = Rooms;
+
+    fn deref(&self) -> &Rooms {
+        &self.0
+    }
+}
+
+impl Node {
+    /// Restores a node from its store.
+    pub(crate) async fn open(parts: Parts) -> Result<Self, Problem> {
+        let owner = parts.owner_key.did();
+        let mesh_id = parts.mesh_id;
+        let journal = Journal::new(parts.store, mesh_id.clone());
+        let rooms = Rooms {
+            started: Instant::now(),
+            node_id: parts.node_key.node_id(),
+            owner,
+            policy: parts.policy,
+            agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
+            plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone()),
+            agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,
+            directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
+            trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key, mesh_id.clone()).await?),
+            api_keys: ApiKeys::new(journal.clone(), owner),
+            owner_key: parts.owner_key,
+            mesh_id,
+            journal,
+            mesh: OnceLock::new(),
+            tasks: TaskTracker::new(),
+            fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
+            unpublished: Notify::new(),
+            stopping: CancellationToken::new(),
+        };
+        Ok(Self(Arc::new(rooms)))
+    }
+
+    /// Joins the mesh: from now on peers reach this node and it reaches them.
+    pub(crate) async fn connect(&self, config: mesh::Config) -> Result<(), Problem> {
+        let mesh = Mesh::spawn(config, Arc::new(inbound::Inbound(self.clone()))).await?;
+        let _ = self.mesh.set(mesh);
+        self.publish().await
+    }
+
+    /// The mesh.
+    ///
+    /// # Errors
+    /// It is switched off.
+    pub(crate) fn mesh(&self) -> Result<&Mesh, Problem> {
+        let off = || Problem::new(Code::Unreachable, "this node is in no mesh").hint("set mesh.enabled = true, and restart the daemon");
+        self.mesh.get().ok_or_else(off)
+    }
+
+    /// What this node accepts to do.
+    pub(crate) fn roles(&self) -> Vec<String> {
+        let mesh = self.mesh.get().map(|_| "mesh");
+        ["kernel", "agreement"].into_iter().chain(mesh).map(str::to_owned).collect()
+    }
+
+    /// Tells the mesh what this node offers now.
+    pub(crate) async fn publish(&self) -> Result<(), Problem> {
+        let Some(mesh) = self.mesh.get() else { return Ok(()) };
+        let (announcement, capabilities) = self.directory.sign(self.agents.all(), &self.plugins, mesh.addresses()).await?;
+        mesh.set_provided(capabilities.iter().map(|capability| protocol::wire::capability_key(capability)).collect()).await;
+        mesh.announce(announcement).await;
+        Ok(())
+    }
+
+    /// Publishes in the background: whoever spawned an agent needn't wait for the mesh.
+    pub(crate) fn publish_soon(&self) {
+        self.unpublished.notify_one();
+    }
+
+    /// Renews, reconciles and forgets, until cancelled.
+    pub(crate) async fn keep_house(self, stop: CancellationToken) {
+        let mut renewal = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let changed = tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.unpublished.notified() => true,
+                _ = renewal.tick() => false,
+            };
+            if let Err(problem) = self.publish().await {
+                tracing::warn!(%problem, "can't renew the advert");
+            }
+            if changed {
+                continue;
+            }
+            self.reconcile().await;
+            self.directory.sweep();
+            self.agreements.sweep();
+            if let Err(error) = self.journal.store().forget(protocol::Timestamp::now().as_second()).await {
+                tracing::warn!(%error, "can't forget old answers");
+            }
+        }
+    }
+
+    /// Ends what is under way, in order: work, mesh, store.
+    pub(crate) async fn shutdown(self, grace: Duration) {
+        self.stopping.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some work did not end in time");
+        }
+        if let Err(problem) = self.trace.checkpoint().await {
+            tracing::warn!(%problem, "the last checkpoint was not signed");
+        }
+        if let Some(mesh) = self.mesh.get() {
+            mesh.clone().shutdown().await;
+        }
+        if let Err(error) = self.journal.close().await {
+            tracing::error!(%error, "the store did not close cleanly");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! How two nodes come to an agreement, and move it on together.
+//!
+//! ```text
+//! consumer                                  provider
+//! propose: template -> terms, signed ──────> policy: accept  -> countersigned ─┐
+//!    <──────────────────────────────────────────────────────────────────────────┤
+//!                                            policy: ask     -> kept, as it is ─┘
+//!    <────────────── Accept ──────────────── operator: agreement accept
+//! either party: suspend, resume, close ────> Transition, signed, applied by both
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use agreement::{policy::Decision, template};
+use protocol::{
+    AgreementId, Code, Did, Expect, Header, NodeId, Problem, Signed, Timestamp,
+    agreement::{Agreement, Reason, Status, Transition, open_active},
+    api::{AgreementState, Propose},
+    document::Sealed,
+    wire::{Request, Response},
+};
+
+use super::{Caller, Node, agents::not_here, agreements::Contract, inbound::now};
+
+/// How long the other party is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// A signed transition is taken by the other party for this long; it may be offline for a while.
+const TRANSITION_VALIDITY: protocol::SignedDuration = protocol::SignedDuration::from_hours(10 * 366 * 24);
+
+impl Node {
+    /// Proposes terms to the provider of an agent.
+    pub(crate) async fn propose(&self, caller: &Caller, propose: Propose) -> Result<AgreementState, Problem> {
+        let unknown = || {
+            Problem::new(Code::AgentNotFound, format!("agent {} is known neither here nor to the neighbours", propose.agent))
+                .hint("'mcpctl discover CAPABILITY' finds agents by what they can do")
+        };
+        if self.agents.get(&propose.agent).is_some() {
+            return Err(Problem::new(Code::Conflict, format!("agent {} lives on this node: its owner needs no agreement", propose.agent)));
+        }
+        let advert = self.locate(&propose.agent).await.ok_or_else(unknown)?;
+        let offer = advert.document();
+        let service =
+            offer.services.iter().find(|service| service.agents.iter().any(|agent| agent.id == propose.agent)).ok_or_else(unknown)?;
+        if let Some(wrong) = propose.methods.iter().find(|wanted| service.methods.iter().all(|method| method.name != **wanted)) {
+            return Err(Problem::new(Code::MethodNotFound, format!("agent {} has no method {wrong}", propose.agent)));
+        }
+        let parties = template::Parties {
+            mesh: self.mesh_id.clone(),
+            provider: offer.owner,
+            provider_node: offer.node,
+            consumer: self.owner,
+            consumer_node: self.node_id,
+            agent: propose.agent,
+        };
+        let terms = template::propose(
+            &propose.template,
+            &propose.parameters,
+            parties,
+            propose.methods,
+            service.pricing.clone(),
+            AgreementId::new(),
+            Timestamp::now(),
+        )?;
+        let signed = Signed::sign(terms, &[&self.owner_key]);
+        let answer = self.offer(&caller.request_id, offer.node, &signed).await?;
+        let contract = self.agreements.keep(caller, answer).await?;
+        Ok(self.agreements.show(&contract))
+    }
+
+    /// Sends a proposal, and checks that what comes back is the same terms.
+    async fn offer(&self, request_id: &str, provider: NodeId, signed: &Signed<Agreement>) -> Result<Signed<Agreement>, Problem> {
+        let request = Request::Propose(signed.clone().into());
+        let Response::Agreement(answer) = self.mesh()?.request(provider, request, request_id, PATIENCE).await? else {
+            return Err(Problem::new(Code::Internal, format!("node {provider} answered what was not asked")));
+        };
+        if answer.envelope().payload != signed.envelope().payload {
+            return Err(Problem::new(Code::BadSignature, format!("node {provider} signed other terms than were proposed")));
+        }
+        Ok(answer.open(now(&self.mesh_id))?)
+    }
+
+    /// Decides on a peer's proposal by this node's policy. The same proposal again gets the same answer.
+    pub(crate) async fn answer_proposal(
+        &self,
+        from: NodeId,
+        caller: &impl Fn(Did) -> Caller,
+        sealed: Sealed<Agreement>,
+    ) -> Result<Sealed<Agreement>, Problem> {
+        let signed = sealed.open(now(&self.mesh_id))?;
+        let terms = signed.document();
+        signed.require(terms.consumer)?;
+        if terms.provider != self.owner || terms.provider_node != self.node_id || terms.consumer_node != from {
+            return Err(Problem::new(Code::AgreementScope, "these terms name other parties than the two nodes that talk"));
+        }
+        if let Some(known) = self.agreements.find_open(&terms.id) {
+            let same = known.signed().envelope().payload == signed.envelope().payload;
+            return if same {
+                Ok(known.signed().into())
+            } else {
+                Err(Problem::new(Code::AlreadyExists, format!("agreement {} has other terms", terms.id)))
+            };
+        }
+        let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
+        let signed = match self.policy.decide(terms, &agent.outline.pricing, Timestamp::now()) {
+            Decision::Accept => signed.countersign(&self.owner_key),
+            Decision::Ask => signed,
+            Decision::Refuse(why) => {
+                return Err(Problem::new(Code::AgreementRefused, format!("the provider's policy refuses these terms: {why}")));
+            }
+        };
+        let consumer = signed.document().consumer;
+        let contract = self.agreements.keep(&caller(consumer), signed).await?;
+        Ok(contract.signed().into())
+    }
+
+    /// The operator accepts a proposal that the policy left open, and the consumer is told.
+    pub(crate) async fn accept(&self, caller: &Caller, id: &AgreementId) -> Result<AgreementState, Problem> {
+        let contract = self.agreements.get(id).await?;
+        let terms = contract.terms();
+        if terms.provider != self.owner {
+            return Err(Problem::new(Code::NotAuthorized, "only the provider accepts a proposal"));
+        }
+        if contract.status(Timestamp::now()) != Status::Proposed {
+            return Err(Problem::new(
+                Code::IllegalTransition,
+                format!("agreement {id} is {}, not proposed", contract.status(Timestamp::now())),
+            ));
+        }
+        let contract = self.agreements.keep(caller, contract.signed().countersign(&self.owner_key)).await?;
+        self.tell(terms.consumer_node, Request::Accept(contract.signed().into()), caller);
+        Ok(self.agreements.show(&contract))
+    }
+
+    /// A provider's acceptance of what this node proposed.
+    pub(crate) async fn take_acceptance(
+        &self,
+        from: NodeId,
+        caller: &impl Fn(Did) -> Caller,
+        sealed: Sealed<Agreement>,
+    ) -> Result<(), Problem> {
+        let signed = open_active(sealed, now(&self.mesh_id))?;
+        let terms = signed.document();
+        let proposed = self.agreements.get(&terms.id).await?;
+        if terms.provider_node != from || proposed.signed().envelope().payload != signed.envelope().payload {
+            return Err(Problem::new(Code::AgreementScope, "this is not the acceptance of what was proposed"));
+        }
+        let provider = terms.provider;
+        if proposed.status(Timestamp::now()) == Status::Proposed {
+            self.agreements.keep(&caller(provider), signed).await?;
+        }
+        Ok(())
+    }
+
+    /// What is known of an agreement; a proposal is asked after once more, in case the acceptance was missed.
+    pub(crate) async fn show_agreement(&self, caller: &Caller, id: &AgreementId) -> Result<AgreementState, Problem> {
+        let mut contract = self.agreements.get(id).await?;
+        let terms = contract.terms();
+        if terms.consumer == self.owner
+            && contract.status(Timestamp::now()) == Status::Proposed
+            && let Ok(answer) = self.offer(&caller.request_id, terms.provider_node, &contract.signed()).await
+        {
+            contract = self.agreements.keep(caller, answer).await?;
+        }
+        Ok(self.agreements.show(&contract))
+    }
+
+    /// This node's owner moves an agreement on, and the other party is told.
+    pub(crate) async fn transition(
+        &self,
+        caller: &Caller,
+        id: &AgreementId,
+        to: Status,
+        reason: Option<Reason>,
+    ) -> Result<AgreementState, Problem> {
+        let contract = self.agreements.get(id).await?;
+        let terms = contract.terms();
+        let state = contract.state();
+        let transition = Transition {
+            header: Header::new::<Transition>(&self.mesh_id, Timestamp::now(), TRANSITION_VALIDITY),
+            agreement: *id,
+            sequence: state.sequence + 1,
+            from: state.effective(&terms, Timestamp::now()),
+            to,
+            reason,
+            by: self.owner,
+        };
+        let sealed = Sealed::from(Signed::sign(transition, &[&self.owner_key]));
+        self.agreements.apply(caller, &contract, sealed.clone()).await?;
+        let other = if terms.provider == self.owner { terms.consumer_node } else { terms.provider_node };
+        self.tell(other, Request::Transition(sealed), caller);
+        Ok(self.agreements.show(&contract))
+    }
+
+    /// The other party moves an agreement on.
+    pub(crate) async fn take_transition(
+        &self,
+        from: NodeId,
+        caller: &impl Fn(Did) -> Caller,
+        sealed: Sealed<Transition>,
+    ) -> Result<(), Problem> {
+        let opened = sealed.clone().open(Expect::at(&self.mesh_id, Timestamp::now()))?;
+        let by = opened.document().by;
+        let contract: Arc<Contract> = self.agreements.get(&opened.document().agreement).await?;
+        let terms = contract.terms();
+        let theirs =
+            if terms.provider == self.owner { (terms.consumer, terms.consumer_node) } else { (terms.provider, terms.provider_node) };
+        if (by, from) != theirs {
+            return Err(Problem::new(Code::NotAuthorized, "only the other party of an agreement moves it on"));
+        }
+        self.agreements.apply(&caller(by), &contract, sealed).await
+    }
+
+    /// Tells a peer in the background. Whom it doesn't reach learns it when it asks.
+    fn tell(&self, peer: NodeId, request: Request, caller: &Caller) {
+        let (node, request_id) = (self.clone(), caller.request_id.clone());
+        self.tasks.spawn(async move {
+            let told = async { node.mesh()?.request(peer, request, &request_id, PATIENCE).await };
+            tokio::select! {
+                () = node.stopping.cancelled() => {}
+                answer = told => if let Err(problem) = answer {
+                    tracing::warn!(%peer, %problem, "the other party was not told");
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,166 @@
+//! Plugins on this node: registered from a signed manifest of a trusted publisher, loaded on first use.
+
+use std::{collections::HashMap, sync::Arc};
+
+use kernel::Kernel;
+use parking_lot::Mutex;
+use protocol::{Code, Did, Digest, Expect, MeshId, Problem, Signed, Timestamp, advert::Method, api, document::Sealed, manifest::Manifest};
+use serde::{Deserialize, Serialize};
+use store::{Blobs, Commit, Kind, RecordWrite};
+use tokio::sync::OnceCell;
+
+use super::journal::{self, Journal};
+
+/// Components that stay loaded; the least is dropped by whoever goes beyond. Their code is mapped, not resident.
+const MAX_LOADED: usize = 256;
+
+/// The plugins of this node.
+#[derive(Debug)]
+pub(crate) struct Plugins {
+    journal: Journal,
+    blobs: Blobs,
+    kernel: Kernel,
+    mesh: MeshId,
+    loaded: Mutex<HashMap<Digest, Arc<OnceCell<kernel::Plugin>>>>,
+}
+
+/// What the store keeps of a plugin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    manifest: Sealed<Manifest>,
+    methods: Vec<Method>,
+}
+
+impl Plugins {
+    pub(crate) fn new(journal: Journal, blobs: Blobs, kernel: Kernel, mesh: MeshId) -> Self {
+        Self { journal, blobs, kernel, mesh, loaded: Mutex::default() }
+    }
+
+    /// The blobs.
+    pub(crate) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// The sandbox.
+    pub(crate) fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Checks the manifest, compiles the component, and remembers both.
+    pub(crate) async fn register(&self, manifest: Sealed<Manifest>) -> Result<api::Plugin, Problem> {
+        let signed = self.verify(manifest.clone()).await?;
+        let plugin = self.load(signed.document()).await?;
+        let record = Record { manifest, methods: plugin.methods().to_vec() };
+        let write = RecordWrite { kind: Kind::Plugin, id: signed.document().component.to_string(), value: Some(journal::encode(&record)) };
+        self.journal.keep(Commit { records: vec![write], ..Commit::default() }).await?;
+        Ok(describe(signed.document(), record.methods))
+    }
+
+    /// A registered plugin.
+    pub(crate) async fn get(&self, component: &Digest) -> Result<api::Plugin, Problem> {
+        let record = self.record(component).await?;
+        let signed = record.manifest.open(Expect::archived(&self.mesh))?;
+        Ok(describe(signed.document(), record.methods))
+    }
+
+    /// Every registered plugin.
+    pub(crate) async fn list(&self) -> Result<Vec<api::Plugin>, Problem> {
+        let records = journal::all_records(self.journal.store().as_ref(), Kind::Plugin).await?;
+        let read = |(_, bytes): (String, Vec<u8>)| {
+            let record: Record = journal::decode("plugin", &bytes)?;
+            let signed = record.manifest.open(Expect::archived(&self.mesh))?;
+            Ok(describe(signed.document(), record.methods))
+        };
+        records.into_iter().map(read).collect()
+    }
+
+    /// The loaded plugin of a component. Its publisher must be trusted still when it is loaded.
+    pub(crate) async fn loaded(&self, component: &Digest) -> Result<kernel::Plugin, Problem> {
+        let cell = {
+            let mut loaded = self.loaded.lock();
+            if loaded.len() >= MAX_LOADED && !loaded.contains_key(component) {
+                loaded.retain(|_, cell| Arc::strong_count(cell) > 1);
+                if let Some(any) = loaded.keys().next().copied().filter(|_| loaded.len() >= MAX_LOADED) {
+                    loaded.remove(&any);
+                }
+            }
+            Arc::clone(loaded.entry(*component).or_default())
+        };
+        let load = || async {
+            let signed = self.verify(self.record(component).await?.manifest).await?;
+            self.load(signed.document()).await
+        };
+        cell.get_or_try_init(load).await.cloned()
+    }
+
+    async fn load(&self, manifest: &Manifest) -> Result<kernel::Plugin, Problem> {
+        let missing = || {
+            Problem::new(Code::NotFound, format!("component {} was not uploaded", manifest.component)).hint("PUT /v1/blobs/<digest> first")
+        };
+        let component = self.blobs.get(&manifest.component).await?.ok_or_else(missing)?;
+        Ok(self.kernel.load(&component, manifest).await?)
+    }
+
+    async fn record(&self, component: &Digest) -> Result<Record, Problem> {
+        let bytes = self.journal.store().record(Kind::Plugin, &component.to_string()).await?;
+        let missing = || Problem::new(Code::NotFound, format!("no plugin {component} is registered on this node"));
+        journal::decode("plugin", &bytes.ok_or_else(missing)?)
+    }
+
+    async fn verify(&self, manifest: Sealed<Manifest>) -> Result<Signed<Manifest>, Problem> {
+        let signed = manifest.open(Expect::at(&self.mesh, Timestamp::now()))?;
+        let publisher = signed.document().publisher;
+        signed.require(publisher)?;
+        if self.journal.store().record(Kind::Publisher, &publisher.to_string()).await?.is_none() {
+            let name = &signed.document().name;
+            return Err(Problem::new(
+                Code::UntrustedPublisher,
+                format!("publisher {publisher} of plugin {name} is not trusted on this node"),
+            )
+            .hint(format!("if you trust it: mcpctl plugin trust {publisher} --name NAME")));
+        }
+        Ok(signed)
+    }
+
+    /// Trusts a publisher.
+    pub(crate) async fn trust(&self, did: Did, name: String) -> Result<api::Publisher, Problem> {
+        if name.is_empty() || name.len() > 64 {
+            return Err(Problem::new(Code::InvalidRequest, "a publisher's name has 1 to 64 bytes"));
+        }
+        let publisher = api::Publisher { did, name, trusted_at: Timestamp::now() };
+        self.write_publisher(&did, Some(journal::encode(&publisher))).await?;
+        Ok(publisher)
+    }
+
+    /// No longer trusts a publisher: its plugins are not loaded again.
+    pub(crate) async fn untrust(&self, did: Did) -> Result<(), Problem> {
+        if self.journal.store().record(Kind::Publisher, &did.to_string()).await?.is_none() {
+            return Err(Problem::new(Code::NotFound, format!("publisher {did} is not trusted")));
+        }
+        self.write_publisher(&did, None).await?;
+        self.loaded.lock().clear();
+        Ok(())
+    }
+
+    async fn write_publisher(&self, did: &Did, body: Option<Vec<u8>>) -> Result<(), Problem> {
+        let write = RecordWrite { kind: Kind::Publisher, id: did.to_string(), value: body };
+        self.journal.keep(Commit { records: vec![write], ..Commit::default() }).await.map(drop)
+    }
+
+    /// The publishers that are trusted.
+    pub(crate) async fn publishers(&self) -> Result<Vec<api::Publisher>, Problem> {
+        let records = journal::all_records(self.journal.store().as_ref(), Kind::Publisher).await?;
+        records.iter().map(|(_, bytes)| journal::decode("publisher", bytes)).collect()
+    }
+}
+
+fn describe(manifest: &Manifest, methods: Vec<Method>) -> api::Plugin {
+    api::Plugin {
+        name: manifest.name.clone(),
+        release: manifest.release.clone(),
+        publisher: manifest.publisher,
+        component: manifest.component,
+        imports: manifest.imports.clone(),
+        methods,
+    }
+}

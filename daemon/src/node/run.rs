@@ -1,0 +1,228 @@
+//! One call of an agent that lives here: isolated, limited, metered, and durable before it is answered.
+//!
+//! ```text
+//! gate (mutating calls: one at a time) -> view (last commit) -> sandbox -> one commit of
+//!   state + usage + trace entry + answer -> settle -> reply
+//! ```
+//! Whoever asked may go away at any time: a call that has reached its commit finishes it, one that hasn't leaves nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use protocol::{
+    AgreementId, Code, Digest, OperationId, Problem, Timestamp, Usage, advert::Effect, api::Limits, entry::Action, merkle::Hash, wire,
+};
+use serde::{Deserialize, Serialize};
+use store::{Answer, Commit, Rejected, StateWrites, Write};
+use tokio::{sync::OwnedMutexGuard, time::Instant};
+
+use super::{
+    Caller, Node,
+    agents::{Agent, Life, not_here},
+    agreements::Held,
+    journal::Note,
+};
+
+/// How long the answer to an idempotency key is kept: a day, in seconds.
+const ANSWER_TTL_S: i64 = 24 * 3600;
+
+/// A call, decided and about to run.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) method: String,
+    pub(crate) params: Bytes,
+    /// What the caller's agreement sets aside for it; the owner needs none.
+    pub(crate) held: Option<Held>,
+    pub(crate) idempotency_key: Option<String>,
+    pub(crate) deadline: Instant,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) answered: Answered,
+    /// Where it stands in the trace.
+    pub(crate) index: u64,
+    pub(crate) leaf: Hash,
+    /// The agreement's usage after it.
+    pub(crate) total: Usage,
+}
+
+/// The part that is kept for repetitions.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Answered {
+    pub(crate) operation: OperationId,
+    pub(crate) outcome: Result<Bytes, Problem>,
+    pub(crate) usage: Usage,
+}
+
+/// The name under which an answer is kept: the scope keeps callers apart.
+#[derive(Debug, Clone)]
+struct Once {
+    scope: String,
+    key: String,
+}
+
+impl Node {
+    /// Runs a call of an agent that lives here.
+    ///
+    /// # Errors
+    /// What kept it from running at all. A call that ran and failed is an `Ok` whose outcome says so: it used something.
+    pub(crate) async fn run(&self, caller: &Caller, run: Run) -> Result<Ran, Problem> {
+        let agreement = run.held.as_ref().map(|held| held.contract().id());
+        let once = self.once(caller, &run, agreement)?;
+        if let Some(ran) = self.answered(&once, agreement).await? {
+            return Ok(ran);
+        }
+        let plugin = self.plugins.loaded(&run.agent.outline.component).await?;
+        let method = plugin.method(&run.method).ok_or_else(|| unknown_method(&run, &plugin))?;
+        let gate = if method.effect == Effect::Mutating { Some(self.enter(&run).await?) } else { None };
+        // Whoever waited may find that its twin has been answered meanwhile.
+        if gate.is_some()
+            && let Some(ran) = self.answered(&once, agreement).await?
+        {
+            return Ok(ran);
+        }
+
+        let limits = limits(&run);
+        let params =
+            String::from_utf8(run.params.to_vec()).map_err(|_| Problem::new(Code::InvalidParams, "the parameters are not UTF-8"))?;
+        let view = self.journal.store().view(&run.agent.outline.id).await?;
+        let call = kernel::Call {
+            method: run.method.clone(),
+            params,
+            limits,
+            state: Box::new(super::view::StoredState(view)),
+            label: format!("{} {}", run.agent.outline.name, caller.request_id),
+        };
+        let calling = self.plugins.kernel().call(&plugin, call);
+        let outcome = tokio::time::timeout_at(run.deadline, calling).await.map_err(|_| too_late(&run))?;
+        if outcome.usage == Usage::default() {
+            // Refused before anything ran: nothing to meter, nothing to trace.
+            return Err(outcome
+                .result
+                .err()
+                .map_or_else(|| Problem::new(Code::Internal, "the sandbox neither ran nor refused"), Problem::from));
+        }
+        self.commit(caller, run, outcome, gate, once).await
+    }
+
+    /// Commits what the call did. In a task of its own: a caller that goes away doesn't stop it half-way.
+    async fn commit(
+        &self,
+        caller: &Caller,
+        run: Run,
+        outcome: kernel::Outcome,
+        gate: Option<OwnedMutexGuard<Life>>,
+        once: Option<Once>,
+    ) -> Result<Ran, Problem> {
+        let (agent, agreement) = (run.agent.outline.id, run.held.as_ref().map(|held| held.contract().id()));
+        let outcome_bytes = outcome.result.map(Bytes::from).map_err(Problem::from);
+        let usage = run.held.as_ref().map_or(outcome.usage, |held| held.counted(outcome.usage));
+        let answered = Answered { operation: OperationId::new(), outcome: outcome_bytes, usage };
+        let action = Action::Execute {
+            agent,
+            method: run.method.clone(),
+            params: Digest::sha256(&run.params),
+            result: answered.outcome.as_ref().ok().map(|result| Digest::sha256(result)),
+            usage: answered.usage,
+        };
+        let failure = answered.outcome.as_ref().err().map(|problem| problem.code);
+        let note = Note { operation: answered.operation, principal: caller.principal, agreement, failure, request_id: &caller.request_id };
+        let entry = self.journal.append(note, action);
+        let leaf = entry.leaf;
+        let writes: Vec<_> = outcome.writes.into_iter().map(|(key, value)| Write { key, value }).collect();
+        let now_s = Timestamp::now().as_second();
+        let commit = Commit {
+            state: (!writes.is_empty()).then_some(StateWrites { agent, writes }),
+            charge: run.held.as_ref().map(|held| held.charge(answered.usage)),
+            answer: once.as_ref().map(|once| Answer {
+                scope: once.scope.clone(),
+                key: once.key.clone(),
+                value: wire::encode(&answered),
+                now_s,
+                expires_s: now_s.saturating_add(ANSWER_TTL_S),
+            }),
+            entry: Some(entry),
+            ..Commit::default()
+        };
+        let journal = self.journal.clone();
+        let committing = self.tasks.spawn(async move {
+            let committed = journal.commit(commit).await;
+            if let (Ok(_), Some(held)) = (&committed, run.held) {
+                held.settle(usage);
+            }
+            drop(gate);
+            committed
+        });
+        match committing.await.map_err(|error| Problem::new(Code::Internal, format!("the commit failed: {error}")))? {
+            Ok(committed) => {
+                Ok(Ran { answered, index: committed.index.unwrap_or_default(), leaf, total: committed.total.unwrap_or_default() })
+            }
+            Err(store::Error::Rejected(Rejected::Duplicate)) => {
+                let lost = || Problem::new(Code::Conflict, "another call with this idempotency key is under way; try again");
+                self.answered(&once, agreement).await?.ok_or_else(lost)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for the agent's turn.
+    async fn enter(&self, run: &Run) -> Result<OwnedMutexGuard<Life>, Problem> {
+        let gate = tokio::time::timeout_at(run.deadline, Arc::clone(&run.agent.gate).lock_owned()).await.map_err(|_| too_late(run))?;
+        match *gate {
+            Life::Alive => Ok(gate),
+            Life::Terminated => Err(not_here(&run.agent.outline.id.to_string())),
+        }
+    }
+
+    fn once(&self, caller: &Caller, run: &Run, agreement: Option<AgreementId>) -> Result<Option<Once>, Problem> {
+        let Some(key) = &run.idempotency_key else { return Ok(None) };
+        if key.is_empty() || key.len() > wire::MAX_IDEMPOTENCY_KEY {
+            return Err(Problem::new(Code::InvalidRequest, format!("an idempotency key has 1 to {} bytes", wire::MAX_IDEMPOTENCY_KEY)));
+        }
+        let by = agreement.map_or_else(|| caller.principal.to_string(), |id| id.to_string());
+        Ok(Some(Once { scope: format!("execute/{by}/{}/{}", run.agent.outline.id, run.method), key: key.clone() }))
+    }
+
+    /// The answer that was given before.
+    async fn answered(&self, once: &Option<Once>, agreement: Option<AgreementId>) -> Result<Option<Ran>, Problem> {
+        let Some(once) = once else { return Ok(None) };
+        let store = self.journal.store();
+        let Some(body) = store.answer(&once.scope, &once.key, Timestamp::now().as_second()).await? else { return Ok(None) };
+        let answered: Answered = wire::decode(&body).map_err(|error| Problem::new(Code::StoreFailed, format!("a kept answer: {error}")))?;
+        let logged = store.entry_of(&answered.operation).await?;
+        let logged =
+            logged.ok_or_else(|| Problem::new(Code::StoreFailed, format!("operation {} is missing from the trace", answered.operation)))?;
+        let total = match agreement {
+            Some(id) => self.agreements.get(&id).await?.used(true),
+            None => Usage::default(),
+        };
+        Ok(Some(Ran { answered, index: logged.index, leaf: logged.leaf, total }))
+    }
+}
+
+/// The agent's limits, the agreement's grant, and the time that is left, whichever is least.
+fn limits(run: &Run) -> Limits {
+    let mut limits = run.agent.outline.limits;
+    if let Some(held) = &run.held {
+        limits.fuel = limits.fuel.min(held.granted.fuel);
+        limits.wall_ms = limits.wall_ms.min(held.granted.wall_us.div_ceil(1_000));
+        limits.result_bytes = limits.result_bytes.min(held.granted.egress_bytes);
+    }
+    let left = run.deadline.saturating_duration_since(Instant::now());
+    limits.wall_ms = limits.wall_ms.min(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
+    limits
+}
+
+fn unknown_method(run: &Run, plugin: &kernel::Plugin) -> Problem {
+    let known: Vec<_> = plugin.methods().iter().map(|method| method.name.as_str()).collect();
+    let short: String = run.method.chars().take(80).collect();
+    Problem::new(Code::MethodNotFound, format!("agent {} has no method {short}", run.agent.outline.name))
+        .hint(format!("it has {}", known.join(", ")))
+}
+
+fn too_late(run: &Run) -> Problem {
+    Problem::new(Code::TimedOut, format!("agent {} did not get to {} within the caller's time", run.agent.outline.name, run.method))
+}

@@ -1,0 +1,220 @@
+//! The node's trace: checkpoints signed as the log grows, and proofs from stored hashes.
+//!
+//! ```text
+//! commit -> (index, leaf) durable     the journal, on every operation
+//!              |
+//! every few seconds: leaves -> Tree -> completed subtrees + signed checkpoint -> one commit
+//! ```
+//! Merkle maths stays out of the path of a call: a receipt promises a position, the next checkpoint fulfils it.
+
+use std::{sync::Arc, time::Duration};
+
+use protocol::{
+    Code, Key, MeshId, OperationId, Problem,
+    api::{SignedCheckpoint, TraceItem, TraceVerified},
+    checkpoint::Checkpoint,
+    entry::{ConsistencyProof, InclusionProof},
+    merkle::Hash,
+};
+use store::{Commit, Kind, LoggedEntry, RecordWrite, Store, TreeNode};
+use tokio::sync::Mutex;
+use trace::{Auditor, Plan, Tree};
+
+use super::journal::Journal;
+
+/// Leaves hashed, and entries audited, at a time.
+const PAGE: usize = 4_096;
+
+/// The trace of this node.
+#[derive(Debug)]
+pub(crate) struct TraceLog {
+    journal: Journal,
+    key: Key,
+    mesh: MeshId,
+    head: Mutex<Head>,
+}
+
+/// The tree as far as it was signed.
+#[derive(Debug)]
+struct Head {
+    tree: Tree,
+    note: Option<String>,
+}
+
+impl TraceLog {
+    /// Restores the tree of the newest checkpoint.
+    pub(crate) async fn open(journal: Journal, key: Key, mesh: MeshId) -> Result<Self, Problem> {
+        let newest = journal.store().record(Kind::Meta, NEWEST).await?;
+        let (tree, note) = match newest {
+            None => (Tree::new(), None),
+            Some(bytes) => {
+                let note = String::from_utf8(bytes).map_err(|_| damaged("the newest checkpoint is not text"))?;
+                let checkpoint = Checkpoint::verify(&note).map_err(|error| damaged(&error.to_string()))?;
+                let plan = trace::proof::frontier(checkpoint.size);
+                let hashes = read(journal.store().as_ref(), &plan).await?;
+                let tree = Tree::restore(checkpoint.size, plan.assemble(hashes)?)?;
+                if tree.root() != checkpoint.root || checkpoint.node != key.node_id() {
+                    return Err(damaged("its hashes do not lead to the newest checkpoint"));
+                }
+                (tree, Some(note))
+            }
+        };
+        Ok(Self { journal, key, mesh, head: Mutex::new(Head { tree, note }) })
+    }
+
+    /// Signs what was appended since the last checkpoint.
+    pub(crate) async fn checkpoint(&self) -> Result<SignedCheckpoint, Problem> {
+        let mut head = self.head.lock().await;
+        let size = self.journal.store().log_size().await?;
+        if head.note.is_none() || head.tree.size() < size {
+            let (tree, nodes) = self.grow(head.tree.clone(), size).await?;
+            let checkpoint = Checkpoint { mesh: self.mesh.clone(), node: self.key.node_id(), size, root: tree.root() };
+            let note = checkpoint.sign(&self.key);
+            let record = |kind, id: String| RecordWrite { kind, id, value: Some(note.clone().into_bytes()) };
+            let records = vec![record(Kind::Checkpoint, format!("{size:020}")), record(Kind::Meta, NEWEST.into())];
+            self.journal.keep(Commit { records, nodes, ..Commit::default() }).await?;
+            *head = Head { tree, note: Some(note) };
+        }
+        let checkpoint = Checkpoint { mesh: self.mesh.clone(), node: self.key.node_id(), size: head.tree.size(), root: head.tree.root() };
+        let note = head.note.clone().unwrap_or_default();
+        Ok(SignedCheckpoint { note, size: checkpoint.size, verifier_key: checkpoint.verifier_key() })
+    }
+
+    /// Appends the leaves up to `size`; returns the subtrees that they completed.
+    async fn grow(&self, mut tree: Tree, size: u64) -> Result<(Tree, Vec<TreeNode>), Problem> {
+        let mut nodes = Vec::new();
+        while tree.size() < size {
+            let leaves = self.journal.store().leaves(tree.size(), PAGE.min((size - tree.size()) as usize)).await?;
+            if leaves.is_empty() {
+                return Err(damaged(&format!("leaf {} is missing", tree.size())));
+            }
+            for leaf in leaves {
+                nodes.extend(tree.append(leaf).into_iter().map(|node| TreeNode { level: node.level, index: node.index, hash: node.hash }));
+            }
+        }
+        Ok((tree, nodes))
+    }
+
+    /// Signs whenever the log has grown, until cancelled.
+    pub(crate) async fn run(self: Arc<Self>, every: Duration, stop: tokio_util::sync::CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(every) => {}
+            }
+            if let Err(problem) = self.checkpoint().await {
+                tracing::error!(%problem, "can't sign a checkpoint");
+            }
+        }
+    }
+
+    /// Proves that an operation is in the log.
+    pub(crate) async fn prove(&self, operation: &OperationId) -> Result<InclusionProof, Problem> {
+        let logged = self.journal.store().entry_of(operation).await?;
+        let logged = logged.ok_or_else(|| Problem::new(Code::NotFound, format!("operation {operation} is not in this node's trace")))?;
+        let checkpoint = self.checkpoint().await?;
+        let plan = trace::proof::inclusion(logged.index, checkpoint.size)?;
+        let hashes = plan.assemble(read(self.journal.store().as_ref(), &plan).await?)?;
+        let entry = String::from_utf8(logged.entry).map_err(|_| damaged("an entry is not text"))?;
+        let proof = InclusionProof { index: logged.index, entry, hashes, checkpoint: checkpoint.note };
+        proof.verify().map_err(|error| damaged(&error.to_string()))?;
+        Ok(proof)
+    }
+
+    /// Proves that the log at its signed size `to` (the newest if none) only adds to that at its signed size `from`.
+    pub(crate) async fn consistency(&self, from: u64, to: Option<u64>) -> Result<ConsistencyProof, Problem> {
+        let newest = self.checkpoint().await?;
+        let old = self.signed_at(from).await?;
+        let (size, new) = match to {
+            Some(size) => (size, self.signed_at(size).await?),
+            None => (newest.size, newest.note),
+        };
+        if from > size {
+            return Err(Problem::new(Code::InvalidRequest, format!("'from' ({from}) is over 'to' ({size})")));
+        }
+        let plan = trace::proof::consistency(from, size)?;
+        let hashes = plan.assemble(read(self.journal.store().as_ref(), &plan).await?)?;
+        Ok(ConsistencyProof { old, new, hashes })
+    }
+
+    async fn signed_at(&self, size: u64) -> Result<String, Problem> {
+        let bytes = self.journal.store().record(Kind::Checkpoint, &format!("{size:020}")).await?;
+        let missing = || {
+            Problem::new(Code::NotFound, format!("no checkpoint was signed at size {size}"))
+                .hint("'mcpctl trace checkpoint' tells the newest size")
+        };
+        String::from_utf8(bytes.ok_or_else(missing)?).map_err(|_| damaged("a checkpoint is not text"))
+    }
+
+    /// Recomputes the whole log from its entries and holds it against every checkpoint that was signed.
+    pub(crate) async fn verify(&self) -> Result<TraceVerified, Problem> {
+        let checkpoint = self.checkpoint().await?;
+        let store = self.journal.store().as_ref();
+        let mut auditor = Auditor::new(self.mesh.clone(), self.key.node_id());
+        let mut checkpoints = super::journal::all_records(store, Kind::Checkpoint).await?.into_iter().peekable();
+        let mut matched = 0;
+        loop {
+            while let Some((_, note)) = checkpoints.next_if(|(id, _)| id.parse() == Ok(auditor.size())) {
+                auditor.checkpoint(&String::from_utf8_lossy(&note))?;
+                matched += 1;
+            }
+            if auditor.size() == checkpoint.size {
+                break;
+            }
+            // Up to the next checkpoint, so that each is held against the tree of exactly its size.
+            let next = checkpoints.peek().and_then(|(id, _)| id.parse::<u64>().ok()).unwrap_or(checkpoint.size);
+            let wanted = next.saturating_sub(auditor.size()).clamp(1, PAGE as u64) as usize;
+            let entries = store.entries(auditor.size(), wanted).await?;
+            if entries.is_empty() {
+                return Err(Problem::new(Code::ProofFailed, format!("entry {} is missing from the trace", auditor.size())));
+            }
+            for LoggedEntry { index, leaf, entry } in entries {
+                auditor.entry(index, &leaf, &entry)?;
+            }
+        }
+        // A checkpoint beyond the log's end: entries that were signed are gone.
+        for (_, note) in checkpoints {
+            auditor.checkpoint(&String::from_utf8_lossy(&note))?;
+        }
+        Ok(TraceVerified { entries: auditor.size(), checkpoints: matched, checkpoint: checkpoint.note })
+    }
+
+    /// A page of the log.
+    pub(crate) async fn page(&self, from: u64, limit: usize) -> Result<Vec<TraceItem>, Problem> {
+        self.journal.store().entries(from, limit).await?.into_iter().map(item).collect()
+    }
+
+    /// One entry.
+    pub(crate) async fn entry(&self, operation: &OperationId) -> Result<TraceItem, Problem> {
+        let logged = self.journal.store().entry_of(operation).await?;
+        item(logged.ok_or_else(|| Problem::new(Code::NotFound, format!("operation {operation} is not in this node's trace")))?)
+    }
+
+    /// Entries so far.
+    pub(crate) async fn size(&self) -> Result<u64, Problem> {
+        Ok(self.journal.store().log_size().await?)
+    }
+}
+
+/// The record that holds the newest checkpoint.
+const NEWEST: &str = "newest-checkpoint";
+
+fn item(logged: LoggedEntry) -> Result<TraceItem, Problem> {
+    Ok(TraceItem { index: logged.index, entry: super::journal::decode("trace entry", &logged.entry)? })
+}
+
+fn damaged(what: &str) -> Problem {
+    Problem::new(Code::StoreFailed, format!("the trace is damaged: {what}"))
+}
+
+/// Reads the hashes that a plan needs.
+async fn read(store: &dyn Store, plan: &Plan) -> Result<Vec<Vec<Hash>>, Problem> {
+    let mut hashes = Vec::new();
+    for read in plan.reads() {
+        hashes.push(match read.level {
+            0 => store.leaves(read.from, read.count as usize).await?,
+            level => store.nodes(level, read.from, read.count as usize).await?,
+        });
+    }
+    Ok(hashes)
+}

@@ -1,0 +1,182 @@
+//! Starts the node's parts in order, watches them, and stops them in the opposite order.
+//!
+//! ```text
+//! bind:  keys -> store -> kernel -> node -> mesh -> socket -> ready
+//! run:   API, checkpoints, housekeeping; the first that ends unexpectedly stops the rest
+//! stop:  signal -> no new requests -> drain (10 s) -> work -> mesh -> store
+//! ```
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use protocol::{Code, Problem};
+use store::{Blobs, Sqlite, Store};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api,
+    config::Config,
+    data_dir::DataDir,
+    node::{Node, Parts},
+};
+
+/// How long requests under way may take after the first signal.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A node that is bound and about to serve.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    node: Node,
+    config: Config,
+    listener: api::Listener,
+    /// Held until everything is stopped.
+    directory: DataDir,
+}
+
+impl Supervisor {
+    /// Restores the node and binds its sockets.
+    pub(crate) async fn bind(directory: DataDir, config: Config, socket: Option<PathBuf>) -> Result<Self, Problem> {
+        let node_key = directory.key("node.key")?;
+        let owner_key = directory.key("owner.key")?;
+        let cache_key = directory.random("cache.key")?;
+        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&directory.join("store/mcp-zero.sqlite"))?);
+        let kernel = kernel::Kernel::new(kernel::Config {
+            max_concurrent: config.max_concurrent,
+            ..kernel::Config::new(directory.join("cache"), *cache_key, compiler()?)
+        })?;
+        let parts = Parts {
+            node_key: node_key.clone(),
+            owner_key,
+            mesh_id: config.mesh_id.clone(),
+            store,
+            blobs: Blobs::open(&directory.join("blobs"))?,
+            kernel,
+            policy: config.policy.clone(),
+            pricing: config.pricing.clone(),
+        };
+        let node = Node::open(parts).await?;
+        if let Some(mesh) = &config.mesh {
+            node.connect(mesh_config(mesh, &config, node_key, node.joined().await?)).await?;
+        }
+        let path = socket.unwrap_or_else(|| directory.join("mcpd.sock"));
+        let listener = api::Listener::bind(&path)
+            .map_err(|error| Problem::new(Code::InvalidConfig, format!("can't listen on {}: {error}", path.display())))?;
+        tracing::info!(node_id = %node.node_id, mesh_id = %node.mesh_id, agents = node.agents.count(), socket = %path.display(), "ready");
+        Ok(Self { node, config, listener, directory })
+    }
+
+    /// Serves until a signal, or until a part fails.
+    pub(crate) async fn run(self) -> Result<(), Problem> {
+        let Self { node, config, listener, directory } = self;
+        let stop = CancellationToken::new();
+        let mut parts = JoinSet::new();
+        let router = api::router(node.clone(), config.settings().to_vec());
+        parts.spawn({
+            let stop = stop.clone();
+            async move { ("the local API", api::serve(listener, router, stop, GRACE).await.map_err(|error| error.to_string())) }
+        });
+        parts.spawn({
+            let (trace, stop) = (Arc::clone(&node.trace), stop.clone());
+            let every = Duration::from_secs(config.checkpoint_seconds);
+            async move {
+                ("checkpoints", {
+                    trace.run(every, stop).await;
+                    Ok(())
+                })
+            }
+        });
+        parts.spawn({
+            let (node, stop) = (node.clone(), stop.clone());
+            async move {
+                ("housekeeping", {
+                    node.keep_house(stop).await;
+                    Ok(())
+                })
+            }
+        });
+        notify(&[sd_notify::NotifyState::Ready]);
+        parts.spawn(watchdog(stop.clone()));
+
+        let ended = tokio::select! {
+            signalled = signalled() => signalled,
+            part = parts.join_next() => Err(unexpected(part)),
+        };
+        notify(&[sd_notify::NotifyState::Stopping]);
+        tracing::info!("stopping");
+        stop.cancel();
+        let drain = async {
+            while parts.join_next().await.is_some() {}
+            node.shutdown(GRACE).await;
+        };
+        tokio::select! {
+            () = drain => {}
+            _ = signalled() => tracing::warn!("stopped at once"),
+            () = tokio::time::sleep(3 * GRACE) => tracing::warn!("stopped before all was done"),
+        }
+        drop(directory);
+        ended
+    }
+}
+
+/// This program compiles; as a child, so that a plugin that is a bomb goes off elsewhere.
+fn compiler() -> Result<kernel::Compiler, Problem> {
+    let program = std::env::current_exe().map_err(|error| Problem::new(Code::Internal, format!("can't find this program: {error}")))?;
+    Ok(kernel::Compiler::Child(program))
+}
+
+fn mesh_config(mesh: &crate::config::Mesh, config: &Config, key: protocol::Key, joined: Vec<String>) -> mesh::Config {
+    let mut bootstrap = mesh.bootstrap_peers.clone();
+    bootstrap.extend(joined);
+    mesh::Config {
+        listen: mesh::Listen { host: mesh.host, tcp: Some(mesh.tcp_port), quic: Some(mesh.quic_port), wss: Some(mesh.wss_port) },
+        bootstrap,
+        private_addresses: mesh.private_addresses,
+        ..mesh::Config::new(key, config.mesh_id.clone())
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn signalled() -> Result<(), Problem> {
+    let failed = |error: std::io::Error| Problem::new(Code::Internal, format!("can't listen for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn unexpected(part: Option<Result<(&'static str, Result<(), String>), tokio::task::JoinError>>) -> Problem {
+    let why = match part {
+        None => "nothing is left to run".into(),
+        Some(Err(error)) => format!("a part of the daemon failed: {error}"),
+        Some(Ok((name, Ok(())))) => format!("{name} ended by itself"),
+        Some(Ok((name, Err(error)))) => format!("{name} failed: {error}"),
+    };
+    Problem::new(Code::Internal, why)
+}
+
+/// Tells systemd that the daemon lives, twice in the time after which it would be restarted.
+async fn watchdog(stop: CancellationToken) -> (&'static str, Result<(), String>) {
+    let Some(within) = sd_notify::watchdog_enabled() else {
+        stop.cancelled().await;
+        return ("watchdog", Ok(()));
+    };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return ("watchdog", Ok(())),
+            () = tokio::time::sleep(within / 2) => notify(&[sd_notify::NotifyState::Watchdog]),
+        }
+    }
+}
+
+/// Outside of systemd there is nobody to tell, which is no error.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}

@@ -1,0 +1,205 @@
+//! Content-addressed blobs: plugins, chunks of snapshots.
+//!
+//! ```text
+//! root/tmp/…         being written: emptied when opened
+//! root/ab/abcdef…    the content whose BLAKE3 digest is abcdef…
+//! ```
+//!
+//! Written to a temporary file, flushed, renamed, and the directory flushed: a blob is there whole or not at all, and
+//! stays once [`put`](Blobs::put) returned. It is verified whenever it is read: disks do flip bits.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, ErrorKind, Write as _},
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use protocol::{Digest, digest::unhex32};
+use tempfile::NamedTempFile;
+
+use crate::error::Error;
+
+/// A directory of blobs; cheap to clone. One process uses it at a time.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    root: Arc<Path>,
+}
+
+impl Blobs {
+    /// Opens the directory, and makes it (mode 0700) if it isn't there.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        let temporary = root.join("tmp");
+        DirBuilder::new().recursive(true).mode(0o700).create(&temporary).map_err(Error::files("create", &temporary))?;
+        // What a crash left half-written.
+        for file in fs::read_dir(&temporary).map_err(Error::files("list", &temporary))? {
+            let path = file.map_err(Error::files("list", &temporary))?.path();
+            fs::remove_file(&path).map_err(Error::files("remove", &path))?;
+        }
+        // A crash may have come between making a shard and flushing its name.
+        flush(root)?;
+        Ok(Self { root: root.into() })
+    }
+
+    /// Stores content; returns its digest when it is durable.
+    pub async fn put(&self, content: impl Into<Vec<u8>>) -> Result<Digest, Error> {
+        let content = content.into();
+        self.run(move |blobs| {
+            let digest = Digest::blake3(&content);
+            blobs.write(&digest, &content)?;
+            Ok(digest)
+        })
+        .await
+    }
+
+    /// Stores content that came with a digest, if it has that BLAKE3 digest.
+    pub async fn put_verified(&self, digest: Digest, content: impl Into<Vec<u8>>) -> Result<(), Error> {
+        let content = content.into();
+        self.run(move |blobs| {
+            if Digest::blake3(&content) != digest {
+                return Err(Error::Mismatch { expected: digest });
+            }
+            blobs.write(&digest, &content)
+        })
+        .await
+    }
+
+    /// Where a blob is, if it is there. What is read from it must be verified.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        let name = digest.hex();
+        self.root.join(&name[..2]).join(name)
+    }
+
+    /// A blob, verified.
+    pub async fn get(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        let digest = *digest;
+        self.run(move |blobs| match blobs.read(&digest)? {
+            Some(content) if Digest::blake3(&content) == digest => Ok(Some(content)),
+            Some(_) => Err(Error::Damaged { what: format!("blob {digest} doesn't have its digest any more") }),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    /// Whether a blob is there.
+    pub async fn contains(&self, digest: &Digest) -> Result<bool, Error> {
+        let path = self.path(digest);
+        tokio::fs::try_exists(&path).await.map_err(Error::files("look at", path))
+    }
+
+    /// Deletes a blob; says whether it was there.
+    pub async fn remove(&self, digest: &Digest) -> Result<bool, Error> {
+        let path = self.path(digest);
+        match tokio::fs::remove_file(&path).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::files("remove", path)(error)),
+        }
+    }
+
+    /// The blobs whose digest starts with this byte, in no order: a 256th of all, for whoever looks for unused ones.
+    pub async fn list(&self, first: u8) -> Result<Vec<Digest>, Error> {
+        self.run(move |blobs| {
+            let shard = blobs.root.join(format!("{first:02x}"));
+            let files = match fs::read_dir(&shard) {
+                Ok(files) => files,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(Error::files("list", &shard)(error)),
+            };
+            let names: io::Result<Vec<_>> = files.map(|file| Ok(file?.file_name())).collect();
+            let names = names.map_err(Error::files("list", &shard))?;
+            Ok(names.iter().filter_map(|name| Some(Digest::Blake3(unhex32(name.to_str()?)?))).collect())
+        })
+        .await
+    }
+
+    fn read(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        let path = self.path(digest);
+        match fs::read(&path) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::files("read", path)(error)),
+        }
+    }
+
+    fn write(&self, digest: &Digest, content: &[u8]) -> Result<(), Error> {
+        // The same bytes are there: nothing to do. Other bytes are damage, and are repaired.
+        if self.read(digest)?.is_some_and(|present| present == content) {
+            return Ok(());
+        }
+        let path = self.path(digest);
+        let shard = path.parent().unwrap_or(&self.root);
+        match DirBuilder::new().mode(0o700).create(shard) {
+            Ok(()) => flush(&self.root)?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::files("create", shard)(error)),
+        }
+        // The mode of a temporary file is 0600, and is kept.
+        let temporary = self.root.join("tmp");
+        let mut file = NamedTempFile::new_in(&temporary).map_err(Error::files("create a file in", &temporary))?;
+        file.write_all(content).and_then(|()| file.as_file().sync_all()).map_err(Error::files("write", file.path()))?;
+        file.persist(&path).map_err(|failed| Error::files("rename to", &path)(failed.error))?;
+        flush(shard)
+    }
+
+    /// Hashing and flushing take milliseconds: off the runtime's threads. Dropping the future doesn't stop it.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+        let blobs = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&blobs)).await;
+        done.unwrap_or_else(|error| Err(Error::failed("handle a blob", error)))
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn flush(directory: &Path) -> Result<(), Error> {
+    File::open(directory).and_then(|file| file.sync_all()).map_err(Error::files("flush", directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn content_comes_back_and_survives_reopening() {
+        let home = tempfile::tempdir().expect("directory");
+        let blobs = Blobs::open(home.path()).expect("open");
+        let digest = blobs.put(&b"content"[..]).await.expect("put");
+        assert_eq!(blobs.put(&b"content"[..]).await.expect("again"), digest);
+        assert_eq!(fs::metadata(blobs.path(&digest)).expect("file").permissions().mode() & 0o777, 0o600);
+        fs::write(home.path().join("tmp/left"), b"half").expect("left over");
+        let blobs = Blobs::open(home.path()).expect("reopen");
+        assert_eq!(blobs.get(&digest).await.expect("get").as_deref(), Some(&b"content"[..]));
+        assert_eq!(blobs.list(digest.as_bytes()[0]).await.expect("list"), [digest]);
+        assert_eq!(fs::read_dir(home.path().join("tmp")).expect("tmp").count(), 0, "left-overs are gone");
+        assert!(blobs.remove(&digest).await.expect("remove") && !blobs.remove(&digest).await.expect("again"));
+        assert!(!blobs.contains(&digest).await.expect("contains"));
+        assert_eq!(blobs.get(&digest).await.expect("get"), None);
+    }
+
+    #[tokio::test]
+    async fn what_has_another_digest_is_refused() {
+        let home = tempfile::tempdir().expect("directory");
+        let blobs = Blobs::open(home.path()).expect("open");
+        for digest in [Digest::blake3(b"other"), Digest::sha256(b"content")] {
+            assert!(matches!(blobs.put_verified(digest, &b"content"[..]).await, Err(Error::Mismatch { .. })));
+            assert!(!blobs.contains(&digest).await.expect("contains"));
+        }
+        blobs.put_verified(Digest::blake3(b"content"), &b"content"[..]).await.expect("its own digest");
+    }
+
+    #[tokio::test]
+    async fn damage_is_seen_and_repaired() {
+        let home = tempfile::tempdir().expect("directory");
+        let blobs = Blobs::open(home.path()).expect("open");
+        let digest = blobs.put(vec![7; 4096]).await.expect("put");
+        let mut bytes = fs::read(blobs.path(&digest)).expect("read");
+        bytes[100] ^= 1;
+        fs::write(blobs.path(&digest), bytes).expect("damage");
+        assert!(matches!(blobs.get(&digest).await, Err(Error::Damaged { .. })));
+        blobs.put(vec![7; 4096]).await.expect("put again");
+        assert_eq!(blobs.get(&digest).await.expect("get"), Some(vec![7; 4096]));
+    }
+}

@@ -1,0 +1,264 @@
+//! The one connection that writes.
+//!
+//! ```text
+//! BEGIN IMMEDIATE
+//!   SAVEPOINT  commit 1  RELEASE
+//!   SAVEPOINT  commit 2  ROLLBACK TO      rejected: alone
+//!   …
+//! COMMIT                                  one flush; before it nobody is told anything
+//! ```
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use protocol::{AgreementId, Usage};
+use rusqlite::{Connection, OptionalExtension as _, Params, TransactionBehavior};
+
+use super::{failed, schema, stored, usage_of};
+use crate::{
+    commit::{Answer, Append, Charge, Commit, Committed, RecordWrite, Rejected, StateWrites, TreeNode},
+    error::Error,
+};
+
+/// The write-ahead log is emptied by force above this size. SQLite starts it over by itself, but only at a moment
+/// without readers, and a busy node may never have one.
+const LOG_LIMIT: u64 = 64 << 20;
+/// How long that may wait for readers to end: writers wait too.
+const LOG_PATIENCE: Duration = Duration::from_millis(250);
+/// How long until it is tried again.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+/// Expired answers dropped in one transaction: some 10 ms, so that commits get in between.
+const FORGOTTEN: usize = 1000;
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    connection: Connection,
+    log: PathBuf,
+    /// Since when readers are known to hold it.
+    log_held: Option<Instant>,
+}
+
+/// Why a commit stops: by itself, or with its whole group.
+enum Stop {
+    Rejected(Rejected),
+    Failed(rusqlite::Error),
+}
+
+impl From<Rejected> for Stop {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
+}
+
+impl From<rusqlite::Error> for Stop {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection, log: PathBuf) -> Self {
+        Self { connection, log, log_held: None }
+    }
+
+    /// Applies a group; on an error nothing of it was made.
+    pub(super) fn apply(&mut self, group: &[Commit]) -> Result<Vec<Result<Committed, Rejected>>, Error> {
+        let outcomes = self.transact(group).map_err(failed("write"))?;
+        self.trim();
+        Ok(outcomes)
+    }
+
+    fn transact(&mut self, group: &[Commit]) -> rusqlite::Result<Vec<Result<Committed, Rejected>>> {
+        // Rolled back where it is dropped.
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut batch = Batch { connection: &transaction, next: None };
+        let outcomes: rusqlite::Result<Vec<_>> = group.iter().map(|commit| batch.alone(commit)).collect();
+        let outcomes = outcomes?;
+        transaction.commit()?;
+        Ok(outcomes)
+    }
+
+    /// Drops some answers that have expired, and says how many.
+    pub(super) fn forget(&mut self, now_s: i64) -> Result<usize, Error> {
+        let sql = "DELETE FROM answer WHERE (scope, key) IN (SELECT scope, key FROM answer WHERE expires <= ?1 LIMIT ?2)";
+        run(&self.connection, sql, (now_s, FORGOTTEN as i64)).map_err(failed("forget answers"))
+    }
+
+    /// Leaves one file behind, all in it.
+    pub(super) fn close(self) -> Result<(), Error> {
+        // Readers that are still there hold a part back: it stays in the write-ahead log, as durable as before.
+        schema::checkpoint(&self.connection)?;
+        self.connection.close().map_err(|(_, error)| failed("close")(error))
+    }
+
+    fn trim(&mut self) {
+        let long = std::fs::metadata(&self.log).is_ok_and(|log| log.len() > LOG_LIMIT);
+        if !long || self.log_held.is_some_and(|since| since.elapsed() < LOG_PAUSE) {
+            return;
+        }
+        let trimmed = self.connection.busy_timeout(LOG_PATIENCE).map_err(failed("set it up"));
+        let trimmed = trimmed.and_then(|()| schema::checkpoint(&self.connection));
+        let restored = self.connection.busy_timeout(schema::WRITER_PATIENCE);
+        // What was acknowledged stays so whatever comes out of it.
+        self.log_held = if matches!(trimmed, Ok(true)) { None } else { Some(Instant::now()) };
+        match (trimmed, restored) {
+            (Ok(true), Ok(())) => {}
+            (Ok(false), Ok(())) => tracing::debug!("the write-ahead log is long, readers hold it"),
+            (Err(error), _) => tracing::warn!(%error, "could not empty the write-ahead log"),
+            (_, Err(error)) => tracing::warn!(%error, "could not set the writer's patience"),
+        }
+    }
+}
+
+/// A transaction under way.
+struct Batch<'a> {
+    connection: &'a Connection,
+    /// The index of the next entry, once it is known.
+    next: Option<u64>,
+}
+
+impl Batch<'_> {
+    fn alone(&mut self, commit: &Commit) -> rusqlite::Result<Result<Committed, Rejected>> {
+        run(self.connection, "SAVEPOINT one", ())?;
+        let outcome = match self.make(commit) {
+            Ok(committed) => Ok(committed),
+            Err(Stop::Rejected(rejected)) => {
+                run(self.connection, "ROLLBACK TO one", ())?;
+                Err(rejected)
+            }
+            Err(Stop::Failed(error)) => return Err(error),
+        };
+        run(self.connection, "RELEASE one", ())?;
+        if let Ok(Committed { index: Some(index), .. }) = outcome {
+            self.next = Some(index + 1);
+        }
+        Ok(outcome)
+    }
+
+    fn make(&self, commit: &Commit) -> Result<Committed, Stop> {
+        commit.check()?;
+        // What may be rejected comes first: less to roll back.
+        if let Some(answer) = &commit.answer {
+            self.answer(answer)?;
+        }
+        for (agreement, bucket) in &commit.retire {
+            let sql = "DELETE FROM usage WHERE agreement = ?1 AND bucket = ?2";
+            run(self.connection, sql, (agreement.uuid().as_bytes(), bucket))?;
+        }
+        let total = commit.charge.as_ref().map_or(Ok(None), |charge| self.charge(charge))?;
+        let index = commit.entry.as_ref().map(|append| self.append(append)).transpose()?;
+        if let Some(agent) = &commit.clear_state {
+            run(self.connection, "DELETE FROM state WHERE agent = ?1", [agent.uuid().as_bytes()])?;
+        }
+        if let Some(state) = &commit.state {
+            self.state(state)?;
+        }
+        for record in &commit.records {
+            self.record(record)?;
+        }
+        for node in &commit.nodes {
+            self.node(node)?;
+        }
+        Ok(Committed { index, total })
+    }
+
+    fn answer(&self, answer: &Answer) -> Result<(), Stop> {
+        let sql = "INSERT INTO answer (scope, key, value, expires) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT DO UPDATE SET value = excluded.value, expires = excluded.expires WHERE answer.expires <= ?5";
+        match run(self.connection, sql, (&answer.scope, &answer.key, &answer.value, answer.expires_s, answer.now_s))? {
+            0 => Err(Rejected::Duplicate.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds to every bucket. What the first holds now.
+    fn charge(&self, charge: &Charge) -> Result<Option<Usage>, Stop> {
+        let mut total = None;
+        for (bucket, cap) in &charge.buckets {
+            let after = self.used(&charge.agreement, bucket)?.plus(charge.usage);
+            if !after.within(*cap) {
+                return Err(Rejected::OverLimit { agreement: charge.agreement, bucket: bucket.clone() }.into());
+            }
+            let sql = "INSERT OR REPLACE INTO usage (agreement, bucket, calls, fuel, wall_us, egress_bytes)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+            let Usage { calls, fuel, wall_us, egress_bytes } = after;
+            let sums = [calls, fuel, wall_us, egress_bytes].map(stored);
+            run(self.connection, sql, (charge.agreement.uuid().as_bytes(), bucket, sums[0], sums[1], sums[2], sums[3]))?;
+            // As a reader would see it: saturated.
+            total = total.or(Some(after.min(CEILING)));
+        }
+        Ok(total)
+    }
+
+    fn used(&self, agreement: &AgreementId, bucket: &str) -> rusqlite::Result<Usage> {
+        let sql = "SELECT calls, fuel, wall_us, egress_bytes FROM usage WHERE agreement = ?1 AND bucket = ?2";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let used = statement.query_row((agreement.uuid().as_bytes(), bucket), |row| usage_of(row, 0)).optional()?;
+        Ok(used.unwrap_or_default())
+    }
+
+    fn append(&self, append: &Append) -> Result<u64, Stop> {
+        let index = match self.next {
+            Some(next) => next,
+            None => super::log_size(self.connection)?,
+        };
+        let sql = "INSERT INTO log (position, operation, leaf, entry) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (operation) DO NOTHING";
+        match run(self.connection, sql, (stored(index), append.operation.uuid().as_bytes(), append.leaf, &append.entry))? {
+            0 => Err(Rejected::Logged { operation: append.operation }.into()),
+            _ => Ok(index),
+        }
+    }
+
+    fn state(&self, state: &StateWrites) -> rusqlite::Result<()> {
+        let uuid = state.agent.uuid();
+        let agent = uuid.as_bytes();
+        for write in &state.writes {
+            match &write.value {
+                Some(value) => run(
+                    self.connection,
+                    "INSERT OR REPLACE INTO state (agent, key, value) VALUES (?1, ?2, ?3)",
+                    (agent, &write.key, value),
+                )?,
+                None => run(self.connection, "DELETE FROM state WHERE agent = ?1 AND key = ?2", (agent, &write.key))?,
+            };
+        }
+        Ok(())
+    }
+
+    fn record(&self, record: &RecordWrite) -> rusqlite::Result<usize> {
+        let kind = record.kind.number();
+        match &record.value {
+            Some(value) => {
+                run(self.connection, "INSERT OR REPLACE INTO record (kind, id, value) VALUES (?1, ?2, ?3)", (kind, &record.id, value))
+            }
+            None => run(self.connection, "DELETE FROM record WHERE kind = ?1 AND id = ?2", (kind, &record.id)),
+        }
+    }
+
+    fn node(&self, node: &TreeNode) -> rusqlite::Result<usize> {
+        let sql = "INSERT OR REPLACE INTO node (level, position, hash) VALUES (?1, ?2, ?3)";
+        run(self.connection, sql, (node.level, stored(node.index), node.hash))
+    }
+}
+
+/// The most that a bucket can hold: quantities are signed on disk.
+const CEILING: Usage = Usage { calls: i64::MAX as u64, fuel: i64::MAX as u64, wall_us: i64::MAX as u64, egress_bytes: i64::MAX as u64 };
+
+/// Runs a statement, prepared once for each connection. How many rows it changed.
+fn run(connection: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
+    connection.prepare_cached(sql)?.execute(params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::quantity, *};
+
+    #[test]
+    fn what_is_stored_saturates() {
+        assert_eq!(stored(u64::MAX), i64::MAX);
+        assert_eq!(quantity(stored(u64::MAX)), CEILING.calls);
+        assert_eq!(quantity(stored(7)), 7);
+    }
+}

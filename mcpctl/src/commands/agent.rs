@@ -1,0 +1,263 @@
+//! `agent`: spawn a plugin as an agent, call it wherever it lives, and end it.
+//!
+//! ```text
+//! spawn:   component -> PUT /v1/blobs/{digest}; manifest -> POST /v1/plugins; POST /v1/agents
+//! execute: POST /v1/agents/{agent}/execute, local or remote: the daemon decides
+//! ```
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use protocol::{
+    AgreementId, Client, Digest, Problem,
+    advert::Effect,
+    agreement::Pricing,
+    api::{Agent, Execute, Executed, List, RegisterPlugin, Spawn},
+    document::Sealed,
+    error::Code,
+    manifest::Manifest,
+    wire::{MAX_IDEMPOTENCY_KEY, MAX_PARAMS},
+};
+use rust_decimal::Decimal;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::{names, plugin, pricing, usage};
+use crate::{
+    error::{Error, Result},
+    input,
+    output::{Output, fields},
+    parse,
+};
+
+/// What an answer may take beyond the time that the call itself was given.
+const SLACK: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Run a signed plugin as an agent
+    Spawn(SpawnArguments),
+    /// List the agents of this node
+    List,
+    /// Show an agent
+    Show {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+    },
+    /// Call a method of an agent, here or anywhere in the mesh
+    Execute(ExecuteArguments),
+    /// End an agent and delete its state
+    Terminate {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SpawnArguments {
+    /// Its name, unique on the node
+    #[arg(value_parser = parse::name)]
+    name: String,
+    /// The component
+    #[arg(long, value_name = "FILE")]
+    plugin: PathBuf,
+    /// The component's signed manifest; the one beside it if not given
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// What a call costs those who are not the owner
+    #[arg(long, value_name = "DECIMAL", value_parser = parse::price)]
+    price_per_call: Option<Decimal>,
+    /// What a million units of fuel costs
+    #[arg(long, value_name = "DECIMAL", value_parser = parse::price)]
+    price_per_million_fuel: Option<Decimal>,
+    /// The prices' unit of account, such as EUR
+    #[arg(long, value_name = "LABEL")]
+    currency: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExecuteArguments {
+    /// The agent's id, or a local agent's name
+    #[arg(value_parser = parse::agent)]
+    agent: String,
+    /// The method
+    #[arg(value_parser = parse::name)]
+    method: String,
+    /// Parameters as JSON, '@FILE', or '-' for stdin
+    #[arg(default_value = "{}", allow_negative_numbers = true)]
+    params: String,
+    /// The agreement to use; the daemon chooses among the active ones if not given
+    #[arg(long, value_name = "ID")]
+    agreement: Option<AgreementId>,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    timeout: Option<Duration>,
+    /// The same key gives the same answer, and the call happens once
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+impl Command {
+    /// How long the command as a whole may take, where that was said.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::Execute(arguments) => arguments.timeout.map(|timeout| timeout.saturating_add(SLACK)),
+            Self::Spawn(_) | Self::List | Self::Show { .. } | Self::Terminate { .. } => None,
+        }
+    }
+}
+
+pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Result {
+    match command {
+        Command::Spawn(arguments) => spawn(arguments, client, output).await,
+        Command::List => {
+            let agents: List<Agent> = client.get("/v1/agents").await?;
+            output.list(&agents, ["id", "name", "plugin", "methods", "price", "created"], |agent| {
+                let methods = names(agent.methods.iter().map(|method| method.name.as_str()), "-");
+                let price = pricing(&agent.pricing);
+                [agent.id.to_string(), agent.name.clone(), agent.plugin.clone(), methods, price, agent.created_at.to_string()]
+            })
+        }
+        Command::Show { agent } => {
+            let agent: Agent = client.get(&format!("/v1/agents/{agent}")).await?;
+            output.show(&agent, describe)
+        }
+        Command::Execute(arguments) => execute(arguments, client, output).await,
+        Command::Terminate { agent } => {
+            client.delete::<IgnoredAny>(&format!("/v1/agents/{agent}")).await?;
+            output.show(&serde_json::json!({ "agent": agent, "terminated": true }), |_| format!("{agent} terminated"))
+        }
+    }
+}
+
+async fn spawn(arguments: SpawnArguments, client: &Client, output: Output) -> Result {
+    let pricing = arguments.pricing()?;
+    let component = plugin::component(&arguments.plugin)?;
+    let manifest = manifest(&arguments)?;
+    plugin::belongs(&manifest, &arguments.plugin, &component)?;
+    let digest = Digest::blake3(&component);
+    client.put_bytes::<IgnoredAny>(&format!("/v1/blobs/{digest}"), component.into()).await?;
+    client.post::<_, IgnoredAny>("/v1/plugins", &RegisterPlugin { manifest }).await?;
+    let agent: Agent = client.post("/v1/agents", &Spawn { name: arguments.name, component: digest, pricing, limits: None }).await?;
+    output.show(&agent, describe)
+}
+
+/// The daemon verifies the manifest: it knows whom its operator trusts.
+fn manifest(arguments: &SpawnArguments) -> Result<Sealed<Manifest>, Problem> {
+    let path = arguments.manifest.clone().unwrap_or_else(|| plugin::beside(&arguments.plugin));
+    input::document(&path, "a signed plugin manifest").map_err(|problem| match problem.code {
+        Code::NotFound => problem.hint(format!(
+            "sign the plugin first: mcpctl plugin sign --key FILE --name NAME --release VERSION {}",
+            arguments.plugin.display()
+        )),
+        _ => problem,
+    })
+}
+
+impl SpawnArguments {
+    /// What calls cost, where any price was given.
+    fn pricing(&self) -> Result<Option<Pricing>> {
+        if self.price_per_call.is_none() && self.price_per_million_fuel.is_none() {
+            return match self.currency {
+                None => Ok(None),
+                Some(_) => Err(Error::usage("a currency without a price", "add '--price-per-call' or '--price-per-million-fuel'")),
+            };
+        }
+        let free = Pricing::free();
+        Ok(Some(Pricing {
+            currency: self.currency.clone().unwrap_or(free.currency),
+            per_call: self.price_per_call.unwrap_or(free.per_call),
+            per_million_fuel: self.price_per_million_fuel.unwrap_or(free.per_million_fuel),
+        }))
+    }
+}
+
+async fn execute(arguments: ExecuteArguments, client: &Client, output: Output) -> Result {
+    let params = read_params(&arguments.params)?;
+    let timeout_ms = arguments.timeout.map(|timeout| u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
+    let request = Execute { method: arguments.method, params, agreement: arguments.agreement, timeout_ms };
+    let route = format!("/v1/agents/{}/execute", arguments.agent);
+    let executed: Executed = match &arguments.idempotency_key {
+        Some(key) if !(1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic()) => {
+            return Err(Error::usage(
+                format!("an idempotency key is 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"),
+                "use a UUID, or any text that names this one call",
+            ));
+        }
+        Some(key) => client.post_once(&route, key, &request).await?,
+        None => client.post(&route, &request).await?,
+    };
+    output.note(&format!("{}: {}", executed.operation, usage(&executed.usage)));
+    output.show(&executed, |executed| executed.result.get().into())
+}
+
+/// The parameters themselves, or those in a file or on stdin; kept byte for byte.
+fn read_params(argument: &str) -> Result<Box<RawValue>> {
+    let text = match (argument, argument.strip_prefix('@')) {
+        ("-", _) => text(input::read(Path::new("-"), MAX_PARAMS)?)?,
+        (_, Some("")) => return Err(Error::usage("'@' without a file", "write @FILE, or '-' for stdin")),
+        (_, Some(file)) => text(input::read(Path::new(file), MAX_PARAMS)?)?,
+        (json, None) if json.len() > MAX_PARAMS => {
+            return Err(Problem::new(Code::TooLarge, format!("the parameters are over {MAX_PARAMS} bytes")).into());
+        }
+        (json, None) => json.into(),
+    };
+    RawValue::from_string(text).map_err(|error| {
+        Error::usage(
+            format!("the parameters are not JSON: {error}"),
+            r#"quote them for the shell: '{"query": "word"}', or use @FILE or '-'"#,
+        )
+    })
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, Problem> {
+    let text = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+    text.map_err(|error| Problem::new(Code::InvalidRequest, format!("the parameters are not UTF-8: {error}")))
+}
+
+fn describe(agent: &Agent) -> String {
+    let method = |method: &protocol::api::MethodOutline| match method.effect {
+        Effect::ReadOnly => format!("{} (read-only)", method.name),
+        Effect::Mutating => method.name.clone(),
+    };
+    let methods: Vec<String> = agent.methods.iter().map(method).collect();
+    let limits = &agent.limits;
+    let (memory, state) = (limits.memory >> 20, limits.state_bytes >> 20);
+    fields([
+        ("id", agent.id.to_string()),
+        ("name", agent.name.clone()),
+        ("plugin", agent.plugin.clone()),
+        ("component", agent.component.to_string()),
+        ("owner", agent.owner.to_string()),
+        ("methods", methods.join(", ")),
+        ("price", pricing(&agent.pricing)),
+        ("limits", format!("{memory} MiB memory, {} fuel, {} ms, {state} MiB state written", limits.fuel, limits.wall_ms)),
+        ("created", agent.created_at.to_string()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_come_from_argv_or_file_byte_for_byte() {
+        let dir = tempfile::tempdir().expect("directory");
+        let file = dir.path().join("p.json");
+        let json = r#"{"b": 1.50, "a":2}"#;
+        input::write(&file, json.as_bytes()).expect("write");
+        assert_eq!(read_params(json).expect("argv").get(), json);
+        assert_eq!(read_params(&format!("@{}", file.display())).expect("file").get(), json);
+        assert_eq!(read_params("{").expect_err("not JSON").exit(), 2);
+        assert_eq!(read_params("@").expect_err("no file").exit(), 2);
+        let long = format!("\"{}\"", "x".repeat(MAX_PARAMS));
+        assert_eq!(read_params(&long).expect_err("long").problem().expect("problem").code, Code::TooLarge);
+        input::write(&file, long.as_bytes()).expect("write");
+        assert!(read_params(&format!("@{}", file.display())).is_err());
+    }
+}

@@ -1,0 +1,257 @@
+//! `agreement`: propose terms, sign them, follow what they have used, and verify all of it without any node.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use protocol::{
+    AgentId, AgreementId, Client, Problem, Timestamp,
+    agreement::{Bundle, Limit, Reason},
+    api::{AgreementOutline, AgreementState, Close, List, Propose},
+    error::Code,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{discover, names, pricing, usage};
+use crate::{
+    error::{Error, Result},
+    input,
+    output::{Output, fields},
+    parse,
+};
+
+pub(crate) mod verify;
+
+/// How long `propose --capability` searches.
+const SEARCH: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Propose terms for an agent to its provider
+    Propose(ProposeArguments),
+    /// Sign terms that were proposed to this node's owner
+    Accept {
+        /// The agreement
+        id: AgreementId,
+    },
+    /// List agreements, on either side
+    List,
+    /// Show an agreement
+    Show {
+        /// The agreement
+        id: AgreementId,
+        /// Also write its signed documents to FILE, for 'agreement verify'
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Close an agreement for good; a proposal is declined or withdrawn by it
+    Close {
+        /// The agreement
+        id: AgreementId,
+        /// Why: completed, terminated or breached
+        #[arg(long, default_value = "terminated", value_parser = reason)]
+        reason: Reason,
+    },
+    /// Refuse calls until the agreement is resumed
+    Suspend {
+        /// The agreement
+        id: AgreementId,
+    },
+    /// Allow calls again; only for the party that suspended
+    Resume {
+        /// The agreement
+        id: AgreementId,
+    },
+    /// List the templates of terms
+    Templates,
+    /// Verify an agreement's documents offline: signatures, transitions, receipt
+    Verify {
+        /// What 'agreement show -o FILE' wrote, or '-' for stdin
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProposeArguments {
+    /// The agent to call
+    #[arg(long, value_name = "ID", required_unless_present = "capability")]
+    agent: Option<AgentId>,
+    /// Agree with the best provider of <plugin>.<method>, on this method if --method is not given
+    #[arg(long, value_name = "C", conflicts_with = "agent")]
+    capability: Option<String>,
+    /// The template of the terms
+    #[arg(long, default_value = "standard")]
+    template: String,
+    /// A parameter of the template, as in calls=1000/1d
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse::parameter)]
+    set: Vec<(String, String)>,
+    /// A method that may be called; all if not given
+    #[arg(long, value_name = "M", value_parser = parse::name)]
+    method: Vec<String>,
+}
+
+fn reason(text: &str) -> Result<Reason, String> {
+    match text {
+        "completed" => Ok(Reason::Completed),
+        "terminated" => Ok(Reason::Terminated),
+        "breached" => Ok(Reason::Breached),
+        _ => Err(format!("{text:?} is not a reason: completed, terminated or breached")),
+    }
+}
+
+pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Result {
+    match command {
+        Command::Propose(arguments) => propose(arguments, client, output).await,
+        Command::Accept { id } => change(id, "accept", &serde_json::json!({}), client, output).await,
+        Command::Suspend { id } => change(id, "suspend", &serde_json::json!({}), client, output).await,
+        Command::Resume { id } => change(id, "resume", &serde_json::json!({}), client, output).await,
+        Command::Close { id, reason } => change(id, "close", &Close { reason }, client, output).await,
+        Command::List => list(client, output).await,
+        Command::Templates => templates(client, output).await,
+        Command::Show { id, output: file } => {
+            let state: AgreementState = client.get(&format!("/v1/agreements/{id}")).await?;
+            if let Some(file) = file {
+                save(&state.bundle, &file)?;
+            }
+            output.show(&state, describe)
+        }
+        Command::Verify { file } => {
+            let shown: Shown = input::document(&file, "an agreement with its signatures, as 'agreement show -o' writes it")?;
+            let bundle = match shown {
+                Shown::State { bundle } | Shown::Bundle(bundle) => bundle,
+            };
+            output.show(&verify::verify(bundle, Timestamp::now())?, verify::describe)
+        }
+    }
+}
+
+/// A bundle alone, or as `agreement show --json` prints it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Shown {
+    State { bundle: Bundle },
+    Bundle(Bundle),
+}
+
+async fn propose(arguments: ProposeArguments, client: &Client, output: Output) -> Result {
+    let ProposeArguments { agent, capability, template, set, mut method } = arguments;
+    let agent = match (agent, capability) {
+        (Some(agent), _) => agent,
+        (None, Some(capability)) => {
+            if let Some((_, of_capability)) = capability.rsplit_once('.').filter(|_| method.is_empty()) {
+                method.push(of_capability.into());
+            }
+            best(client, &capability).await?
+        }
+        (None, None) => return Err(Error::usage("nothing to agree on", "name '--agent ID' or '--capability C'")),
+    };
+    let mut parameters = BTreeMap::new();
+    for (name, value) in set {
+        if parameters.insert(name.clone(), value).is_some() {
+            return Err(Error::usage(
+                format!("'--set {name}' is given twice"),
+                "several limits of one quantity are written calls=1000/1d,100/1h",
+            ));
+        }
+    }
+    let state: AgreementState = client.post("/v1/agreements", &Propose { agent, methods: method, template, parameters }).await?;
+    output.show(&state, describe)
+}
+
+/// The best provider's agent; agents of this very node need no agreement.
+async fn best(client: &Client, capability: &str) -> Result<AgentId, Problem> {
+    let found = discover::find(client, capability, SEARCH, false).await?;
+    let remote = found.items.iter().find(|found| found.via != "local");
+    remote.map(|found| found.agent).ok_or_else(|| {
+        let problem = Problem::new(Code::CapabilityNotFound, format!("no other node provides {capability:?}"));
+        problem.hint(if found.items.is_empty() { "see 'mcpctl peers list'" } else { "an agent of this node needs no agreement" })
+    })
+}
+
+async fn change<B: Serialize>(id: AgreementId, verb: &str, body: &B, client: &Client, output: Output) -> Result {
+    let state: AgreementState = client.post(&format!("/v1/agreements/{id}/{verb}"), body).await?;
+    output.show(&state, describe)
+}
+
+async fn list(client: &Client, output: Output) -> Result {
+    let agreements: List<AgreementOutline> = client.get("/v1/agreements").await?;
+    output.list(&agreements, ["id", "status", "side", "counterparty", "agent", "expires", "calls"], |agreement| {
+        [
+            agreement.id.to_string(),
+            agreement.status.to_string(),
+            agreement.side.clone(),
+            agreement.counterparty.to_string(),
+            agreement.agent.to_string(),
+            agreement.expires_at.to_string(),
+            agreement.calls.to_string(),
+        ]
+    })
+}
+
+async fn templates(client: &Client, output: Output) -> Result {
+    // Only names are read here: what else a template tells is the daemon's to say.
+    let templates: List<serde_json::Value> = client.get("/v1/templates").await?;
+    output.list(&templates, ["name", "summary"], |template| {
+        ["name", "summary"].map(|name| template[name].as_str().unwrap_or_default().to_owned())
+    })
+}
+
+fn save(bundle: &Bundle, file: &Path) -> Result {
+    let mut bytes = serde_json::to_vec_pretty(bundle).map_err(anyhow::Error::from)?;
+    bytes.push(b'\n');
+    Ok(input::write(file, &bytes)?)
+}
+
+fn describe(state: &AgreementState) -> String {
+    let terms = &state.terms;
+    fields([
+        ("id", terms.id.to_string()),
+        ("status", status(&state.status.to_string(), state.reason)),
+        ("side", state.side.clone()),
+        ("provider", terms.provider.to_string()),
+        ("consumer", terms.consumer.to_string()),
+        ("agent", terms.agent.to_string()),
+        ("methods", names(terms.methods.iter().map(String::as_str), "all")),
+        ("template", terms.template.clone()),
+        ("limits", limits(&terms.limits)),
+        ("price", pricing(&terms.pricing)),
+        ("valid", format!("{} to {}", terms.header.issued_at, terms.header.expires_at)),
+        ("used", usage(&state.used)),
+        ("costs", format!("{} {}", state.price, terms.pricing.currency)),
+    ])
+}
+
+/// A status and, of a closed agreement, why.
+fn status(status: &str, reason: Option<Reason>) -> String {
+    let reason = reason.map(|reason| match reason {
+        Reason::Completed => "completed",
+        Reason::Expired => "expired",
+        Reason::Terminated => "terminated",
+        Reason::Breached => "breached",
+    });
+    reason.map_or_else(|| status.into(), |reason| format!("{status} ({reason})"))
+}
+
+/// `calls 1000/1d, fuel 5/total`.
+fn limits(limits: &[Limit]) -> String {
+    let texts: Vec<String> = limits.iter().map(|limit| format!("{} {}/{}", limit.quantity.as_str(), limit.max, limit.window)).collect();
+    if texts.is_empty() { "none".into() } else { texts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::agreement::{Quantity, Window};
+
+    use super::*;
+
+    #[test]
+    fn limits_and_statuses_read_as_they_are_written() {
+        let limit = |quantity, window, max| Limit { quantity, window, max };
+        let both = [limit(Quantity::Calls, Window::Day, 1000), limit(Quantity::Fuel, Window::Total, 5)];
+        assert_eq!((limits(&both), limits(&[])), ("calls 1000/1d, fuel 5/total".into(), "none".into()));
+        assert_eq!((status("closed", Some(Reason::Breached)), status("active", None)), ("closed (breached)".into(), "active".into()));
+        assert!(reason("expired").is_err() && reason("completed") == Ok(Reason::Completed));
+    }
+}

@@ -1,0 +1,219 @@
+//! The offline verification of an agreement: what both parties signed, what happened to it, and what was used.
+//!
+//! ```text
+//! terms ── signed by consumer and provider ─> transitions ── each by a party, in turn ─> status
+//!   └─ receipt ── signed by the provider, for these terms, at their price ─> usage
+//! ```
+//!
+//! Nothing here asks a node, and no document is trusted further than its signatures reach.
+
+use protocol::{
+    AgentId, AgreementId, Did, Expect, MeshId, OperationId, Problem, Signed, Timestamp, Usage,
+    agreement::{Agreement, Bundle, Reason, Status, Transition, open_active},
+    document::{self, Sealed},
+    envelope::Envelope,
+    error::Code,
+    receipt::Receipt,
+};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use crate::{commands::usage, output::fields};
+
+/// What the documents prove.
+#[derive(Debug, Serialize)]
+pub(crate) struct Verified {
+    verified: bool,
+    id: AgreementId,
+    mesh: MeshId,
+    status: Status,
+    reason: Option<Reason>,
+    provider: Did,
+    consumer: Did,
+    signers: Vec<Did>,
+    agent: AgentId,
+    methods: Vec<String>,
+    limits: String,
+    issued_at: Timestamp,
+    expires_at: Timestamp,
+    transitions: Vec<Transition>,
+    receipt: Option<Stated>,
+}
+
+/// What the provider stated last.
+#[derive(Debug, Serialize)]
+struct Stated {
+    signed_by: Did,
+    at: Timestamp,
+    operation: OperationId,
+    used: Usage,
+    price: Decimal,
+    currency: String,
+    trace: protocol::receipt::Position,
+}
+
+/// Verifies everything in `bundle`; `now` only tells whether the agreement's time is over.
+pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem> {
+    let mesh = mesh(bundle.agreement.envelope())?;
+    let expect = Expect::archived(&mesh);
+    let signed = open_active(bundle.agreement, expect)?;
+    let terms = signed.document().clone();
+    let mut progress = Progress { status: Status::Active, reason: None, by: None };
+    let mut transitions = Vec::with_capacity(bundle.transitions.len());
+    for (number, sealed) in (1u64..).zip(bundle.transitions) {
+        let transition = sealed.open(expect)?;
+        let of = |problem: String| Problem::new(Code::IllegalTransition, format!("transition {number} of {}: {problem}", terms.id));
+        transition.require(transition.document().by)?;
+        progress.apply(&terms, number, transition.document()).map_err(of)?;
+        transitions.push(transition.document().clone());
+    }
+    let receipt = bundle.receipt.map(|sealed| receipt(sealed, &terms, expect)).transpose()?;
+    if progress.status != Status::Closed && now >= terms.header.expires_at {
+        progress = Progress { status: Status::Closed, reason: Some(Reason::Expired), by: None };
+    }
+    Ok(Verified {
+        verified: true,
+        id: terms.id,
+        mesh: mesh.clone(),
+        status: progress.status,
+        reason: progress.reason,
+        provider: terms.provider,
+        consumer: terms.consumer,
+        signers: signed.signers().to_vec(),
+        agent: terms.agent,
+        limits: super::limits(&terms.limits),
+        issued_at: terms.header.issued_at,
+        expires_at: terms.header.expires_at,
+        methods: terms.methods,
+        transitions,
+        receipt,
+    })
+}
+
+/// The mesh that the terms name: offline there is no other to hold them against, and everything else must be of the same.
+fn mesh(envelope: &Envelope) -> Result<MeshId, Problem> {
+    #[derive(Deserialize)]
+    struct Outline {
+        header: Named,
+    }
+    #[derive(Deserialize)]
+    struct Named {
+        mesh: MeshId,
+    }
+    let (payload, _) = envelope.verify().map_err(document::Error::from)?;
+    let outline: Result<Outline, _> = serde_json::from_slice(&payload);
+    let outline = outline.map_err(|error| Problem::new(Code::MalformedDocument, format!("the agreement can't be read: {error}")))?;
+    Ok(outline.header.mesh)
+}
+
+/// Where the agreement stands while its transitions are replayed.
+#[derive(Debug)]
+struct Progress {
+    status: Status,
+    reason: Option<Reason>,
+    by: Option<Did>,
+}
+
+impl Progress {
+    /// Takes the next step, if this party may make it. Active terms are signed by both, so no step leads back to proposed.
+    fn apply(&mut self, terms: &Agreement, number: u64, step: &Transition) -> Result<(), String> {
+        if step.agreement != terms.id {
+            return Err(format!("is of {}", step.agreement));
+        }
+        if step.by != terms.provider && step.by != terms.consumer {
+            return Err(format!("{} is not a party", step.by));
+        }
+        if step.sequence != number {
+            return Err(format!("is numbered {}", step.sequence));
+        }
+        // Terms that were a proposal when they were closed can be signed by both as well: the two crossed.
+        let declined = number == 1 && step.from == Status::Proposed && step.to == Status::Closed;
+        if step.from != self.status && !declined {
+            return Err(format!("starts from {}, but the agreement was {}", step.from, self.status));
+        }
+        let legal = match (step.from, step.to) {
+            (Status::Active, Status::Suspended) => true,
+            // Only who suspended may resume.
+            (Status::Suspended, Status::Active) => self.by == Some(step.by),
+            (from, Status::Closed) => from != Status::Closed,
+            _ => false,
+        };
+        if !legal {
+            return Err(format!("{} may not take it from {} to {}", step.by, step.from, step.to));
+        }
+        if (step.to == Status::Closed) != step.reason.is_some() {
+            return Err("a reason belongs to closing, and to nothing else".into());
+        }
+        let at = step.header.issued_at;
+        if at < terms.header.expires_at && step.reason == Some(Reason::Expired) {
+            return Err(format!("expired at {at}, before its end"));
+        }
+        *self = Self { status: step.to, reason: step.reason, by: Some(step.by) };
+        Ok(())
+    }
+}
+
+/// Opens a receipt and holds it against the terms it claims to be under.
+fn receipt(sealed: Sealed<Receipt>, terms: &Agreement, expect: Expect<'_>) -> Result<Stated, Problem> {
+    let signed: Signed<Receipt> = sealed.open(expect)?;
+    let receipt = signed.document();
+    signed.require(terms.provider)?;
+    let differs = |what: String| Err(Problem::new(Code::ProofFailed, format!("the receipt for {} {what}", receipt.operation)));
+    if receipt.agreement != terms.id {
+        return differs(format!("is of {}, not of {}", receipt.agreement, terms.id));
+    }
+    if receipt.provider != terms.provider || receipt.agent != terms.agent || receipt.trace.log != terms.provider_node {
+        return differs("names another provider, agent or node than the terms".into());
+    }
+    if !terms.covers(&receipt.method) {
+        return differs(format!("is for {:?}, which the terms don't cover", receipt.method));
+    }
+    if !receipt.usage.within(receipt.total) {
+        return differs("states less in all than for its own operation".into());
+    }
+    let price = terms.pricing.price(&receipt.total);
+    if price != Some(receipt.price) || receipt.currency != terms.pricing.currency {
+        let expected = price.map_or_else(|| "not expressible".into(), |price| price.to_string());
+        let currency = &terms.pricing.currency;
+        return differs(format!("states {} {}; by the terms its usage costs {expected} {currency}", receipt.price, receipt.currency));
+    }
+    Ok(Stated {
+        signed_by: terms.provider,
+        at: receipt.header.issued_at,
+        operation: receipt.operation,
+        used: receipt.total,
+        price: receipt.price,
+        currency: receipt.currency.clone(),
+        trace: receipt.trace,
+    })
+}
+
+/// The findings, for a person.
+pub(crate) fn describe(found: &Verified) -> String {
+    let signed = |party: &Did| format!("{party} (signed)");
+    let step = |step: &Transition| format!("{} -> {} by {} at {}", step.from, step.to, step.by, step.header.issued_at);
+    let steps: Vec<String> = found.transitions.iter().map(step).collect();
+    let receipt = found.receipt.as_ref();
+    let text = fields([
+        ("agreement", found.id.to_string()),
+        ("verified", "every signature, transition and receipt".into()),
+        ("mesh", found.mesh.to_string()),
+        ("status", super::status(&found.status.to_string(), found.reason)),
+        ("provider", signed(&found.provider)),
+        ("consumer", signed(&found.consumer)),
+        ("agent", found.agent.to_string()),
+        ("methods", super::names(found.methods.iter().map(String::as_str), "all")),
+        ("limits", found.limits.clone()),
+        ("valid", format!("{} to {}", found.issued_at, found.expires_at)),
+        ("used", receipt.map_or_else(|| "no receipt".into(), |stated| usage(&stated.used))),
+        ("costs", receipt.map_or_else(String::new, |stated| format!("{} {}", stated.price, stated.currency))),
+        (
+            "receipt",
+            receipt.map_or_else(String::new, |stated| format!("{} at {}, signed by {}", stated.operation, stated.at, stated.signed_by)),
+        ),
+    ]);
+    steps.iter().fold(text, |text, step| format!("{text}  {step}\n"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! `trace`: read the node's log of operations, and prove or verify what is in it.
+//!
+//! ```text
+//! prove OP -o proof.json  --to whom it concerns-->  verify proof.json (no node needed)
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use protocol::{
+    Client, NodeId, OperationId, Problem, Timestamp,
+    api::{List, Proof, SignedCheckpoint, TraceItem, TraceVerified},
+    checkpoint::Checkpoint,
+    entry::{Action, ConsistencyProof, Entry, InclusionProof, ProofError},
+    error::Code,
+};
+use serde::{Deserialize, Serialize};
+
+use super::usage;
+use crate::{
+    error::Result,
+    input,
+    output::{Output, fields},
+    parse,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// List entries, oldest first
+    List {
+        /// Begin after this index
+        #[arg(long, value_name = "INDEX")]
+        after: Option<u64>,
+        /// How many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show an entry
+    Show {
+        /// The operation's id, or the entry's index
+        #[arg(value_name = "OP|INDEX", value_parser = operation_or_index)]
+        entry: String,
+    },
+    /// Prove that an operation is in a node's trace
+    Prove {
+        /// The operation
+        operation: OperationId,
+        /// The node that ran it, if not this one
+        #[arg(long)]
+        node: Option<NodeId>,
+        /// Write the proof to FILE
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Prove that the trace of one size only adds to that of a smaller one
+    Consistency {
+        /// The smaller size
+        from: u64,
+        /// The larger size; the newest checkpoint's if not given
+        to: Option<u64>,
+        /// Write the proof to FILE
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Verify a proof offline; without a file, let the daemon recompute its whole log
+    Verify(VerifyArguments),
+    /// Show the node's newest signed checkpoint
+    Checkpoint,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArguments {
+    /// A proof, as 'trace prove' or 'trace consistency' wrote it, or '-' for stdin
+    file: Option<PathBuf>,
+}
+
+fn operation_or_index(text: &str) -> Result<String, String> {
+    if text.parse::<u64>().is_ok() || text.parse::<OperationId>().is_ok() {
+        Ok(text.into())
+    } else {
+        Err("neither an operation's id (op_…) nor an index".into())
+    }
+}
+
+pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Result {
+    match command {
+        Command::List { after, limit } => list(after, limit, client, output).await,
+        Command::Show { entry } => {
+            let item: TraceItem = client.get(&format!("/v1/trace/{entry}")).await?;
+            output.show(&item, |item| describe(item.index, &item.entry))
+        }
+        Command::Prove { operation, node, output: file } => {
+            let node = node.map(|node| format!("&node={node}")).unwrap_or_default();
+            let proof: Proof = client.get(&format!("/v1/trace/proof?operation={operation}{node}")).await?;
+            let found = Inclusion::verify(&proof.inclusion)?;
+            hand_out(&proof, file.as_deref(), output, &found.describe())
+        }
+        Command::Consistency { from, to, output: file } => {
+            let to = to.map(|to| format!("&to={to}")).unwrap_or_default();
+            let proof: ConsistencyProof = client.get(&format!("/v1/trace/consistency?from={from}{to}")).await?;
+            let found = Consistency::verify(&proof)?;
+            hand_out(&proof, file.as_deref(), output, &found.describe())
+        }
+        Command::Verify(VerifyArguments { file: Some(file) }) => verify(&file, output),
+        Command::Verify(VerifyArguments { file: None }) => {
+            let verified: TraceVerified = client.post("/v1/trace/verify", &serde_json::json!({})).await?;
+            output.show(&verified, |verified| {
+                format!("{} entries and {} checkpoints verified\n{}", verified.entries, verified.checkpoints, verified.checkpoint)
+            })
+        }
+        Command::Checkpoint => {
+            let checkpoint: SignedCheckpoint = client.get("/v1/trace/checkpoint").await?;
+            output.show(&checkpoint, |checkpoint| checkpoint.note.clone())
+        }
+    }
+}
+
+async fn list(after: Option<u64>, limit: u32, client: &Client, output: Output) -> Result {
+    let after = after.map(|after| format!("&after={}", parse::segment(&after.to_string()))).unwrap_or_default();
+    let items: List<TraceItem> = client.get(&format!("/v1/trace?limit={limit}{after}")).await?;
+    output.list(&items, ["index", "time", "operation", "action", "subject", "outcome"], |item| {
+        let (action, subject) = outline(&item.entry);
+        let outcome = item.entry.failure.map_or_else(|| "ok".into(), |code| code.to_string());
+        let time = item.entry.time.strftime("%FT%TZ").to_string();
+        [item.index.to_string(), time, item.entry.operation.to_string(), action.into(), subject, outcome]
+    })
+}
+
+/// What was done, to what.
+fn outline(entry: &Entry) -> (&'static str, String) {
+    match &entry.action {
+        Action::Execute { agent, method, .. } => ("execute", format!("{agent} {method}")),
+        Action::ExecuteRemote { agent, method, .. } => ("execute-remote", format!("{agent} {method}")),
+        Action::Spawn { agent, .. } => ("spawn", agent.to_string()),
+        Action::Terminate { agent } => ("terminate", agent.to_string()),
+        Action::Agreement { status } => ("agreement", format!("{} {status}", entry.agreement.map(|id| id.to_string()).unwrap_or_default())),
+    }
+}
+
+fn describe(index: u64, entry: &Entry) -> String {
+    let (action, subject) = outline(entry);
+    let text = |value: Option<String>| value.unwrap_or_default();
+    let (result, used) = match &entry.action {
+        Action::Execute { result, usage: used, .. } => (result.map(|digest| digest.to_string()), usage(used)),
+        Action::ExecuteRemote { node, receipt, .. } => (receipt.map(|digest| digest.to_string()), format!("on {node}")),
+        Action::Spawn { component, .. } => (None, component.to_string()),
+        Action::Terminate { .. } | Action::Agreement { .. } => (None, String::new()),
+    };
+    fields([
+        ("index", index.to_string()),
+        ("operation", entry.operation.to_string()),
+        ("time", entry.time.to_string()),
+        ("action", format!("{action} {subject}")),
+        ("principal", entry.principal.to_string()),
+        ("agreement", text(entry.agreement.map(|id| id.to_string()))),
+        ("digest", text(result)),
+        ("details", used),
+        ("outcome", entry.failure.map_or_else(|| "ok".into(), |code| code.to_string())),
+        ("request", text(entry.request_id.clone())),
+    ])
+}
+
+/// A proof goes to its file, and its findings to the reader; or the proof itself to stdout.
+fn hand_out<T: Serialize>(proof: &T, file: Option<&Path>, output: Output, findings: &str) -> Result {
+    let mut bytes = serde_json::to_vec_pretty(proof).map_err(anyhow::Error::from)?;
+    bytes.push(b'\n');
+    match file {
+        Some(file) => {
+            input::write(file, &bytes)?;
+            output.show(proof, |_| findings.into())
+        }
+        None if output.is_json() => output.show(proof, |_| String::new()),
+        None => output.bytes(&bytes),
+    }
+}
+
+/// Any proof that this program writes.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyProof {
+    Wrapped { inclusion: InclusionProof },
+    Inclusion(InclusionProof),
+    Consistency(ConsistencyProof),
+}
+
+fn verify(file: &Path, output: Output) -> Result {
+    let proof: AnyProof = input::document(file, "an inclusion or consistency proof")?;
+    match proof {
+        AnyProof::Wrapped { inclusion } | AnyProof::Inclusion(inclusion) => {
+            output.show(&Inclusion::verify(&inclusion)?, Inclusion::describe)
+        }
+        AnyProof::Consistency(proof) => output.show(&Consistency::verify(&proof)?, Consistency::describe),
+    }
+}
+
+/// What an inclusion proof proves.
+#[derive(Debug, Serialize)]
+struct Inclusion {
+    verified: bool,
+    log: NodeId,
+    mesh: String,
+    size: u64,
+    index: u64,
+    entry: Entry,
+    time: Timestamp,
+}
+
+impl Inclusion {
+    fn verify(proof: &InclusionProof) -> Result<Self, Problem> {
+        let (checkpoint, entry) = proof.verify().map_err(refused)?;
+        let Checkpoint { mesh, node, size, .. } = checkpoint;
+        Ok(Self { verified: true, log: node, mesh: mesh.to_string(), size, index: proof.index, time: entry.time, entry })
+    }
+
+    fn describe(&self) -> String {
+        let Self { log, mesh, size, .. } = self;
+        format!("verified: in the trace of {log} in mesh {mesh}, of {size} entries, signed by it\n{}", describe(self.index, &self.entry))
+    }
+}
+
+/// What a consistency proof proves.
+#[derive(Debug, Serialize)]
+struct Consistency {
+    verified: bool,
+    log: NodeId,
+    old_size: u64,
+    new_size: u64,
+}
+
+impl Consistency {
+    fn verify(proof: &ConsistencyProof) -> Result<Self, Problem> {
+        proof.verify().map_err(refused)?;
+        let read = |note| Checkpoint::verify(note).map_err(|error| refused(error.into()));
+        let (old, new) = (read(&proof.old)?, read(&proof.new)?);
+        Ok(Self { verified: true, log: new.node, old_size: old.size, new_size: new.size })
+    }
+
+    fn describe(&self) -> String {
+        let Self { log, old_size, new_size, .. } = self;
+        format!("verified: the trace of {log} with {new_size} entries only adds to that with {old_size}, both signed by it")
+    }
+}
+
+fn refused(error: ProofError) -> Problem {
+    Problem::new(Code::ProofFailed, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_named_by_operation_or_index() {
+        assert!(operation_or_index("7").is_ok() && operation_or_index(&OperationId::new().to_string()).is_ok());
+        assert!(operation_or_index("agent_01h455vb4pex5vsknk084sn02q").is_err() && operation_or_index("../id").is_err());
+    }
+}

@@ -1,0 +1,67 @@
+//! Figures, each beside a yardstick of the same run, because a figure alone says more of the machine than of us.
+//!
+//! ```text
+//! main ─► local    execute through the socket     | the raw parts: sandbox and group commit, in this process
+//!      ─► remote   execute on another node        | NATS request/reply to the same raw parts
+//!      ─► memory   idle node, gateway, 1,000 agents
+//!      ─► start    spawn to first answer           (both beside nats-server)
+//!      ─► report   a table on stdout, JSON in target/bench.json
+//! ```
+//! Sides take turns (A B A B …) and the ratio is the median of the rounds' ratios: what else the machine does hits both.
+//! Nothing here fails for being slow; it fails where a call fails or counts wrong.
+
+mod arguments;
+mod counter;
+mod local;
+mod measure;
+mod memory;
+mod nats;
+mod node;
+mod place;
+mod proc;
+mod raw;
+mod remote;
+mod report;
+mod start;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::{arguments::Arguments, place::Place, report::Report};
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let arguments = match Arguments::parse(std::env::args().skip(1))? {
+        arguments::Wanted::Nothing => return Ok(ExitCode::SUCCESS),
+        arguments::Wanted::Responder { url, directory, agents } => {
+            nats::respond(&url, &directory, agents).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        arguments::Wanted::Figures(arguments) => arguments,
+    };
+    tokio::select! {
+        measured = run(&arguments) => measured.map(|()| ExitCode::SUCCESS),
+        // Returning drops, and so ends, every process, and removes the directories.
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::FAILURE),
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<()> {
+    let place = Place::new()?;
+    let mut report = Report::new(arguments.quick);
+    // First what is idle: the caches of the disk and the processor are as cold as they get.
+    if arguments.wants("start") {
+        start::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("memory") {
+        memory::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("local") {
+        local::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("remote") {
+        remote::measure(&place, arguments, &mut report).await?;
+    }
+    report.finish(&arguments.json)
+}

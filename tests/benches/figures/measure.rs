@@ -1,0 +1,98 @@
+//! Closed loops: each caller asks, waits for the answer, asks again. Two sides take turns.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use futures::future::BoxFuture;
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+/// One call by the caller of this number.
+pub(crate) type Call = Arc<dyn Fn(usize) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) rounds: usize,
+    pub(crate) round: Duration,
+    pub(crate) warm_up: Duration,
+}
+
+/// One side's figures: of a round, or the medians of all rounds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Sample {
+    pub(crate) ops_per_s: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+}
+
+/// All rounds of several sides: one list of samples for each side.
+#[derive(Debug)]
+pub(crate) struct Rounds(Vec<Vec<Sample>>);
+
+impl Rounds {
+    /// The medians of a side.
+    pub(crate) fn side(&self, at: usize) -> Sample {
+        let of = |figure: fn(&Sample) -> f64| median(self.0[at].iter().map(figure).collect());
+        Sample { ops_per_s: of(|sample| sample.ops_per_s), p50_us: of(|sample| sample.p50_us), p99_us: of(|sample| sample.p99_us) }
+    }
+
+    /// The median of the rounds' ratios of calls per second, the first side's to another's.
+    pub(crate) fn ratio(&self, to: usize) -> f64 {
+        median(self.0[0].iter().zip(&self.0[to]).map(|(ours, theirs)| ours.ops_per_s / theirs.ops_per_s).collect())
+    }
+}
+
+/// Lets `callers` load each side in turn, round after round.
+pub(crate) async fn take_turns(sides: &[&Call], callers: usize, pace: Pace) -> Result<Rounds> {
+    for side in sides {
+        load(side, callers, pace.warm_up).await?;
+    }
+    let mut samples = vec![Vec::new(); sides.len()];
+    for _ in 0..pace.rounds {
+        for (side, samples) in sides.iter().zip(&mut samples) {
+            samples.push(load(side, callers, pace.round).await?);
+        }
+    }
+    Ok(Rounds(samples))
+}
+
+/// Runs `callers` loops for `lasting`. Calls under way at its end are finished, and counted with the time they took.
+async fn load(call: &Call, callers: usize, lasting: Duration) -> Result<Sample> {
+    let begun = Instant::now();
+    let mut loops = JoinSet::new();
+    for caller in 0..callers {
+        let call = Arc::clone(call);
+        loops.spawn(async move {
+            let mut took = Vec::with_capacity(4096);
+            while begun.elapsed() < lasting {
+                let asked = Instant::now();
+                call(caller).await?;
+                took.push(asked.elapsed());
+            }
+            anyhow::Ok(took)
+        });
+    }
+    let mut took = Vec::new();
+    while let Some(ended) = loops.join_next().await {
+        took.extend(ended??);
+    }
+    let elapsed = begun.elapsed();
+    ensure!(!took.is_empty(), "no call was made in {lasting:?}");
+    took.sort_unstable();
+    let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+    Ok(Sample { ops_per_s: took.len() as f64 / elapsed.as_secs_f64(), p50_us: at(0.5), p99_us: at(0.99) })
+}
+
+/// The middle value; the mean of the middle two where there is none.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
+    }
+}

@@ -1,0 +1,86 @@
+//! What lies in a data directory, who may read it, and that a node is the same after a restart.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use serde_json::json;
+use tests::{Cluster, run, value};
+
+use crate::fixtures::counter;
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socket_and_keys_are_for_their_owner_alone() {
+    let cluster = Cluster::new();
+    let mut node = cluster.node("a").start().await;
+    for file in ["mcpd.sock", "node.key", "owner.key", "cache.key"] {
+        assert_eq!(mode(&node.directory().join(file)), 0o600, "{file}");
+    }
+    assert_eq!(mode(node.directory()), 0o700);
+    node.stop().await;
+    assert!(!node.directory().join("mcpd.sock").exists(), "the socket goes with the daemon");
+
+    // A key that others can read is not used.
+    let key = node.directory().join("node.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("chmod");
+    let refused = run(node.command()).await.exits(2);
+    assert!(refused.stderr.contains("error: others may read") && refused.stderr.contains("hint: chmod 600"), "{}", refused.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_has_one_daemon() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").start().await;
+    let second = run(node.command()).await.exits(4);
+    assert!(second.stderr.contains("error: another process (pid ") && second.stderr.contains("hint: "), "{}", second.stderr);
+    node.json(&["status"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_identity_agents_state_and_trace() {
+    let cluster = Cluster::new();
+    let mut node = cluster.node("a").start().await;
+    let agent = node.host("counter", "demo", counter()).await;
+    for _ in 0..3 {
+        node.execute("counter", "count", &json!({})).await.expect("it counts");
+    }
+    let before = node.json(&["id"]).await;
+    let size = node.json(&["status"]).await["trace_size"].as_u64().expect("a size");
+    let entry = node.json(&["trace", "show", "0"]).await;
+    let checkpoint = node.json(&["trace", "checkpoint"]).await;
+    let key = node.mcpctl(&["key", "create", "ci"]).await.exits(0).stdout;
+    assert!(key.trim().len() >= 32, "a secret");
+
+    node.restart().await;
+    let after = node.json(&["id"]).await;
+    assert_eq!((&before["node_id"], &before["owner"]), (&after["node_id"], &after["owner"]));
+    let agents = node.json(&["agent", "list"]).await;
+    assert_eq!(agents["items"][0]["id"], json!(agent.id));
+    assert_eq!(node.json(&["plugin", "list"]).await["items"][0]["name"], "demo");
+    assert_eq!(node.json(&["key", "list"]).await["items"][0]["name"], "ci");
+    assert_eq!(node.json(&["status"]).await["trace_size"], size);
+    assert_eq!(node.json(&["trace", "show", "0"]).await, entry);
+    let executed = node.execute("counter", "count", &json!({})).await.expect("it counts on");
+    assert_eq!(value(&executed)["count"], 4);
+    assert_eq!(node.json(&["trace", "verify"]).await["entries"], size + 1);
+    let proof = node.json(&["trace", "consistency", &checkpoint["size"].to_string()]).await;
+    assert_eq!(proof["old"], checkpoint["note"]);
+}
+
+/// A store of the future is refused with a code of its own, and left as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_store_is_refused_and_not_touched() {
+    let cluster = Cluster::new();
+    let mut node = cluster.node("a").start().await;
+    node.stop().await;
+    let file = node.directory().join("store/mcp-zero.sqlite");
+    let mut bytes = fs::read(&file).expect("a store");
+    // The user version, by SQLite's file format: 4 bytes, big endian, at 60.
+    bytes[60..64].copy_from_slice(&1_000_u32.to_be_bytes());
+    fs::write(&file, &bytes).expect("write");
+    let refused = run(node.command()).await.exits(7);
+    assert!(refused.stderr.starts_with("error: ") || refused.stderr.contains("\nerror: "), "{}", refused.stderr);
+    assert_eq!(fs::read(&file).expect("a store"), bytes);
+}

@@ -1,0 +1,13 @@
+//! The programs as users meet them: real processes on the loopback interface, one module for each promise.
+
+mod agreements;
+mod contract;
+mod crash;
+mod devstack;
+mod fixtures;
+mod gateway;
+mod identity;
+mod mesh;
+mod plugins;
+mod proofs;
+mod rogue;
