@@ -68,6 +68,14 @@ impl DataDir {
         self.path.join(name)
     }
 
+    /// A directory within it, made where needed (0700).
+    pub(crate) fn subdirectory(&self, name: &str) -> Result<PathBuf, Problem> {
+        let path = self.join(name);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| Problem::new(Code::StoreFailed, format!("can't create {}: {error}", path.display())))?;
+        Ok(path)
+    }
+
     /// The Ed25519 key in the file `name`, made on first use.
     pub(crate) fn key(&self, name: &str) -> Result<Key, Problem> {
         let pem = self.secret(name, || Key::generate().to_pem())?;

@@ -42,7 +42,7 @@ impl Supervisor {
         let node_key = directory.key("node.key")?;
         let owner_key = directory.key("owner.key")?;
         let cache_key = directory.random("cache.key")?;
-        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&directory.join("store/mcp-zero.sqlite"))?);
+        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&directory.subdirectory("store")?.join("mcp-zero.sqlite"))?);
         let kernel = kernel::Kernel::new(kernel::Config {
             max_concurrent: config.max_concurrent,
             ..kernel::Config::new(directory.join("cache"), *cache_key, compiler()?)
@@ -52,7 +52,7 @@ impl Supervisor {
             owner_key,
             mesh_id: config.mesh_id.clone(),
             store,
-            blobs: Blobs::open(&directory.join("blobs"))?,
+            blobs: Blobs::open(&directory.subdirectory("blobs")?)?,
             kernel,
             policy: config.policy.clone(),
             pricing: config.pricing.clone(),
