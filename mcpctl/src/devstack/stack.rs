@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::Read as _,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -221,7 +222,7 @@ impl Stack {
             Problem::new(Code::NotRunning, format!("can't start {program}: {error}"))
                 .hint("build all programs first: cargo build --release")
         };
-        std::fs::create_dir_all(&directory).map_err(failed)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed)?;
         let log = File::create(self.log(name)).map_err(failed)?;
         let mut command = Command::new(beside(program));
         // Our own environment holds the user's settings, which are not this mesh's.

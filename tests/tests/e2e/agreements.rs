@@ -118,7 +118,8 @@ async fn a_provider_that_denies_says_so_and_prices_are_what_was_advertised() {
 async fn one_idempotency_key_is_one_operation_and_counts_once() {
     let (pair, state) = Pair::agreed(&[]).await;
     let agent = pair.agent.id.to_string();
-    let calls = (0..8).map(|_| pair.consumer.execute_once(&agent, "count", &json!({}), "one-and-only"));
+    let nothing = json!({});
+    let calls = (0..8).map(|_| pair.consumer.execute_once(&agent, "count", &nothing, "one-and-only"));
     let mut answers: Vec<_> = join_all(calls).await.into_iter().map(|answer| answer.expect("answered")).collect();
     answers.push(pair.consumer.execute_once(&agent, "count", &json!({}), "one-and-only").await.expect("answered"));
     let operations: std::collections::BTreeSet<_> = answers.iter().map(|answer| answer.operation.to_string()).collect();
