@@ -12,7 +12,7 @@ use protocol::{Code, Problem};
 use store::{Blobs, Sqlite, Store};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,9 @@ use crate::{
 
 /// How long requests under way may take after the first signal.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// A part that has ended: its name, and what it died of.
+type Ended = (&'static str, Result<(), String>);
 
 /// A node that is bound and about to serve.
 #[derive(Debug)]
@@ -150,7 +153,7 @@ async fn signalled() -> Result<(), Problem> {
     Ok(())
 }
 
-fn unexpected(part: Option<Result<(&'static str, Result<(), String>), tokio::task::JoinError>>) -> Problem {
+fn unexpected(part: Option<Result<Ended, JoinError>>) -> Problem {
     let why = match part {
         None => "nothing is left to run".into(),
         Some(Err(error)) => format!("a part of the daemon failed: {error}"),
@@ -161,7 +164,7 @@ fn unexpected(part: Option<Result<(&'static str, Result<(), String>), tokio::tas
 }
 
 /// Tells systemd that the daemon lives, twice in the time after which it would be restarted.
-async fn watchdog(stop: CancellationToken) -> (&'static str, Result<(), String>) {
+async fn watchdog(stop: CancellationToken) -> Ended {
     let Some(within) = sd_notify::watchdog_enabled() else {
         stop.cancelled().await;
         return ("watchdog", Ok(()));

@@ -23,7 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// What only these may name.
 const HEAVY: &[(&str, &[&str])] = &[
-    ("libp2p", &["mesh", "mcp-bootstrap"]),
+    ("libp2p", &["mesh"]),
     ("quinn", &["mesh"]),
     ("wasmtime", &["kernel"]),
     ("wasmparser", &["kernel"]),

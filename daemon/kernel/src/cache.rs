@@ -85,6 +85,11 @@ impl Cache {
         self.sweep(Some(&mac)).map_err(|source| self.broken(&self.dir, source))
     }
 
+    /// Maps what [`Cache::store`] has just written.
+    pub(crate) fn fresh(&self, engine: &Engine, digest: Digest) -> wasmtime::Result<Component> {
+        map(engine, &self.path(digest, CODE))
+    }
+
     fn path(&self, digest: Digest, extension: &str) -> PathBuf {
         self.dir.join(format!("{}-{}.{extension}", digest.hex(), self.compatibility))
     }
@@ -145,11 +150,11 @@ fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Maps a file of compiled code whose MAC was checked.
+/// Maps a file of compiled code whose MAC was checked, or that was written just now.
 #[allow(unsafe_code)]
 fn map(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
-    // SAFETY: the file is what this node's own compiler wrote, unchanged: its keyed MAC matched just now, and the
-    // folder is open to no other user. Files here are replaced by renaming, never written in place.
+    // SAFETY: the file is what this node's own compiler wrote, unchanged: its keyed MAC matched just now, or this
+    // process wrote it, and the folder is open to no other user. Files here are replaced by renaming, never written in place.
     unsafe { Component::deserialize_file(engine, path) }
 }
 

@@ -42,6 +42,8 @@ pub(crate) fn runner(calls: u32) -> Result<Engine> {
         .total_stacks(calls)
         .max_core_instances_per_component(40)
         .max_memories_per_component(8)
+        .max_memories_per_module(8)
+        .max_tables_per_module(8)
         .max_tables_per_component(64)
         .max_component_instance_size(4 << 20)
         .max_core_instance_size(4 << 20)

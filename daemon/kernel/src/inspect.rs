@@ -122,7 +122,7 @@ impl Census {
             Payload::ComponentCanonicalSection(section) => self.define(section.count())?,
             Payload::CodeSectionEntry(body) => {
                 let range = body.range();
-                within("bytes in one function", (range.end - range.start) as u64, MAX_BODY)?;
+                within("bytes in one function", range.end - range.start, MAX_BODY)?;
             }
             Payload::ComponentExportSection(section) if self.depth == 1 => {
                 add(&mut self.exports, section.count(), "exports", MAX_EXPORTS)?;

@@ -126,10 +126,10 @@ impl Kernel {
         let parts = self.0.clone();
         let stored = spawn_blocking(move || {
             parts.cache.store(digest, &code)?;
-            parts.cache.load(&parts.engine, digest)
+            let unfit = |error| Error::Compile(format!("its code doesn't fit this node's sandbox: {error:#}"));
+            parts.cache.fresh(&parts.engine, digest).map_err(unfit)
         });
-        let loaded = stored.await.map_err(|error| Error::Sandbox(error.to_string()))??;
-        loaded.ok_or_else(|| Error::Compile("its code doesn't fit this node's sandbox".into()))
+        stored.await.map_err(|error| Error::Sandbox(error.to_string()))?
     }
 
     async fn cached(&self, digest: Digest) -> Result<Option<Component>, Error> {

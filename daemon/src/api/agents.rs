@@ -32,12 +32,10 @@ pub(super) async fn spawn(
     Ok(Json(agent))
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn list(State(api): State<Api>) -> Json<List<Agent>> {
     Json(api.node.agents.all().iter().map(|agent| agent.outline.clone()).collect::<Vec<_>>().into())
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn show(State(api): State<Api>, Path(agent): Path<String>) -> Result<Json<Agent>, Failure> {
     let found = api.node.agents.find(&agent).ok_or_else(|| not_here(&agent))?;
     Ok(Json(found.outline.clone()))

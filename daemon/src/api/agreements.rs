@@ -14,7 +14,6 @@ use super::{
 };
 use crate::node::Caller;
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn templates() -> Json<List<agreement::template::Template>> {
     Json(agreement::template::templates().to_vec().into())
 }

@@ -33,7 +33,6 @@ pub(super) async fn join(
     Ok(Json(api.node.join(&join.addresses, JOIN_PATIENCE).await?.into()))
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn peers(State(api): State<Api>) -> Result<Json<List<Peer>>, Failure> {
     Ok(Json(api.node.mesh()?.peers().into()))
 }

@@ -24,14 +24,12 @@ pub(super) async fn status(State(api): State<Api>) -> Result<Json<NodeStatus>, F
     }))
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn id(State(api): State<Api>) -> Json<Identity> {
     let node = &api.node;
     let addresses = node.mesh().map(mesh::Mesh::addresses).unwrap_or_default();
     Json(Identity { node_id: node.node_id, mesh_id: node.mesh_id.clone(), owner: node.owner, addresses })
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn config(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Json<List<Setting>>, Failure> {
     require_owner(&api, &caller)?;
     Ok(Json(api.settings.as_ref().clone().into()))

@@ -48,7 +48,7 @@ impl Raw {
         let view = self.store.view(&agent).await?;
         let call = Call {
             method: counter::METHOD.into(),
-            params: params.to_owned().into(),
+            params: params.to_owned(),
             limits: Limits::default(),
             state: Box::new(Stored(view)),
             label: String::new(),
