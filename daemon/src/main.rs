@@ -6,6 +6,7 @@ mod config;
 mod data_dir;
 mod logging;
 mod node;
+mod parent;
 mod supervisor;
 
 use std::{io::Write as _, process::ExitCode};
@@ -13,7 +14,7 @@ use std::{io::Write as _, process::ExitCode};
 use clap::Parser as _;
 use protocol::{Code, Problem};
 
-use crate::{arguments::Arguments, config::Config, data_dir::DataDir, supervisor::Supervisor};
+use crate::{arguments::Arguments, config::Config, data_dir::DataDir, parent::Parent, supervisor::Supervisor};
 
 fn main() -> ExitCode {
     // The kernel compiles plugins in a limited child: this very program.
@@ -38,10 +39,7 @@ fn start(arguments: &Arguments) -> Result<(), Problem> {
     if arguments.check {
         return Ok(());
     }
-    if arguments.with_parent {
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
-            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    }
+    let parent = arguments.with_parent.then(Parent::remember);
     logging::open(&config.log)?;
     for variable in &config.strange_variables {
         tracing::warn!(variable, "looks like a setting and is none");
@@ -56,6 +54,6 @@ fn start(arguments: &Arguments) -> Result<(), Problem> {
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     runtime.block_on(async {
         let supervisor = Supervisor::bind(directory, config, arguments.socket()).await?;
-        supervisor.run().await
+        supervisor.run(parent).await
     })
 }

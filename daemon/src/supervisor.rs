@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     data_dir::DataDir,
     node::{Node, Parts},
+    parent::Parent,
 };
 
 /// How long requests under way may take after the first signal.
@@ -71,8 +72,8 @@ impl Supervisor {
         Ok(Self { node, config, listener, directory })
     }
 
-    /// Serves until a signal, or until a part fails.
-    pub(crate) async fn run(self) -> Result<(), Problem> {
+    /// Serves until a signal, until its parent ends where it has one to watch, or until a part fails.
+    pub(crate) async fn run(self, parent: Option<Parent>) -> Result<(), Problem> {
         let Self { node, config, listener, directory } = self;
         let stop = CancellationToken::new();
         let mut parts = JoinSet::new();
@@ -100,11 +101,21 @@ impl Supervisor {
                 })
             }
         });
+        parts.spawn({
+            let (journal, stop) = (node.journal.clone(), stop.clone());
+            async move {
+                ("the journal", {
+                    journal.run(stop).await;
+                    Ok(())
+                })
+            }
+        });
         notify(&[sd_notify::NotifyState::Ready]);
         parts.spawn(watchdog(stop.clone()));
 
         let ended = tokio::select! {
             signalled = signalled() => signalled,
+            () = orphaned(parent) => Ok(()),
             part = parts.join_next() => Err(unexpected(part)),
         };
         notify(&[sd_notify::NotifyState::Stopping]);
@@ -138,6 +149,14 @@ fn mesh_config(mesh: &crate::config::Mesh, config: &Config, key: protocol::Key, 
         bootstrap,
         private_addresses: mesh.private_addresses,
         ..mesh::Config::new(key, config.mesh_id.clone())
+    }
+}
+
+/// Waits for the end of the parent, if there is one to watch.
+async fn orphaned(parent: Option<Parent>) {
+    match parent {
+        Some(parent) => parent.ended().await,
+        None => std::future::pending().await,
     }
 }
 

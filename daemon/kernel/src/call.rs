@@ -71,8 +71,25 @@ impl Outcome {
     }
 }
 
+/// A text that would hold a thread for long while it is read and checked.
+const LONG: usize = 256 * 1024;
+
+/// Runs `check` here, or on a thread that may be held if it has much to read.
+async fn aside<T: Send + 'static>(bytes: usize, check: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    match bytes < LONG {
+        true => Ok(check()),
+        false => tokio::task::spawn_blocking(check).await.map_err(|error| error.to_string()),
+    }
+}
+
 /// Whether the method exists and takes these parameters; gives what the guest is handed.
-pub(crate) fn admit(plugin: &Plugin, method: &str, params: String) -> Result<String, Failure> {
+pub(crate) async fn admit(plugin: &Plugin, method: &str, params: String) -> Result<String, Failure> {
+    let (of, called) = (plugin.clone(), method.to_owned());
+    let admitted = aside(params.len(), move || taken(&of, &called, params)).await;
+    admitted.unwrap_or_else(|detail| Err(Failure::InvalidParams { detail, errors: Vec::new() }))
+}
+
+fn taken(plugin: &Plugin, method: &str, params: String) -> Result<String, Failure> {
     let Some((_, schemas)) = plugin.find(method) else {
         let known = plugin.methods().iter().map(|method| method.name.clone()).collect();
         return Err(Failure::MethodNotFound { method: method.chars().take(64).collect(), known });
@@ -100,7 +117,7 @@ pub(crate) fn admit(plugin: &Plugin, method: &str, params: String) -> Result<Str
 
 /// Runs an admitted call in an instance of its own. Dropping the future drops the instance.
 pub(crate) async fn run(engine: &Engine, plugin: &Plugin, call: Call) -> Outcome {
-    let Some((method, schemas)) = plugin.find(&call.method) else {
+    let Some((method, _)) = plugin.find(&call.method) else {
         return Outcome::refused(Failure::MethodNotFound { method: call.method, known: Vec::new() });
     };
     let limits = bounded(call.limits);
@@ -117,7 +134,7 @@ pub(crate) async fn run(engine: &Engine, plugin: &Plugin, call: Call) -> Outcome
         .await;
     let (mut usage, guest) = sandbox.leave();
     let result = match answer.and_then(|answer| accepted(answer, &guest, limits)) {
-        Ok(text) => fitting(text, &schemas.output).await,
+        Ok(text) => check(plugin, call.method, text).await,
         Err(failure) => Err(failure),
     };
     if let Ok(result) = &result {
@@ -153,22 +170,19 @@ fn accepted(answer: Result<String, bindings::Error>, guest: &Guest, limits: Limi
     }
 }
 
-/// A text that would hold a thread for long when it is parsed.
-const LONG: usize = 256 * 1024;
+/// Whether the result is what the method's output schema promises.
+async fn check(plugin: &Plugin, method: String, text: String) -> Result<Vec<u8>, Failure> {
+    let of = plugin.clone();
+    let checked = aside(text.len(), move || match of.find(&method) {
+        Some((_, schemas)) => fitting(text, &schemas.output),
+        None => Err(Failure::MethodNotFound { method, known: Vec::new() }),
+    });
+    checked.await.unwrap_or_else(|error| Err(Failure::BadResult(error)))
+}
 
 /// Holds the result against the method's output schema.
-async fn fitting(text: String, schema: &Schema) -> Result<Vec<u8>, Failure> {
-    let (text, read) = if text.len() < LONG {
-        let read = schema::parse(&text);
-        (text, read)
-    } else {
-        let parse = move || {
-            let read = schema::parse(&text);
-            (text, read)
-        };
-        tokio::task::spawn_blocking(parse).await.map_err(|error| Failure::BadResult(error.to_string()))?
-    };
-    let value = match read {
+fn fitting(text: String, schema: &Schema) -> Result<Vec<u8>, Failure> {
+    let value = match schema::parse(&text) {
         Ok(value) => value,
         Err(Unreadable::Malformed(reason)) => return Err(Failure::BadResult(format!("it isn't JSON: {reason}"))),
         Err(Unreadable::TooMany(limit)) => return Err(Failure::ResultTooLarge { limit: limit as u64, unit: "values" }),

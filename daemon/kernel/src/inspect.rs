@@ -54,7 +54,7 @@ fn permitted(name: &str, manifest: &Manifest) -> Result<(), Error> {
     let (package, version) = INTERFACE.split_once('@').expect("the interface names its version");
     let Some(rest) = name.strip_prefix(package).and_then(|rest| rest.strip_prefix('/')) else {
         return refuse(match name.starts_with("wasi:") {
-            true => "a plugin has no WASI; build it for a target without it, or stub it (see README.md, plugins)".into(),
+            true => "a plugin has no WASI; build it for wasm32-unknown-unknown, or stub WASI".into(),
             false => format!("only interfaces of {INTERFACE} can be imported"),
         });
     };

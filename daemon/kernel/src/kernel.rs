@@ -149,7 +149,7 @@ impl Kernel {
 
     /// Runs one method in an instance of its own. Dropping the future stops the guest; nothing is committed here.
     pub async fn call(&self, plugin: &Plugin, mut call: Call) -> Outcome {
-        match call::admit(plugin, &call.method, std::mem::take(&mut call.params)) {
+        match call::admit(plugin, &call.method, std::mem::take(&mut call.params)).await {
             Ok(params) => call.params = params,
             Err(failure) => return Outcome::refused(failure),
         }

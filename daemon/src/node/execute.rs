@@ -80,7 +80,7 @@ impl Node {
         let wire::Response::Executed(executed) = response else { return Err(strange(node)) };
         let contract = contract.ok_or_else(|| strange(node))?;
         let receipt = self.check(&contract, &executed, &method, &params)?;
-        self.remember(caller, node, &contract, &executed, &receipt)?;
+        self.remember(caller, node, &contract, &executed, &receipt).await;
         Ok(api::Executed {
             result: json(executed.outcome?)?,
             operation: executed.operation,
@@ -126,14 +126,14 @@ impl Node {
 
     /// Keeps the newest receipt and a trace entry. The answer doesn't wait for the disk: receipts are cumulative, so the
     /// next one makes good for one that is lost in a crash.
-    fn remember(
+    async fn remember(
         &self,
         caller: &Caller,
         node: NodeId,
         contract: &Arc<Contract>,
         executed: &wire::Executed,
         receipt: &Signed<Receipt>,
-    ) -> Result<(), Problem> {
+    ) {
         let note = Note {
             operation: executed.operation,
             principal: caller.principal,
@@ -148,13 +148,7 @@ impl Node {
             let body = Some(journal::encode(receipt));
             commit.records.push(RecordWrite { kind: Kind::Receipt, id: contract.id().to_string(), value: body });
         }
-        let node = self.clone();
-        self.tasks.spawn(async move {
-            if let Err(error) = node.journal.commit(commit).await {
-                tracing::error!(%error, "a receipt was not kept");
-            }
-        });
-        Ok(())
+        self.journal.keep_soon(commit).await;
     }
 }
 

@@ -1,9 +1,17 @@
 //! The one way to write: a commit and its trace entry become durable together, or neither does.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures::future;
+use parking_lot::Mutex;
 use protocol::{AgreementId, Code, Did, MeshId, OperationId, Problem, Timestamp, entry, entry::Action, merkle};
 use store::{Append, Commit, Committed, Committer, Store};
+use tokio_util::sync::CancellationToken;
+
+/// How long a commit that nobody waits for may wait for company. Each flush of the disk costs all others the same.
+const LATER: Duration = Duration::from_millis(200);
+/// Of those, how many may wait: two groups' worth of the store's queue. Whoever brings one more waits for the disk.
+const MAX_WAITING: usize = 2_048;
 
 /// The store behind its group commit.
 #[derive(Debug, Clone)]
@@ -11,6 +19,8 @@ pub(crate) struct Journal {
     store: Arc<dyn Store>,
     committer: Committer,
     mesh: MeshId,
+    /// Commits whose loss in a crash the next one makes good.
+    waiting: Arc<Mutex<Vec<Commit>>>,
 }
 
 /// What an entry says beside the action itself.
@@ -32,7 +42,7 @@ impl<'a> Note<'a> {
 
 impl Journal {
     pub(crate) fn new(store: Arc<dyn Store>, mesh: MeshId) -> Self {
-        Self { committer: Committer::spawn(Arc::clone(&store)), store, mesh }
+        Self { committer: Committer::spawn(Arc::clone(&store)), store, mesh, waiting: Arc::default() }
     }
 
     /// The store, to read.
@@ -67,8 +77,42 @@ impl Journal {
         Ok(self.commit(commit).await?)
     }
 
+    /// Commits soon, together with others, without anybody waiting: only for what the next such commit makes good if a
+    /// crash takes it.
+    pub(crate) async fn keep_soon(&self, commit: Commit) {
+        let full = {
+            let mut waiting = self.waiting.lock();
+            waiting.push(commit);
+            waiting.len() >= MAX_WAITING
+        };
+        if full {
+            self.flush().await;
+        }
+    }
+
+    /// Commits what waits.
+    pub(crate) async fn flush(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for committed in future::join_all(waiting.into_iter().map(|commit| self.commit(commit))).await {
+            if let Err(error) = committed {
+                tracing::error!(%error, "a receipt was not kept");
+            }
+        }
+    }
+
+    /// Flushes whenever something waits, until cancelled.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(LATER) => self.flush().await,
+            }
+        }
+    }
+
     /// Finishes what is queued and closes the store.
     pub(crate) async fn close(&self) -> Result<(), store::Error> {
+        self.flush().await;
         self.committer.clone().shutdown().await;
         self.store.close().await
     }

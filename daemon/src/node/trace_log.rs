@@ -64,6 +64,7 @@ impl TraceLog {
 
     /// Signs what was appended since the last checkpoint.
     pub(crate) async fn checkpoint(&self) -> Result<SignedCheckpoint, Problem> {
+        self.journal.flush().await;
         let mut head = self.head.lock().await;
         let size = self.journal.store().log_size().await?;
         if head.note.is_none() || head.tree.size() < size {
@@ -181,11 +182,13 @@ impl TraceLog {
 
     /// A page of the log.
     pub(crate) async fn page(&self, from: u64, limit: usize) -> Result<Vec<TraceItem>, Problem> {
+        self.journal.flush().await;
         self.journal.store().entries(from, limit).await?.into_iter().map(item).collect()
     }
 
     /// One entry.
     pub(crate) async fn entry(&self, operation: &OperationId) -> Result<TraceItem, Problem> {
+        self.journal.flush().await;
         let logged = self.journal.store().entry_of(operation).await?;
         item(logged.ok_or_else(|| Problem::new(Code::NotFound, format!("operation {operation} is not in this node's trace")))?)
     }

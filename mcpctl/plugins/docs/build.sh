@@ -11,7 +11,10 @@ target=wasm32-unknown-unknown
 build=${CARGO_TARGET_DIR:-$root/target}/plugins
 export CARGO_TARGET_DIR="$build"
 # Panic messages would carry the names of folders of the machine that builds.
-RUSTFLAGS="--remap-path-prefix=$here=docs --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+RUSTFLAGS="--remap-path-prefix=$here=docs"
+for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do
+    RUSTFLAGS="$RUSTFLAGS --remap-path-prefix=$sources=crates"
+done
 # A small stack is enough: its pages belong to every call.
 RUSTFLAGS="$RUSTFLAGS -Clink-arg=-zstack-size=131072"
 

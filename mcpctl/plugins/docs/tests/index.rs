@@ -105,7 +105,11 @@ fn a_match_deep_in_a_long_text_is_shown() {
     let document = index(&mut map, "heu.txt", None, &text).expect("indexed");
     assert_eq!(document.bytes as usize, text.len());
     let hit = &search(&map, "NADEL", 1).expect("searched").0[0];
-    assert!(hit.snippet.starts_with("… ") && hit.snippet.contains("liegt die nadel im heu") && hit.snippet.ends_with(" …"), "{}", hit.snippet);
+    assert!(
+        hit.snippet.starts_with("… ") && hit.snippet.contains("liegt die nadel im heu") && hit.snippet.ends_with(" …"),
+        "{}",
+        hit.snippet
+    );
     assert!(!hit.snippet.contains(char::REPLACEMENT_CHARACTER));
 }
 
