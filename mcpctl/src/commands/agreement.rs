@@ -78,7 +78,7 @@ pub(crate) struct ProposeArguments {
     /// The agent to call
     #[arg(long, value_name = "ID", required_unless_present = "capability")]
     agent: Option<AgentId>,
-    /// Agree with the best provider of <plugin>.<method>, on this method if --method is not given
+    /// Agree with the best provider of PLUGIN.METHOD, on this method if --method is not given
     #[arg(long, value_name = "C", conflicts_with = "agent")]
     capability: Option<String>,
     /// The template of the terms

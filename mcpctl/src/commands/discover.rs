@@ -15,7 +15,7 @@ const SLACK: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// What is wanted: <plugin>.<method>, as in docs.search
+    /// What is wanted: PLUGIN.METHOD, as in docs.search
     capability: String,
     /// How long to search
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse::duration)]
