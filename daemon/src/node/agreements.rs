@@ -24,6 +24,10 @@ use super::{
 
 /// Agreements that are not yet closed and so stay in memory, about 4 KB each.
 const MAX_OPEN: usize = 10_000;
+/// Steps that one agreement may take; the last of them can only close it.
+const MAX_TRANSITIONS: usize = 256;
+/// Proposals of one node that wait for an answer.
+const MAX_PROPOSED: usize = 16;
 
 /// All agreements of this node's owner.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(crate) struct Agreements {
     mesh: MeshId,
     owner: Did,
     open: RwLock<HashMap<AgreementId, Arc<Contract>>>,
+    /// Held while an agreement is kept or moved on: check, commit and memory belong together.
+    moving: tokio::sync::Mutex<()>,
 }
 
 /// One agreement as this node holds it.
@@ -53,10 +59,17 @@ struct Standing {
 impl Agreements {
     /// Restores the agreements that are not closed.
     pub(crate) async fn open(journal: Journal, mesh: MeshId, owner: Did) -> Result<Self, Problem> {
-        let agreements = Self { journal, mesh, owner, open: RwLock::default() };
+        let agreements = Self { journal, mesh, owner, open: RwLock::default(), moving: tokio::sync::Mutex::default() };
         let now = Timestamp::now();
         for (_, bytes) in journal::all_records(agreements.journal.store().as_ref(), Kind::Agreement).await? {
-            let contract = agreements.restore(&bytes).await?;
+            // One record that can't be read must not keep the node from starting; 'agreement show' tells what is wrong.
+            let contract = match agreements.restore(&bytes).await {
+                Ok(contract) => contract,
+                Err(problem) => {
+                    tracing::error!(%problem, "an agreement was left out");
+                    continue;
+                }
+            };
             if contract.status(now) != Status::Closed {
                 agreements.open.write().insert(contract.id, contract);
             }
@@ -72,7 +85,7 @@ impl Agreements {
         let mut state = lifecycle::State::of(&signed)?;
         let mut transitions = Vec::new();
         let prefix = format!("{id}/");
-        for (key, bytes) in store.records(Kind::Transition, Some(&prefix), 1_000).await? {
+        for (key, bytes) in store.records(Kind::Transition, Some(&prefix), MAX_TRANSITIONS).await? {
             if !key.starts_with(&prefix) {
                 break;
             }
@@ -104,6 +117,22 @@ impl Agreements {
         self.open.read().get(id).cloned()
     }
 
+    /// The agreement of this id, open or closed, if there is one.
+    pub(crate) async fn lookup(&self, id: &AgreementId) -> Result<Option<Arc<Contract>>, Problem> {
+        match self.get(id).await {
+            Ok(contract) => Ok(Some(contract)),
+            Err(problem) if problem.code == Code::NotFound => Ok(None),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// Whether a node has as many proposals waiting as it may.
+    pub(crate) fn is_pressing(&self, consumer: &NodeId, now: Timestamp) -> bool {
+        let open = self.open.read();
+        let waits = |contract: &&Arc<Contract>| contract.consumer_node() == *consumer && contract.status(now) == Status::Proposed;
+        open.values().filter(waits).count() >= MAX_PROPOSED
+    }
+
     /// An active agreement under which this owner may call `method` of `agent`, the one that lasts longest.
     pub(crate) fn covering(&self, agent: &protocol::AgentId, method: &str, now: Timestamp) -> Option<Arc<Contract>> {
         let open = self.open.read();
@@ -123,9 +152,16 @@ impl Agreements {
         let id = signed.document().id;
         let state = lifecycle::State::of(&signed)?;
         let status = state.status;
-        if let Some(contract) = self.find_open(&id) {
-            if contract.status(Timestamp::now()) == status {
+        // Two that sign the same terms at once must not both replace what is held.
+        let _moving = self.moving.lock().await;
+        if let Some(contract) = self.lookup(&id).await? {
+            let now = contract.status(Timestamp::now());
+            if now == status {
                 return Ok(contract);
+            }
+            let countersigned = now == Status::Proposed && contract.signed().envelope().payload == signed.envelope().payload;
+            if !countersigned {
+                return Err(Problem::new(Code::AlreadyExists, format!("agreement {id} is {now} already")));
             }
         } else if self.open.read().len() >= MAX_OPEN {
             return Err(Problem::new(Code::Overloaded, format!("this node holds {MAX_OPEN} open agreements, its most")));
@@ -144,12 +180,21 @@ impl Agreements {
 
     /// Moves an agreement on by a signed transition, of either party.
     pub(crate) async fn apply(&self, caller: &Caller, contract: &Contract, transition: Sealed<Transition>) -> Result<(), Problem> {
+        let _moving = self.moving.lock().await;
         let now = Timestamp::now();
         let opened = transition.clone().open(Expect::at(&self.mesh, now))?;
         let mut state = {
             let standing = contract.standing.lock();
             standing.state.clone()
         };
+        if opened.document().to != Status::Closed && opened.document().sequence >= MAX_TRANSITIONS as u64 {
+            return Err(Problem::new(
+                Code::Conflict,
+                format!("agreement {} has taken {MAX_TRANSITIONS} steps: it can only be closed", contract.id),
+            ));
+        }
+        // By the time that the document claims, as an auditor will judge it, and by ours.
+        state.clone().apply(&contract.terms(), &opened, opened.document().header.issued_at)?;
         state.apply(&contract.terms(), &opened, now)?;
         let (id, sequence, status) = (contract.id, opened.document().sequence, opened.document().to);
         let mut note = caller.note();

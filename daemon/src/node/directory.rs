@@ -94,6 +94,14 @@ impl Directory {
         let signed = sealed.open(Expect::at(&self.mesh, now))?;
         let node = signed.document().node;
         signed.require(Advert::signer(&node))?;
+        // What claims to live longer than any honest advert would push those out.
+        let longest = now.saturating_add(protocol::SignedDuration::from_secs(TTL_SECONDS) + protocol::document::MAX_SKEW).unwrap_or(now);
+        if signed.document().header.expires_at > longest {
+            return Err(Problem::new(
+                protocol::Code::MalformedDocument,
+                format!("the advert of {node} claims to be valid for over {TTL_SECONDS} s"),
+            ));
+        }
         let signed = Arc::new(signed);
         if node == self.key.node_id() {
             return Ok(signed);

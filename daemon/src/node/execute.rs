@@ -69,8 +69,9 @@ impl Node {
         let request = wire::Execute {
             agent,
             method: invocation.method,
-            params: invocation.params,
-            // Without one the provider is asked all the same: it alone decides, and says how to get one.
+            // Without an agreement the provider is asked all the same: it alone decides, and says how to get one. But the
+            // parameters are for nobody who hasn't signed.
+            params: if contract.is_some() { invocation.params } else { Bytes::from_static(b"null") },
             agreement: contract.as_ref().map(|contract| contract.id()).or(invocation.agreement),
             idempotency_key: invocation.idempotency_key,
             acknowledged: contract.as_ref().and_then(|contract| contract.receipt()).map(|receipt| digest(&receipt)),
@@ -116,6 +117,7 @@ impl Node {
             && said.result == result_digest(&executed.outcome)
             && said.trace.log == terms.provider_node
             && said.usage.within(said.total)
+            && said.currency == terms.pricing.currency
             && terms.pricing.price(&said.total) == Some(said.price);
         if ours {
             Ok(receipt)

@@ -21,6 +21,7 @@ pub(crate) struct Journal {
     mesh: MeshId,
     /// Commits whose loss in a crash the next one makes good.
     waiting: Arc<Mutex<Vec<Commit>>>,
+    flushing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What an entry says beside the action itself.
@@ -42,7 +43,7 @@ impl<'a> Note<'a> {
 
 impl Journal {
     pub(crate) fn new(store: Arc<dyn Store>, mesh: MeshId) -> Self {
-        Self { committer: Committer::spawn(Arc::clone(&store)), store, mesh, waiting: Arc::default() }
+        Self { committer: Committer::spawn(Arc::clone(&store)), store, mesh, waiting: Arc::default(), flushing: Arc::default() }
     }
 
     /// The store, to read.
@@ -92,11 +93,26 @@ impl Journal {
 
     /// Commits what waits.
     pub(crate) async fn flush(&self) {
+        // One at a time, so that an older receipt never lands on a newer one.
+        let flushing = Arc::clone(&self.flushing).lock_owned().await;
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        for committed in future::join_all(waiting.into_iter().map(|commit| self.commit(commit))).await {
-            if let Err(error) = committed {
-                tracing::error!(%error, "a receipt was not kept");
+        if waiting.is_empty() {
+            return;
+        }
+        let journal = self.clone();
+        // A task of its own, awaited: whoever asked may go away, what was taken is committed all the same.
+        let committing = tokio::spawn(async move {
+            for committed in future::join_all(waiting.into_iter().map(|commit| journal.commit(commit))).await {
+                match committed {
+                    // A repeated call: its entry is there already.
+                    Ok(_) | Err(store::Error::Rejected(store::Rejected::Logged { .. })) => {}
+                    Err(error) => tracing::error!(%error, "a receipt was not kept"),
+                }
             }
+            drop(flushing);
+        });
+        if let Err(error) = committing.await {
+            tracing::error!(%error, "receipts were not kept");
         }
     }
 

@@ -22,6 +22,8 @@ use protocol::{
 
 use super::{Caller, Node, agents::not_here, agreements::Contract, inbound::now};
 
+/// The longest payload of a proposal, in base64; terms with a hundred methods take a third.
+const MAX_PROPOSAL: usize = 16 * 1024;
 /// How long the other party is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A signed transition is taken by the other party for this long; it may be offline for a while.
@@ -92,13 +94,19 @@ impl Node {
         if terms.provider != self.owner || terms.provider_node != self.node_id || terms.consumer_node != from {
             return Err(Problem::new(Code::AgreementScope, "these terms name other parties than the two nodes that talk"));
         }
-        if let Some(known) = self.agreements.find_open(&terms.id) {
-            let same = known.signed().envelope().payload == signed.envelope().payload;
+        if signed.envelope().payload.len() > MAX_PROPOSAL {
+            return Err(Problem::new(Code::TooLarge, format!("a proposal takes at most {MAX_PROPOSAL} bytes")));
+        }
+        if let Some(known) = self.agreements.lookup(&terms.id).await? {
+            let same = known.signed().envelope().payload == signed.envelope().payload && known.status(Timestamp::now()) != Status::Closed;
             return if same {
                 Ok(known.signed().into())
             } else {
-                Err(Problem::new(Code::AlreadyExists, format!("agreement {} has other terms", terms.id)))
+                Err(Problem::new(Code::AlreadyExists, format!("agreement {} has other terms, or is closed", terms.id)))
             };
+        }
+        if self.agreements.is_pressing(&from, Timestamp::now()) {
+            return Err(Problem::new(Code::Overloaded, "too many of this node's proposals wait for the provider's answer"));
         }
         let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
         let signed = match self.policy.decide(terms, &agent.outline.pricing, Timestamp::now()) {

@@ -55,6 +55,8 @@ pub(crate) struct Answered {
     pub(crate) operation: OperationId,
     pub(crate) outcome: Result<Bytes, Problem>,
     pub(crate) usage: Usage,
+    /// What was asked: a key stands for one call, not for whatever comes under it.
+    params: Digest,
 }
 
 /// The name under which an answer is kept: the scope keeps callers apart.
@@ -72,7 +74,7 @@ impl Node {
     pub(crate) async fn run(&self, caller: &Caller, run: Run) -> Result<Ran, Problem> {
         let agreement = run.held.as_ref().map(|held| held.contract().id());
         let once = self.once(caller, &run, agreement)?;
-        if let Some(ran) = self.answered(&once, agreement).await? {
+        if let Some(ran) = self.answered(&once, agreement, &run.params).await? {
             return Ok(ran);
         }
         let plugin = self.plugins.loaded(&run.agent.outline.component).await?;
@@ -80,7 +82,7 @@ impl Node {
         let gate = if method.effect == Effect::Mutating { Some(self.enter(&run).await?) } else { None };
         // Whoever waited may find that its twin has been answered meanwhile.
         if gate.is_some()
-            && let Some(ran) = self.answered(&once, agreement).await?
+            && let Some(ran) = self.answered(&once, agreement, &run.params).await?
         {
             return Ok(ran);
         }
@@ -96,14 +98,32 @@ impl Node {
             state: Box::new(super::view::StoredState(view)),
             label: format!("{} {}", run.agent.outline.name, caller.request_id),
         };
-        let calling = self.plugins.kernel().call(&plugin, call);
-        let outcome = tokio::time::timeout_at(run.deadline, calling).await.map_err(|_| too_late(&run))?;
+        if run.held.is_none() {
+            let calling = self.plugins.kernel().call(&plugin, call);
+            let outcome = tokio::time::timeout_at(run.deadline, calling).await.map_err(|_| too_late(&run))?;
+            return self.finish(caller, run, outcome, gate, once).await;
+        }
+        // A consumer pays for what it started: going away doesn't stop the meter, and the grant bounds the guest.
+        let (node, caller) = (self.clone(), caller.clone());
+        let metered = self.tasks.spawn(async move {
+            let outcome = node.plugins.kernel().call(&plugin, call).await;
+            node.finish(&caller, run, outcome, gate, once).await
+        });
+        metered.await.map_err(|error| Problem::new(Code::Internal, format!("the call failed: {error}")))?
+    }
+
+    async fn finish(
+        &self,
+        caller: &Caller,
+        run: Run,
+        outcome: kernel::Outcome,
+        gate: Option<OwnedMutexGuard<Life>>,
+        once: Option<Once>,
+    ) -> Result<Ran, Problem> {
         if outcome.usage == Usage::default() {
             // Refused before anything ran: nothing to meter, nothing to trace.
-            return Err(outcome
-                .result
-                .err()
-                .map_or_else(|| Problem::new(Code::Internal, "the sandbox neither ran nor refused"), Problem::from));
+            let refused = outcome.result.err().map(Problem::from);
+            return Err(refused.unwrap_or_else(|| Problem::new(Code::Internal, "the sandbox neither ran nor refused")));
         }
         self.commit(caller, run, outcome, gate, once).await
     }
@@ -118,13 +138,14 @@ impl Node {
         once: Option<Once>,
     ) -> Result<Ran, Problem> {
         let (agent, agreement) = (run.agent.outline.id, run.held.as_ref().map(|held| held.contract().id()));
+        let asked = run.params.clone();
         let outcome_bytes = outcome.result.map(Bytes::from).map_err(Problem::from);
         let usage = run.held.as_ref().map_or(outcome.usage, |held| held.counted(outcome.usage));
-        let answered = Answered { operation: OperationId::new(), outcome: outcome_bytes, usage };
+        let answered = Answered { operation: OperationId::new(), outcome: outcome_bytes, usage, params: Digest::sha256(&run.params) };
         let action = Action::Execute {
             agent,
             method: run.method.clone(),
-            params: Digest::sha256(&run.params),
+            params: answered.params,
             result: answered.outcome.as_ref().ok().map(|result| Digest::sha256(result)),
             usage: answered.usage,
         };
@@ -162,7 +183,7 @@ impl Node {
             }
             Err(store::Error::Rejected(Rejected::Duplicate)) => {
                 let lost = || Problem::new(Code::Conflict, "another call with this idempotency key is under way; try again");
-                self.answered(&once, agreement).await?.ok_or_else(lost)
+                self.answered(&once, agreement, &asked).await?.ok_or_else(lost)
             }
             Err(error) => Err(error.into()),
         }
@@ -187,11 +208,14 @@ impl Node {
     }
 
     /// The answer that was given before.
-    async fn answered(&self, once: &Option<Once>, agreement: Option<AgreementId>) -> Result<Option<Ran>, Problem> {
+    async fn answered(&self, once: &Option<Once>, agreement: Option<AgreementId>, params: &[u8]) -> Result<Option<Ran>, Problem> {
         let Some(once) = once else { return Ok(None) };
         let store = self.journal.store();
         let Some(body) = store.answer(&once.scope, &once.key, Timestamp::now().as_second()).await? else { return Ok(None) };
         let answered: Answered = wire::decode(&body).map_err(|error| Problem::new(Code::StoreFailed, format!("a kept answer: {error}")))?;
+        if answered.params != Digest::sha256(params) {
+            return Err(Problem::new(Code::Conflict, format!("idempotency key {} was used with other parameters", once.key)));
+        }
         let logged = store.entry_of(&answered.operation).await?;
         let logged =
             logged.ok_or_else(|| Problem::new(Code::StoreFailed, format!("operation {} is missing from the trace", answered.operation)))?;

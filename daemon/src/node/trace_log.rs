@@ -149,10 +149,11 @@ impl TraceLog {
 
     /// Recomputes the whole log from its entries and holds it against every checkpoint that was signed.
     pub(crate) async fn verify(&self) -> Result<TraceVerified, Problem> {
-        let checkpoint = self.checkpoint().await?;
         let store = self.journal.store().as_ref();
-        let mut auditor = Auditor::new(self.mesh.clone(), self.key.node_id());
+        // Before the newest is signed, so that none of them lies beyond it.
         let mut checkpoints = super::journal::all_records(store, Kind::Checkpoint).await?.into_iter().peekable();
+        let checkpoint = self.checkpoint().await?;
+        let mut auditor = Auditor::new(self.mesh.clone(), self.key.node_id());
         let mut matched = 0;
         loop {
             while let Some((_, note)) = checkpoints.next_if(|(id, _)| id.parse() == Ok(auditor.size())) {

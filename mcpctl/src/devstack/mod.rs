@@ -27,7 +27,7 @@ pub(crate) async fn run(arguments: Arguments, output: Output) -> Result {
     let mut stack = Stack::new(&place)?;
     let done = tokio::select! {
         done = work(&mut stack, &corpus, &arguments, output) => done,
-        interrupted = interrupted() => interrupted,
+        interrupted = interrupted() => interrupted.and_then(|()| if arguments.once { Err(Problem::new(Code::Cancelled, "interrupted before all was verified").into()) } else { Ok(()) }),
     };
     output.note("stopping");
     let stopped = stack.stop().await;

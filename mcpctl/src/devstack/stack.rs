@@ -25,8 +25,8 @@ use crate::output::Output;
 
 /// How long a process may take to serve; it takes a tenth of a second.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a process may take to drain; then it is killed.
-const GRACE: Duration = Duration::from_secs(15);
+/// How long a process may take to drain, a little over its own bound; then it is killed.
+const GRACE: Duration = Duration::from_secs(35);
 
 /// The processes and where they live.
 #[derive(Debug)]
