@@ -2,8 +2,6 @@
 
 mod shared;
 
-use std::time::Instant;
-
 use kernel::{Compiler, Config, Kernel, Plugin, fixture, fixture::Memory};
 use protocol::{Code, advert::Effect, api::Limits, manifest::Import};
 use serde_json::{Value, json};
@@ -95,29 +93,4 @@ async fn a_large_document_stays_within_the_default_limits() {
     let last = text.split_whitespace().last().expect("a word").to_owned();
     let found = library.run("search", json!({ "query": last })).await;
     assert!(found["hits"][0]["snippet"].as_str().expect("text").contains(&last));
-}
-
-/// Not a promise, a number to look at: `cargo test --release -p kernel --test docs -- --ignored --nocapture`.
-#[tokio::test]
-#[ignore = "prints times"]
-async fn times() {
-    let home = tempfile::tempdir().expect("folder");
-    let manifest = fixture::manifest("docs", DOCS, &[Import::State]);
-    for what in ["compile and load", "load from the cache"] {
-        let kernel = Kernel::new(Config::new(home.path().into(), [1; 32], Compiler::InProcess)).expect("kernel");
-        let started = Instant::now();
-        kernel.load(DOCS, &manifest).await.expect("loads");
-        println!("{what}: {:?}", started.elapsed());
-    }
-    let library = Library::new().await;
-    let params = "{}";
-    for _ in 0..100 {
-        library.run("stats", json!({})).await;
-    }
-    let started = Instant::now();
-    for _ in 0..1000 {
-        let call = call("stats", params, &library.state, Limits::default());
-        library.kernel.call(&library.plugin, call).await.result.expect("answered");
-    }
-    println!("a warm call of stats: {:?}", started.elapsed() / 1000);
 }

@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use crate::{
     arguments::Arguments,
     counter::{self, Tally},
-    measure::{Call, take_turns},
+    measure::{Call, Side, take_turns},
     node::Node,
     place::Place,
     raw::Raw,
@@ -33,8 +33,7 @@ pub(crate) async fn measure(place: &Place, arguments: &Arguments, report: &mut R
     report.races("Local execute with a durable write of state (mutating calls of one agent are serial, on both sides)");
     let tallies = [Arc::new(Tally::default()), Arc::new(Tally::default())];
     for (callers, own) in ROWS {
-        let [through_socket, raw_parts] = sides(&node, &raw, &tallies, own);
-        let rounds = take_turns(&[&through_socket, &raw_parts], callers, arguments.pace()).await?;
+        let rounds = take_turns(&sides(&node, &raw, &tallies, own), callers, arguments.pace()).await?;
         let what = format!("socket, {}", agents(own));
         report.race("local", &what, callers, &rounds, (1, "raw parts"), Some(AIM));
     }
@@ -43,7 +42,7 @@ pub(crate) async fn measure(place: &Place, arguments: &Arguments, report: &mut R
     node.stop().await
 }
 
-fn sides(node: &Node, raw: &Arc<Raw>, tallies: &[Arc<Tally>; 2], own: bool) -> [Call; 2] {
+fn sides(node: &Node, raw: &Arc<Raw>, tallies: &[Arc<Tally>; 2], own: bool) -> [Side; 2] {
     let (client, raw) = (node.client.clone(), Arc::clone(raw));
     let [ours, theirs] = tallies.clone();
     let through_socket: Call = Arc::new(move |caller| {
@@ -62,7 +61,7 @@ fn sides(node: &Node, raw: &Arc<Raw>, tallies: &[Arc<Tally>; 2], own: bool) -> [
         }
         .boxed()
     });
-    [through_socket, raw_parts]
+    [Side { call: through_socket, processes: vec![node.process.id()] }, Side { call: raw_parts, processes: Vec::new() }]
 }
 
 fn name(agent: usize) -> String {

@@ -22,7 +22,7 @@ use crate::{
     arguments::Arguments,
     counter::{self, Tally},
     local::{MOST, ROWS, agents},
-    measure::{Call, take_turns},
+    measure::{Call, Side, take_turns},
     nats::{Requester, Server},
     node::Node,
     place::Place,
@@ -54,9 +54,12 @@ pub(crate) async fn measure(place: &Place, arguments: &Arguments, report: &mut R
     report.races(&format!("Remote execute with a durable write of state, under an agreement, with receipts (mesh over {transport})"));
     let agent_ids: Arc<[AgentId]> = agent_ids.into();
     let tallies = [Arc::new(Tally::default()), Arc::new(Tally::default())];
+    let mesh = [consumer.process.id(), provider.process.id()];
+    let nats = [server.process.id(), responder.id()];
     for (callers, own) in ROWS {
-        let [over_mesh, over_nats, echo] = sides(&consumer, &agent_ids, &requester, &tallies, own);
-        let rounds = take_turns(&[&over_mesh, &over_nats, &echo], callers, arguments.pace()).await?;
+        let [over_mesh, over_nats, echo] = calls(&consumer, &agent_ids, &requester, &tallies, own);
+        let side = |call, processes: [u32; 2]| Side { call, processes: processes.into() };
+        let rounds = take_turns(&[side(over_mesh, mesh), side(over_nats, nats), side(echo, nats)], callers, arguments.pace()).await?;
         let what = format!("mesh, {}", agents(own));
         report.race("remote", &what, callers, &rounds, (1, "NATS request/reply to the raw parts"), Some(AIM));
         report.race("remote", &what, callers, &rounds, (2, "NATS echo (nothing run, nothing kept)"), None);
@@ -102,7 +105,7 @@ async fn agree(consumer: &Node, agent: AgentId) -> Result<()> {
     }
 }
 
-fn sides(consumer: &Node, agent_ids: &Arc<[AgentId]>, requester: &Requester, tallies: &[Arc<Tally>; 2], own: bool) -> [Call; 3] {
+fn calls(consumer: &Node, agent_ids: &Arc<[AgentId]>, requester: &Requester, tallies: &[Arc<Tally>; 2], own: bool) -> [Call; 3] {
     let (client, agent_ids) = (consumer.client.clone(), Arc::clone(agent_ids));
     let [ours, theirs] = tallies.clone();
     let over_mesh: Call = Arc::new(move |caller| {

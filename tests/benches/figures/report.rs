@@ -69,8 +69,8 @@ impl Report {
     /// Opens the table of a section of races.
     pub(crate) fn races(&self, title: &str) {
         say(&format!("\n{title}"));
-        let [what, callers, ops, p50, p99, ratio, aim] = ["", "callers", "calls/s", "p50 us", "p99 us", "ratio", "aim"];
-        say(&format!("{what:<44} {callers:>7} {ops:>9} {p50:>9} {p99:>9} {ratio:>7} {aim:>7}"));
+        let [what, callers, ops, p50, p99, cpu, ratio, aim] = ["", "callers", "calls/s", "p50 us", "p99 us", "cpu us", "ratio", "aim"];
+        say(&format!("{what:<44} {callers:>7} {ops:>9} {p50:>9} {p99:>9} {cpu:>7} {ratio:>7} {aim:>7}"));
     }
 
     /// Adds the first side against another.
@@ -86,7 +86,8 @@ impl Report {
         let (at, name) = yardstick;
         let (ours, theirs, ratio) = (rounds.side(0), rounds.side(at), rounds.ratio(at));
         let row = |what: &str, sample: Sample, tail: String| {
-            say(&format!("{what:<44} {callers:>7} {:>9.0} {:>9.0} {:>9.0} {tail}", sample.ops_per_s, sample.p50_us, sample.p99_us));
+            let Sample { ops_per_s, p50_us, p99_us, cpu_us_per_call } = sample;
+            say(format!("{what:<44} {callers:>7} {ops_per_s:>9.0} {p50_us:>9.0} {p99_us:>9.0} {cpu_us_per_call:>7.0} {tail}").trim_end());
         };
         // The second yardstick of the same rounds stands below the first.
         if at == 1 {

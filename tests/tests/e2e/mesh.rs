@@ -28,12 +28,15 @@ async fn a_provider_is_found_through_kademlia_by_the_bootstrap_node_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_is_remembered() {
     let cluster = Cluster::new();
-    let bootstrap = cluster.bootstrap().await;
+    let mut bootstrap = cluster.bootstrap().await;
     let mut node = cluster.node("a").start().await;
     assert!(node.peers().await.is_empty());
     let joined = node.json(&["join", bootstrap.address("tcp")]).await;
     assert_eq!(joined["items"][0]["node_id"], json!(bootstrap.id()));
     node.is_connected(bootstrap.id()).await;
+    // A bootstrap node that was restarted knows nobody: it is the joined node that must remember.
+    node.stop().await;
+    bootstrap.restart().await;
     node.restart().await;
     node.is_connected(bootstrap.id()).await;
 }
