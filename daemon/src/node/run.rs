@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use protocol::{
-    AgreementId, Code, Digest, OperationId, Problem, Timestamp, Usage, advert::Effect, api::Limits, entry::Action, merkle::Hash, wire,
+    AgreementId, Code, Digest, OperationId, Problem, Timestamp, Usage, advert::Effect, agreement::Window, api::Limits, entry::Action,
+    merkle::Hash, wire,
 };
 use serde::{Deserialize, Serialize};
 use store::{Answer, Commit, Rejected, StateWrites, Write};
@@ -220,7 +221,8 @@ impl Node {
         let logged =
             logged.ok_or_else(|| Problem::new(Code::StoreFailed, format!("operation {} is missing from the trace", answered.operation)))?;
         let total = match agreement {
-            Some(id) => self.agreements.get(&id).await?.used(true),
+            // From the store, like the answer: the meter in memory counts a call a moment after it is durable.
+            Some(id) => store.usage(&id).await?.into_iter().find(|(bucket, _)| bucket == Window::Total.as_str()).unwrap_or_default().1,
             None => Usage::default(),
         };
         Ok(Some(Ran { answered, index: logged.index, leaf: logged.leaf, total }))
