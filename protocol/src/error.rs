@@ -116,6 +116,18 @@ codes! {
     Expired = "expired", 422, Exit::Failure;
     /// The document was issued in the future (over 60 s of skew).
     FutureDated = "future_dated", 422, Exit::Failure;
+    /// The node isn't a member of this mesh, or doesn't show that it is.
+    NotAMember = "not_a_member", 403, Exit::NotAuthorized;
+    /// The credential is another node's.
+    StolenCredential = "stolen_credential", 403, Exit::NotAuthorized;
+    /// The mesh's authority has taken the node's membership back.
+    Revoked = "revoked", 403, Exit::NotAuthorized;
+    /// The node misbehaved here, and is kept out for a while.
+    Banned = "banned", 403, Exit::NotAuthorized;
+    /// The text isn't a join token, or not a whole one.
+    InvalidToken = "invalid_token", 422, Exit::Failure;
+    /// The join token has been used as often as it may.
+    TokenUsedUp = "token_used_up", 403, Exit::NotAuthorized;
     /// The file isn't a WebAssembly component this node can run.
     InvalidPlugin = "invalid_plugin", 422, Exit::Failure;
     /// The plugin trapped.

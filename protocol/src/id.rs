@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use type_safe_id::{StaticType, TypeSafeId};
 
+use crate::{digest, key::Did};
+
 macro_rules! typed_id {
     ($(#[$doc:meta])* $alias:ident, $tag:ident, $prefix:literal) => {
         #[doc = concat!("Marks the TypeID prefix `", $prefix, "`.")]
@@ -49,9 +51,25 @@ typed_id!(
     "key"
 );
 
+typed_id!(
+    /// Names a credential: `credential_01h…`.
+    CredentialId,
+    CredentialTag,
+    "credential"
+);
+typed_id!(
+    /// Names a join token: `token_01h…`.
+    TokenId,
+    TokenTag,
+    "token"
+);
+
 /// Names a mesh. It is part of every protocol name and of every signed document, so that nothing made for one mesh
 /// is accepted in another. 1 to 64 characters of `a-z 0-9 - .`; the single `*` stands for every mesh and is accepted
 /// only in documents that are bound to none (plugin manifests).
+///
+/// An id of 64 hexadecimal digits is the Ed25519 key of the mesh's authority: such a mesh is private, and whoever knows
+/// its id can verify who is a member. Any other id names an open mesh, which admits everyone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MeshId(String);
@@ -65,6 +83,21 @@ impl MeshId {
     /// Every mesh: for documents that are bound to none.
     pub fn any() -> Self {
         Self("*".into())
+    }
+
+    /// The private mesh of an authority.
+    pub fn of(authority: Did) -> Self {
+        Self(digest::hex(authority.as_bytes()))
+    }
+
+    /// The authority that says who is a member; `None` for an open mesh.
+    pub fn authority(&self) -> Option<Did> {
+        digest::unhex32(&self.0).and_then(|key| Did::from_bytes(&key).ok())
+    }
+
+    /// What a node that is in no mesh writes where a mesh is named: into its own trace.
+    pub fn none() -> Self {
+        Self("none".into())
     }
 
     /// The id as text.
@@ -120,7 +153,11 @@ mod tests {
 
     #[test]
     fn mesh_ids_are_bounded() {
-        assert!("devstack-1".parse::<MeshId>().is_ok());
+        let open: MeshId = "devstack-1".parse().expect("a name");
+        assert_eq!(open.authority(), None);
+        let authority = crate::Key::generate().did();
+        let private: MeshId = MeshId::of(authority).as_str().parse().expect("64 digits");
+        assert_eq!(private.authority(), Some(authority));
         for bad in ["", "Upper", "a b", &"x".repeat(65)] {
             assert!(bad.parse::<MeshId>().is_err(), "{bad:?}");
         }

@@ -5,7 +5,8 @@
 //! ```text
 //! id, key, digest, time      names for things
 //! envelope -> document       what one party can prove to another (DSSE v1 over JSON)
-//!   manifest, advert, agreement, receipt
+//!   manifest, advert, agreement, receipt, credential
+//! token, admission           how a node enters a private mesh, and what two nodes show one another first
 //! merkle, checkpoint, entry  the trace: RFC 6962 proofs, C2SP checkpoints
 //! wire                       mesh messages and their size limits
 //! api, client                the local API and its client over the Unix socket
@@ -13,12 +14,14 @@
 //! ```
 #![warn(missing_docs)]
 
+pub mod admission;
 pub mod advert;
 pub mod agreement;
 pub mod api;
 pub mod checkpoint;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod credential;
 pub mod digest;
 pub mod document;
 pub mod entry;
@@ -29,16 +32,19 @@ pub mod key;
 pub mod manifest;
 pub mod merkle;
 pub mod receipt;
+pub mod token;
 pub mod usage;
 pub mod wire;
 
 #[cfg(feature = "client")]
 pub use client::Client;
+pub use credential::Credential;
 pub use digest::Digest;
 pub use document::{Document, Expect, Header, Signed};
 pub use envelope::Envelope;
 pub use error::{Code, Problem};
-pub use id::{AgentId, AgreementId, MeshId, OperationId, PluginId};
+pub use id::{AgentId, AgreementId, MeshId, OperationId, PluginId, TokenId};
 pub use jiff::{SignedDuration, Timestamp};
 pub use key::{Did, Key, NodeId};
+pub use token::Token;
 pub use usage::Usage;

@@ -154,6 +154,10 @@ kinds! {
     Advert = 10, "advert";
     /// What a node remembers about itself.
     Meta = 11, "meta";
+    /// A member, in the records of the mesh's authority.
+    Member = 12, "member";
+    /// A join token, in the records of the mesh's authority.
+    Token = 13, "token";
 }
 
 /// How a commit came out.
