@@ -29,6 +29,9 @@ pub(crate) enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// The credential or the join token can't be used.
+    #[error("{0}")]
+    Membership(protocol::Problem),
     /// The mesh can't be joined.
     #[error(transparent)]
     Mesh(#[from] mesh::Error),
@@ -43,6 +46,7 @@ impl Error {
             Self::Settings(_) | Self::Key { .. } | Self::Mesh(mesh::Error::Address { .. }) => Code::InvalidConfig,
             Self::Locked(_) => Code::Locked,
             Self::Io { .. } | Self::MeshEnded => Code::Internal,
+            Self::Membership(problem) => problem.code,
             Self::Mesh(error) => error.code(),
         }
     }

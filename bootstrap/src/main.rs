@@ -41,8 +41,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let json = arguments.json;
     let settings = arguments.settings()?;
     let directory = DataDir::lock(&settings.data_dir)?;
-    let config = settings.config(directory.key()?);
-    let (mesh_id, mut stop) = (config.mesh.clone(), Stop::new()?);
+    let config = settings.config(directory.key()?)?;
+    let (mesh_id, mut stop) = (config.mesh().clone(), Stop::new()?);
     let mesh = Mesh::spawn(config, Arc::new(Entry)).await?;
     output::listening(&mesh, &mesh_id, json)?;
     tokio::select! {

@@ -3,13 +3,15 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Parser;
 use directories::ProjectDirs;
-use mesh::{Config, Listen};
-use protocol::{Key, MeshId};
+use mesh::{Config, Keys, Listen, Papers};
+use protocol::{Key, MeshId, Timestamp};
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use crate::error::Error;
 
@@ -30,9 +32,12 @@ pub(crate) struct Arguments {
     /// A TOML file with these settings, named as here with underscores.
     #[arg(long, value_name = "FILE", env = "MCP_CONFIG")]
     config: Option<PathBuf>,
-    /// The mesh.
+    /// The mesh: the name of an open one. A private one is named by the join token, or by the credential had before.
     #[arg(long, value_name = "ID", env = "MCP_MESH_ID")]
     mesh_id: Option<MeshId>,
+    /// A file with a join token (of role `entry`), used once; or the token itself in MCP_JOIN_TOKEN.
+    #[arg(long, value_name = "FILE", env = "MCP_JOIN_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
     /// The address to listen on [default: 0.0.0.0, every IPv4 interface].
     #[arg(long, value_name = "IP", env = "MCP_MESH_HOST")]
     host: Option<IpAddr>,
@@ -62,6 +67,7 @@ pub(crate) struct Arguments {
 struct File {
     data_dir: Option<PathBuf>,
     mesh_id: Option<MeshId>,
+    token_file: Option<PathBuf>,
     host: Option<IpAddr>,
     port: Option<u16>,
     tcp_port: Option<u16>,
@@ -74,7 +80,8 @@ struct File {
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
-    mesh: MeshId,
+    mesh: Option<MeshId>,
+    token: Option<Zeroizing<String>>,
     listen: Listen,
     bootstrap: Vec<String>,
     private_addresses: bool,
@@ -84,9 +91,10 @@ impl Arguments {
     /// Joins flags and environment with the file and the defaults.
     pub(crate) fn settings(self) -> Result<Settings, Error> {
         let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        let mesh = self.mesh_id.or(file.mesh_id).ok_or_else(|| {
-            Error::Settings("no mesh is named: pass --mesh-id, or set MCP_MESH_ID, or mesh_id in the configuration file".into())
-        })?;
+        let token = match self.token_file.or(file.token_file) {
+            Some(path) => Some(Zeroizing::new(read_text(&path)?)),
+            None => std::env::var("MCP_JOIN_TOKEN").ok().filter(|token| !token.is_empty()).map(Zeroizing::new),
+        };
         let port = self.port.or(file.port).unwrap_or(PORT);
         let listen = Listen {
             host: self.host.or(file.host).unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
@@ -99,7 +107,8 @@ impl Arguments {
         }
         Ok(Settings {
             data_dir: self.data_dir.or(file.data_dir).map_or_else(default_data_dir, Ok)?,
-            mesh,
+            mesh: self.mesh_id.or(file.mesh_id),
+            token,
             listen,
             bootstrap: self.bootstrap.or(file.bootstrap).unwrap_or_default(),
             private_addresses: self.private_addresses || file.private_addresses.unwrap_or_default(),
@@ -109,24 +118,41 @@ impl Arguments {
 
 impl Settings {
     /// The mesh's configuration for the node of `key`.
-    pub(crate) fn config(self, key: Key) -> Config {
-        Config {
-            key,
-            mesh: self.mesh,
+    pub(crate) fn config(self, key: Key) -> Result<Config, Error> {
+        let papers = Papers::at(&self.data_dir);
+        // An entry node owns itself: it has no agreements that an owner would sign.
+        let keys = Keys { node: key.clone(), owner: key.clone() };
+        let token = self.token.as_ref().map(|token| token.as_str());
+        let membership = papers.membership(self.mesh.as_ref(), &keys, token, Timestamp::now()).map_err(Error::Membership)?;
+        let membership = membership.ok_or_else(|| {
+            Error::Settings(
+                "this node is in no mesh: give it a join token (--token-file, or MCP_JOIN_TOKEN), or the name of an open mesh (--mesh-id)"
+                    .into(),
+            )
+        })?;
+        Ok(Config {
+            membership: Arc::new(membership),
+            papers: Some(papers),
             listen: self.listen,
             bootstrap: self.bootstrap.into_iter().filter(|address| !address.is_empty()).collect(),
             private_addresses: self.private_addresses,
             server: true,
-        }
+            ..Config::new(key, MeshId::none())
+        })
     }
 }
 
 fn read(path: &Path) -> Result<File, Error> {
+    let text = read_text(path)?;
+    toml::from_str(&text).map_err(|error| Error::Settings(format!("{}: {}", path.display(), error.to_string().trim_end())))
+}
+
+fn read_text(path: &Path) -> Result<String, Error> {
     use std::io::Read as _;
     let mut text = String::new();
     let opened = std::fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
     opened.map_err(|error| Error::Settings(format!("can't read {}: {error}", path.display())))?;
-    toml::from_str(&text).map_err(|error| Error::Settings(format!("{}: {}", path.display(), error.to_string().trim_end())))
+    Ok(text)
 }
 
 fn default_data_dir() -> Result<PathBuf, Error> {
@@ -150,11 +176,11 @@ mod tests {
             Arguments::parse_from(arguments).settings()
         };
         let read = settings(&["--tcp-port", "7"]).expect("settings");
-        assert_eq!(read.mesh.as_str(), "from-file");
+        assert_eq!(read.mesh.as_ref().map(MeshId::as_str), Some("from-file"));
         assert_eq!((read.listen.wss, read.listen.tcp, read.listen.quic), (Some(9000), Some(7), Some(9000)));
         assert_eq!(read.bootstrap, ["wss://a.example:1"]);
         let flags = settings(&["--mesh-id", "flag", "--bootstrap", "wss://b:1,wss://c:1", "--port", "0"]).expect("settings");
-        assert_eq!((flags.mesh.as_str(), flags.bootstrap.len(), flags.listen.quic), ("flag", 2, Some(0)));
+        assert_eq!((flags.mesh.as_ref().map(MeshId::as_str), flags.bootstrap.len(), flags.listen.quic), (Some("flag"), 2, Some(0)));
         assert!(settings(&["--tcp-port", "9000"]).is_err(), "two listeners on one port");
         std::fs::write(&file, "mesh_id = \"m\"\nprot = 1\n").expect("written");
         let error = settings(&[]).expect_err("an unknown key").to_string();

@@ -4,6 +4,8 @@
 //! lock        flock, taken first
 //! node.key    transport identity, PKCS#8 PEM, 0600
 //! owner.key   the principal that owns the node and signs its agreements and receipts, 0600
+//! authority.key   the key of the mesh's authority, where this node founded the mesh, 0600
+//! credential.json revocations.json join.token   this node's place in its mesh (mesh::Papers)
 //! cache.key   authenticates compiled code, 0600
 //! mcpd.sock   the local API, 0600
 //! store/ blobs/ cache/
@@ -74,6 +76,16 @@ impl DataDir {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(|error| Problem::new(Code::StoreFailed, format!("can't create {}: {error}", path.display())))?;
         Ok(path)
+    }
+
+    /// The path of the directory itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The Ed25519 key in the file `name`, if it is there.
+    pub(crate) fn existing_key(&self, name: &str) -> Result<Option<Key>, Problem> {
+        if self.join(name).exists() { self.key(name).map(Some) } else { Ok(None) }
     }
 
     /// The Ed25519 key in the file `name`, made on first use.

@@ -9,12 +9,18 @@ mod node;
 mod parent;
 mod supervisor;
 
-use std::{io::Write as _, process::ExitCode};
+use std::{io::Write as _, process::ExitCode, sync::Arc};
 
 use clap::Parser as _;
 use protocol::{Code, Problem};
 
-use crate::{arguments::Arguments, config::Config, data_dir::DataDir, parent::Parent, supervisor::Supervisor};
+use crate::{
+    arguments::Arguments,
+    config::Config,
+    data_dir::DataDir,
+    parent::Parent,
+    supervisor::{Outcome, Supervisor},
+};
 
 fn main() -> ExitCode {
     // The kernel compiles plugins in a limited child: this very program.
@@ -47,13 +53,17 @@ fn start(arguments: &Arguments) -> Result<(), Problem> {
     // Both of rustls' providers are linked (by QUIC and by WebSocket): say which one counts.
     let _ = rustls::crypto::ring::default_provider().install_default();
 
-    let directory = DataDir::open(&arguments.data_dir())?;
+    let directory = Arc::new(DataDir::open(&arguments.data_dir())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     runtime.block_on(async {
-        let supervisor = Supervisor::bind(directory, config, arguments.socket()).await?;
-        supervisor.run(parent).await
+        loop {
+            let supervisor = Supervisor::bind(Arc::clone(&directory), config.clone(), arguments.socket()).await?;
+            if supervisor.run(parent.as_ref()).await? == Outcome::Stopped {
+                return Ok(());
+            }
+        }
     })
 }

@@ -20,7 +20,7 @@ impl Parent {
     }
 
     /// Waits for its end: an orphan is given another parent.
-    pub(crate) async fn ended(self) {
+    pub(crate) async fn ended(&self) {
         while getppid() == self.0 {
             tokio::time::sleep(EVERY).await;
         }

@@ -8,7 +8,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use protocol::{Code, Problem};
+use protocol::{Code, Key, Problem};
 use store::{Blobs, Sqlite, Store};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -37,12 +37,21 @@ pub(crate) struct Supervisor {
     config: Config,
     listener: api::Listener,
     /// Held until everything is stopped.
-    directory: DataDir,
+    directory: Arc<DataDir>,
+}
+
+/// Why a node stopped without fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was told to.
+    Stopped,
+    /// It is in another mesh from now on: it is to be started again.
+    Again,
 }
 
 impl Supervisor {
     /// Restores the node and binds its sockets.
-    pub(crate) async fn bind(directory: DataDir, config: Config, socket: Option<PathBuf>) -> Result<Self, Problem> {
+    pub(crate) async fn bind(directory: Arc<DataDir>, config: Config, socket: Option<PathBuf>) -> Result<Self, Problem> {
         let node_key = directory.key("node.key")?;
         let owner_key = directory.key("owner.key")?;
         let cache_key = directory.random("cache.key")?;
@@ -51,10 +60,16 @@ impl Supervisor {
             max_concurrent: config.max_concurrent,
             ..kernel::Config::new(directory.join("cache"), *cache_key, compiler()?)
         })?;
+        let membership = membership(&directory, &config, &node_key, &owner_key)?;
         let parts = Parts {
             node_key: node_key.clone(),
             owner_key,
-            mesh_id: config.mesh_id.clone(),
+            configured_mesh: config.mesh_id.clone(),
+            membership: membership.clone(),
+            authority: directory.existing_key("authority.key")?,
+            credential_validity: protocol::SignedDuration::from_secs(i64::try_from(config.credential_seconds).unwrap_or(i64::MAX)),
+            directory: Arc::clone(&directory),
+            bootstrap: config.mesh.as_ref().map(|mesh| mesh.bootstrap_peers.clone()).unwrap_or_default(),
             store,
             blobs: Blobs::open(&directory.subdirectory("blobs")?)?,
             kernel,
@@ -62,8 +77,13 @@ impl Supervisor {
             pricing: config.pricing.clone(),
         };
         let node = Node::open(parts).await?;
-        if let Some(mesh) = &config.mesh {
-            node.connect(mesh_config(mesh, &config, node_key, node.joined().await?)).await?;
+        match (&config.mesh, membership) {
+            (Some(mesh), Some(membership)) => {
+                let papers = mesh::Papers::at(directory.path());
+                node.connect(mesh_config(mesh, node_key, membership, papers, node.joined().await?)).await?;
+            }
+            (Some(_), None) => tracing::info!("in no mesh: 'mcpctl mesh init' founds one, 'mcpctl join TOKEN' enters one"),
+            (None, _) => {}
         }
         let path = socket.unwrap_or_else(|| directory.join("mcpd.sock"));
         let listener = api::Listener::bind(&path)
@@ -73,7 +93,7 @@ impl Supervisor {
     }
 
     /// Serves until a signal, until its parent ends where it has one to watch, or until a part fails.
-    pub(crate) async fn run(self, parent: Option<Parent>) -> Result<(), Problem> {
+    pub(crate) async fn run(self, parent: Option<&Parent>) -> Result<Outcome, Problem> {
         let Self { node, config, listener, directory } = self;
         let stop = CancellationToken::new();
         let mut parts = JoinSet::new();
@@ -114,12 +134,17 @@ impl Supervisor {
         parts.spawn(watchdog(stop.clone()));
 
         let ended = tokio::select! {
-            signalled = signalled() => signalled,
-            () = orphaned(parent) => Ok(()),
+            signalled = signalled() => signalled.map(|()| Outcome::Stopped),
+            () = orphaned(parent) => Ok(Outcome::Stopped),
+            () = node.restart.cancelled() => Ok(Outcome::Again),
             part = parts.join_next() => Err(unexpected(part)),
         };
-        notify(&[sd_notify::NotifyState::Stopping]);
-        tracing::info!("stopping");
+        if matches!(ended, Ok(Outcome::Again)) {
+            tracing::info!("starting again, in another mesh");
+        } else {
+            notify(&[sd_notify::NotifyState::Stopping]);
+            tracing::info!("stopping");
+        }
         stop.cancel();
         let drain = async {
             while parts.join_next().await.is_some() {}
@@ -141,19 +166,44 @@ fn compiler() -> Result<kernel::Compiler, Problem> {
     Ok(kernel::Compiler::Child(program))
 }
 
-fn mesh_config(mesh: &crate::config::Mesh, config: &Config, key: protocol::Key, joined: Vec<String>) -> mesh::Config {
+/// Which mesh the node is in, by its papers, its configuration and the token that it may have been given.
+fn membership(directory: &DataDir, config: &Config, node: &Key, owner: &Key) -> Result<Option<Arc<mesh::Membership>>, Problem> {
+    let unreadable = |path: &std::path::Path, error: &std::io::Error| {
+        Problem::new(Code::InvalidConfig, format!("can't read the join token in {}: {error}", path.display()))
+    };
+    let given = match &config.join_token_file {
+        Some(path) => Some(std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?),
+        None => std::env::var("MCP_JOIN_TOKEN").ok().filter(|token| !token.is_empty()),
+    };
+    let given = given.map(zeroize::Zeroizing::new);
+    let keys = mesh::Keys { node: node.clone(), owner: owner.clone() };
+    let papers = mesh::Papers::at(directory.path());
+    let membership =
+        papers.membership(config.mesh_id.as_ref(), &keys, given.as_ref().map(|token| token.as_str()), protocol::Timestamp::now())?;
+    Ok(membership.map(Arc::new))
+}
+
+fn mesh_config(
+    mesh: &crate::config::Mesh,
+    key: Key,
+    membership: Arc<mesh::Membership>,
+    papers: mesh::Papers,
+    joined: Vec<String>,
+) -> mesh::Config {
     let mut bootstrap = mesh.bootstrap_peers.clone();
     bootstrap.extend(joined);
     mesh::Config {
+        membership,
         listen: mesh::Listen { host: mesh.host, tcp: Some(mesh.tcp_port), quic: Some(mesh.quic_port), wss: Some(mesh.wss_port) },
         bootstrap,
         private_addresses: mesh.private_addresses,
-        ..mesh::Config::new(key, config.mesh_id.clone())
+        papers: Some(papers),
+        ..mesh::Config::new(key, protocol::MeshId::none())
     }
 }
 
 /// Waits for the end of the parent, if there is one to watch.
-async fn orphaned(parent: Option<Parent>) {
+async fn orphaned(parent: Option<&Parent>) {
     match parent {
         Some(parent) => parent.ended().await,
         None => std::future::pending().await,

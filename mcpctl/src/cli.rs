@@ -6,7 +6,10 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use protocol::{Client, Problem, error::Code};
 
 use crate::{
-    commands::{agent, agreement, completions, config, devstack, discover, id, join, key, peers, plugin, status, trace},
+    commands::{
+        agent, agreement, completions, config, devstack, discover, id, join, key, leave, members, mesh, peers, plugin, revoke, status,
+        token, trace,
+    },
     error::Result,
     output::Output,
     paths,
@@ -38,8 +41,20 @@ enum Command {
     Status,
     /// Show who the node is and where it can be reached
     Id,
-    /// Join the mesh through nodes at these addresses
+    /// Found a private mesh, or show how this node stands to its mesh
+    #[command(subcommand)]
+    Mesh(mesh::Command),
+    /// Make, list and take back join tokens, on the node that has the mesh's authority
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Enter a mesh by a join token, or through nodes at these addresses
     Join(join::Arguments),
+    /// Leave the mesh: the credential is given up
+    Leave,
+    /// List the members of the mesh
+    Members,
+    /// Take a node's membership back, for good
+    Revoke(revoke::Arguments),
     /// List connected peers, or measure one
     #[command(subcommand)]
     Peers(peers::Command),
@@ -123,9 +138,14 @@ impl Command {
             | Self::Id
             | Self::Join(_)
             | Self::Key(_)
+            | Self::Leave
+            | Self::Members
+            | Self::Mesh(_)
             | Self::Peers(_)
             | Self::Plugin(_)
+            | Self::Revoke(_)
             | Self::Status
+            | Self::Token(_)
             | Self::Trace(_) => Some(PATIENCE),
         }
     }
@@ -136,6 +156,11 @@ async fn dispatch(cli: Cli, output: Output) -> Result {
     match cli.command {
         Command::Status => status::run(&client, output).await,
         Command::Id => id::run(&client, output).await,
+        Command::Mesh(command) => mesh::run(command, &client, output).await,
+        Command::Token(command) => token::run(command, &client, output).await,
+        Command::Leave => leave::run(&client, output).await,
+        Command::Members => members::run(&client, output).await,
+        Command::Revoke(arguments) => revoke::run(&arguments, &client, output).await,
         Command::Join(arguments) => join::run(arguments, &client, output).await,
         Command::Peers(command) => peers::run(command, &client, output).await,
         Command::Discover(arguments) => discover::run(arguments, &client, output).await,
@@ -165,6 +190,13 @@ mod tests {
             "mcpctl status --json",
             "mcpctl --data-dir /d join /ip4/127.0.0.1/tcp/8766 wss://host:8765",
             "mcpctl discover docs.search",
+            "mcpctl mesh init --zone eu-1",
+            "mcpctl token create --ttl 24h --uses 5 --role edge --zone eu-1",
+            "mcpctl join mcpz1_abc",
+            "mcpctl join --bootstrap /ip4/127.0.0.1/tcp/8766 --token mcpz1_abc",
+            "mcpctl join --token-file t",
+            "mcpctl members",
+            "mcpctl leave",
             "mcpctl agent execute docs search -",
             "mcpctl agent execute docs add -5 --timeout 10s --idempotency-key once",
             "mcpctl agent spawn docs --plugin docs.wasm --price-per-call 0.01 --currency EUR",
@@ -186,7 +218,8 @@ mod tests {
     fn what_contradicts_itself_is_refused() {
         for line in [
             "mcpctl --socket /s --data-dir /d status",
-            "mcpctl join",
+            "mcpctl revoke nobody",
+            "mcpctl token create --role root",
             "mcpctl agreement propose --capability docs.search --agent agent_01h455vb4pex5vsknk084sn02q",
             "mcpctl agreement propose",
             "mcpctl key create",

@@ -167,7 +167,7 @@ fn proofs_verify_offline_and_a_changed_one_fails() {
     };
     let entries = [AgentId::new(), AgentId::new()].map(|agent| serde_json::to_string(&entry(agent)).expect("json"));
     let [first, second] = entries.each_ref().map(|entry| merkle::leaf_hash(entry.as_bytes()));
-    let note = |size, root| Checkpoint { mesh: mesh.clone(), node: node.node_id(), size, root }.sign(&node);
+    let note = |size, root| Checkpoint { node: node.node_id(), size, root }.sign(&node);
     let (old, new) = (note(1, first), note(2, merkle::node_hash(&first, &second)));
     let [_, entry] = entries;
     let inclusion = InclusionProof { index: 1, entry, hashes: vec![first], checkpoint: new.clone() };

@@ -10,10 +10,12 @@ use crate::{
     Timestamp,
     advert::{Effect, Method},
     agreement::{Agreement, Bundle, Pricing, Reason, Status},
+    credential::{Member, Role, Zone},
     digest::Digest,
     document::Sealed,
     entry::{Entry, InclusionProof},
-    id::{AgentId, AgreementId, KeyId, MeshId, OperationId},
+    error::Code,
+    id::{AgentId, AgreementId, KeyId, MeshId, OperationId, TokenId},
     key::{Did, NodeId},
     manifest::{Import, Manifest},
     receipt::Receipt,
@@ -79,22 +81,153 @@ pub struct NodeStatus {
     pub trace_size: u64,
 }
 
-/// `POST /v1/join`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Join {
-    /// Multiaddrs, or `wss://host:port`.
-    pub addresses: Vec<String>,
+/// How a mesh admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Admission {
+    /// The node is in no mesh.
+    None,
+    /// The mesh admits everyone: for development.
+    Open,
+    /// The mesh admits members alone.
+    Private,
 }
 
-/// The answer of `POST /v1/join`: one item for each address.
+/// `GET /v1/mesh`, and the answer of `POST /v1/mesh/init`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MeshState {
+    /// The mesh.
+    pub mesh_id: MeshId,
+    /// How it admits.
+    pub admission: Admission,
+    /// This node's membership, in a private mesh, once it is enrolled.
+    pub member: Option<Membership>,
+    /// Whether this node has the authority's key.
+    pub authority: bool,
+    /// Connected peers.
+    pub peers: usize,
+}
+
+/// A node's own membership.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Membership {
+    /// What the node is in the mesh.
+    pub role: Role,
+    /// Where it is.
+    pub zone: Option<Zone>,
+    /// When its credential expires, if it isn't renewed before.
+    pub expires_at: Timestamp,
+}
+
+/// `POST /v1/join`
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Join {
+    /// Multiaddrs, or `wss://host:port`; may be empty where there is a token.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// A join token: a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for Join {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Join").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// The answer of `POST /v1/join`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entered {
+    /// The mesh that the node is in now, or on its way into.
+    pub mesh_id: MeshId,
+    /// Whether it is a member; always so in an open mesh.
+    pub member: bool,
+    /// One for each address that was tried.
+    pub items: Vec<Joined>,
+}
+
+/// What came of one address.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Joined {
     /// The address as a multiaddr.
     pub address: String,
     /// The node that answered there.
     pub node_id: Option<NodeId>,
-    /// Why none did; the daemon keeps trying.
+    /// The step that failed: `address`, `DNS`, `TCP`, `QUIC`, `TLS`, `handshake`, `admission`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// The reason's code, where one is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    /// Why nobody did; the daemon keeps trying.
     pub error: Option<String>,
+}
+
+/// `POST /v1/tokens`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateToken {
+    /// How long it is valid, in seconds.
+    pub ttl_s: u64,
+    /// How many nodes may enter by it.
+    pub uses: u32,
+    /// What they become.
+    pub role: Role,
+    /// Where they are.
+    #[serde(default)]
+    pub zone: Option<Zone>,
+    /// Where they enter; this node's own addresses and bootstrap peers if left out.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+}
+
+/// The answer of `POST /v1/tokens`: the only time that the token is shown.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CreatedToken {
+    /// The token's outline.
+    #[serde(flatten)]
+    pub outline: TokenOutline,
+    /// The token: a secret.
+    pub token: String,
+}
+
+impl std::fmt::Debug for CreatedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreatedToken").field("outline", &self.outline).finish_non_exhaustive()
+    }
+}
+
+/// An item of `GET /v1/tokens`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TokenOutline {
+    /// Its id.
+    pub id: TokenId,
+    /// What nodes become by it.
+    pub role: Role,
+    /// Where they are.
+    pub zone: Option<Zone>,
+    /// How many nodes may enter by it.
+    pub uses: u32,
+    /// Those that did.
+    pub used_by: Vec<NodeId>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it is refused.
+    pub expires_at: Timestamp,
+    /// Where nodes enter.
+    pub addresses: Vec<String>,
+    /// Whether it was taken back.
+    pub revoked: bool,
+}
+
+/// An item of `GET /v1/members`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MemberState {
+    /// The member.
+    #[serde(flatten)]
+    pub member: Member,
+    /// Whether it is connected with this node now.
+    pub connected: bool,
 }
 
 /// An item of `GET /v1/peers`

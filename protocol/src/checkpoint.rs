@@ -4,7 +4,7 @@
 //! so that existing transparency-log tools can verify it:
 //!
 //! ```text
-//! mcp-zero/<mesh>/<node id>        origin, and the signing key's name
+//! mcp-zero/<node id>               origin, and the signing key's name
 //! <size>
 //! <root, base64>
 //!
@@ -15,7 +15,6 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    id::MeshId,
     key::{Key, NodeId},
     merkle::{Hash, base64_hash},
 };
@@ -28,9 +27,7 @@ const MAX_NOTE: usize = 16 * 1024;
 /// The statement itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The mesh of the log's node.
-    pub mesh: MeshId,
-    /// The log's node.
+    /// The log's node: it keeps one log, whatever mesh it is in.
     pub node: NodeId,
     /// Leaves in the tree.
     pub size: u64,
@@ -52,7 +49,7 @@ pub enum Error {
 impl Checkpoint {
     /// The log's origin line.
     pub fn origin(&self) -> String {
-        format!("mcp-zero/{}/{}", self.mesh, self.node)
+        format!("mcp-zero/{}", self.node)
     }
 
     /// The key in C2SP verifier form (`<name>+<key id>+<key>`), for other tools.
@@ -89,10 +86,10 @@ impl Checkpoint {
 
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
-        let (mesh, node) = lines.next()?.strip_prefix("mcp-zero/")?.split_once('/')?;
+        let node = lines.next()?.strip_prefix("mcp-zero/")?;
         let (size, root) = (lines.next()?, lines.next()?);
         lines.next().is_none().then_some(())?;
-        Some(Self { mesh: mesh.parse().ok()?, node: node.parse().ok()?, size: size.parse().ok()?, root: base64_hash::parse(root)? })
+        Some(Self { node: node.parse().ok()?, size: size.parse().ok()?, root: base64_hash::parse(root)? })
     }
 
     fn body(&self) -> String {
@@ -111,7 +108,7 @@ mod tests {
     use super::*;
 
     fn checkpoint(key: &Key) -> Checkpoint {
-        Checkpoint { mesh: "test".parse().expect("mesh"), node: key.node_id(), size: 7, root: [9; 32] }
+        Checkpoint { node: key.node_id(), size: 7, root: [9; 32] }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    document::{Document, Error as DocumentError, Expect, Header, Sealed, Signed},
+    document::{Document, Expect, Header, Sealed, Signed},
     error::{Code, Problem},
     id::{CredentialId, MeshId},
     key::{Did, NodeId},
@@ -157,7 +157,7 @@ impl Credential {
 fn signed_by_authority<D: Document>(sealed: Sealed<D>, mesh: &MeshId, now: Timestamp) -> Result<Signed<D>, Problem> {
     let authority = mesh.authority().ok_or_else(|| Problem::new(Code::ForeignMesh, format!("mesh {mesh} is open: it has no members")))?;
     let signed = sealed.open(Expect::at(mesh, now))?;
-    signed.require(authority).map_err(|error: DocumentError| Problem::from(error))?;
+    signed.require(authority)?;
     Ok(signed)
 }
 
@@ -204,6 +204,51 @@ impl Revocations {
         }
         Ok(signed)
     }
+}
+
+/// Where a member stands, in the authority's books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It has a credential that hasn't expired.
+    Active,
+    /// Its credential expired, and it didn't renew it.
+    Expired,
+    /// It left of its own will.
+    Left,
+    /// Its membership was taken back.
+    Revoked,
+}
+
+impl Standing {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Expired => "expired",
+            Self::Left => "left",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// A member, in the authority's books.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The node.
+    pub node: NodeId,
+    /// The principal that owns it.
+    pub owner: Did,
+    /// What it is in the mesh.
+    pub role: Role,
+    /// Where it is.
+    pub zone: Option<Zone>,
+    /// When it was enrolled first.
+    pub since: Timestamp,
+    /// When its newest credential expires.
+    pub expires_at: Timestamp,
+    /// Where it stands.
+    pub standing: Standing,
 }
 
 #[cfg(test)]

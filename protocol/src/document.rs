@@ -183,11 +183,6 @@ impl<D: Document> Signed<D> {
 
     /// Verifies signatures, type, version, mesh and validity, in this order.
     pub fn open(envelope: Envelope, expect: Expect<'_>) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Outline {
-            header: Header,
-        }
-
         if envelope.payload_type != D::payload_type() {
             return Err(Error::Type { expected: D::TYPE, found: envelope.payload_type.chars().take(80).collect() });
         }
@@ -238,6 +233,12 @@ impl<D> Signed<D> {
     }
 }
 
+/// What every version of every document has.
+#[derive(Deserialize)]
+struct Outline {
+    header: Header,
+}
+
 fn check<D: Document>(header: &Header, expect: Expect<'_>) -> Result<(), Error> {
     let kind = D::TYPE;
     if header.kind != kind {
@@ -277,6 +278,18 @@ impl<D: Document> Sealed<D> {
     /// Verifies it.
     pub fn open(self, expect: Expect<'_>) -> Result<Signed<D>, Error> {
         Signed::open(self.envelope, expect)
+    }
+}
+
+impl<D: Document> Sealed<D> {
+    /// The header as it stands there: nothing of it is verified.
+    ///
+    /// # Errors
+    /// The payload can't be read.
+    pub fn claimed_header(&self) -> Result<Header, Error> {
+        let payload = self.envelope.claimed_payload()?;
+        let malformed = |source| Error::Malformed { kind: D::TYPE, source };
+        serde_json::from_slice(&payload).map(|Outline { header }| header).map_err(malformed)
     }
 }
 

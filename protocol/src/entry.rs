@@ -59,6 +59,23 @@ pub enum Action {
         /// The status reached.
         status: crate::agreement::Status,
     },
+    /// The mesh's authority admitted a member, prolonged its membership, or ended it.
+    Member {
+        /// The member.
+        node: NodeId,
+        /// Where it stands from now on.
+        standing: crate::credential::Standing,
+        /// The credential that was issued, if one was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credential: Option<crate::id::CredentialId>,
+    },
+    /// The mesh's authority made a join token, or took it back.
+    Token {
+        /// The token.
+        token: crate::id::TokenId,
+        /// How many nodes may enter by it; 0 for one that was taken back.
+        uses: u32,
+    },
 }
 
 /// One operation.

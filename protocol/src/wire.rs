@@ -11,6 +11,7 @@ use crate::{
     Timestamp,
     advert::Advert,
     agreement::{Agreement, Transition},
+    credential::{Credential, Member, Revocations},
     digest::Digest,
     document::Sealed,
     entry::InclusionProof,
@@ -18,6 +19,7 @@ use crate::{
     id::{AgentId, AgreementId, MeshId, OperationId},
     key::NodeId,
     receipt::Receipt,
+    token::Enrolment,
     usage::Usage,
 };
 
@@ -134,6 +136,18 @@ pub enum Request {
     Execute(Execute),
     /// Prove that an operation of mine is in your trace.
     Prove(OperationId),
+    /// To the mesh's authority: make this node a member.
+    Enrol(Sealed<Enrolment>),
+    /// To the mesh's authority: prolong my membership.
+    Renew,
+    /// To the mesh's authority: I leave.
+    Leave,
+    /// To the mesh's authority: who is a member?
+    Members,
+    /// The list of revocations, if yours is newer than this sequence.
+    Revocations(u64),
+    /// There is a newer list of revocations.
+    Revoked(Sealed<Revocations>),
 }
 
 /// A call of an agent's method.
@@ -168,6 +182,12 @@ pub enum Response {
     Executed(Executed),
     /// The proof.
     Proof(InclusionProof),
+    /// The new credential.
+    Credential(Sealed<Credential>),
+    /// The members.
+    Members(Vec<Member>),
+    /// The newest list of revocations, if it is newer than asked.
+    Revocations(Option<Sealed<Revocations>>),
 }
 
 /// A call's answer.

@@ -109,7 +109,7 @@ proptest! {
         prop_assert_eq!(&serde_json::from_str::<Entry>(&text).expect("own text"), &written);
         let (key, sibling) = (Key::from_seed(&seed), merkle::leaf_hash(b"another"));
         let root = merkle::node_hash(&merkle::leaf_hash(text.as_bytes()), &sibling);
-        let checkpoint = Checkpoint { mesh: written.mesh.clone(), node: key.node_id(), size: 2, root }.sign(&key);
+        let checkpoint = Checkpoint { node: key.node_id(), size: 2, root }.sign(&key);
         let proof = InclusionProof { index: 0, entry: text, hashes: vec![sibling], checkpoint };
         survives_cbor(&Response::Proof(proof.clone()))?;
         prop_assert_eq!(proof.verify().expect("it is in the log").1, written);
@@ -247,7 +247,7 @@ proptest! {
         index in any::<u64>(), hashes in vec(any::<[u8; 32]>(), 0..70),
     ) {
         let key = Key::from_seed(&seed);
-        let honest = Checkpoint { mesh: "test".parse().expect("mesh"), node: key.node_id(), size, root: seed };
+        let honest = Checkpoint { node: key.node_id(), size, root: seed };
         let note = honest.sign(&key);
         prop_assert_eq!(Checkpoint::verify(&note), Ok(honest));
         let (i, old) = note.char_indices().nth(at.index(note.chars().count())).expect("within the note");
@@ -278,7 +278,7 @@ fn a_later_entry_is_named_before_it_is_read() {
     let key = Key::from_seed(&[1; 32]);
     let entry = json!({"version": 2, "members": "others"}).to_string();
     let root = merkle::leaf_hash(entry.as_bytes());
-    let checkpoint = Checkpoint { mesh: "test".parse().expect("mesh"), node: key.node_id(), size: 1, root }.sign(&key);
+    let checkpoint = Checkpoint { node: key.node_id(), size: 1, root }.sign(&key);
     let proof = InclusionProof { index: 0, entry, hashes: Vec::new(), checkpoint };
     let refused = proof.verify().expect_err("unknown");
     assert_eq!(refused.to_string(), "the entry is of version 2; this program knows version 1");

@@ -58,7 +58,7 @@ impl Behaviour {
             .with_max_established_incoming(Some(MAX_INBOUND))
             .with_max_established(Some(MAX_CONNECTIONS))
             .with_max_established_per_peer(Some(MAX_PER_PEER));
-        let identify = identify::Config::new(wire::identify_protocol(&config.mesh), key.public())
+        let identify = identify::Config::new(wire::identify_protocol(config.mesh()), key.public())
             .with_agent_version(concat!("mcp-zero/", env!("CARGO_PKG_VERSION")).into())
             // Addresses are judged and kept by the driver.
             .with_cache_size(0)
@@ -71,7 +71,7 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING_TIMEOUT)),
             kad: kademlia(config, key)?,
             gossip: gossip(key, topic)?,
-            rpc: rpc::Behaviour::new(protocol(wire::rpc_protocol(&config.mesh))?),
+            rpc: rpc::Behaviour::new(protocol(wire::rpc_protocol(config.mesh()))?),
         })
     }
 }
@@ -83,7 +83,7 @@ pub(crate) fn protocol(name: String) -> Result<StreamProtocol, Error> {
 
 fn kademlia(config: &Config, key: &Keypair) -> Result<kad::Behaviour<Store>, Error> {
     let peer = key.public().to_peer_id();
-    let mut settings = kad::Config::new(protocol(wire::kad_protocol(&config.mesh))?);
+    let mut settings = kad::Config::new(protocol(wire::kad_protocol(config.mesh()))?);
     settings
         .set_query_timeout(QUERY_TIMEOUT)
         .disjoint_query_paths(true)

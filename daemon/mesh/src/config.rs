@@ -1,16 +1,23 @@
 //! What a mesh node is told at its start.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use protocol::{Key, MeshId};
+
+use crate::{membership::Membership, papers::Papers};
 
 /// How to run a node of a mesh.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The node's transport identity.
     pub key: Key,
-    /// The mesh; its id is in every protocol name, so that meshes don't mix.
-    pub mesh: MeshId,
+    /// The mesh, whose id is in every protocol name so that meshes don't mix; and this node's place in it.
+    pub membership: Arc<Membership>,
+    /// Where its membership is kept when it changes.
+    pub papers: Option<Papers>,
     /// Where to listen.
     pub listen: Listen,
     /// Where to enter: multiaddrs or `wss://host:port`. Redialled for ever.
@@ -22,9 +29,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// A node of `mesh` with the usual ports, alone until it joins.
+    /// The mesh.
+    pub fn mesh(&self) -> &MeshId {
+        self.membership.mesh()
+    }
+
+    /// A node of `mesh` with the usual ports, alone until it joins. In a private mesh it isn't a member yet.
     pub fn new(key: Key, mesh: MeshId) -> Self {
-        Self { key, mesh, listen: Listen::default(), bootstrap: Vec::new(), private_addresses: false, server: false }
+        let membership = Arc::new(Membership::new(mesh, key.node_id()));
+        Self { key, membership, papers: None, listen: Listen::default(), bootstrap: Vec::new(), private_addresses: false, server: false }
     }
 }
 

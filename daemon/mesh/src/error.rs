@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use protocol::{Code, NodeId, Problem};
+use protocol::{Code, Problem};
 
 /// Why the mesh refuses or fails.
 #[derive(Debug, thiserror::Error)]
@@ -39,13 +39,15 @@ pub enum Error {
         /// Why not, as far as it is known.
         reason: String,
     },
-    /// Another mesh answers there.
-    #[error("{node} at {address} is of another mesh")]
-    ForeignMesh {
-        /// Who answered.
-        node: NodeId,
-        /// Where.
-        address: String,
+    /// One of the two isn't admitted by the other.
+    #[error("no admission at {target}: {reason}")]
+    Refused {
+        /// The address or node.
+        target: String,
+        /// Why, in a form for programs.
+        code: Code,
+        /// Why, and by whom.
+        reason: String,
     },
     /// No answer in time.
     #[error("no answer from {target} within {} ms", after.as_millis())]
@@ -74,7 +76,7 @@ impl Error {
             Self::Listen { .. } => Code::InvalidConfig,
             Self::Setup { .. } => Code::Internal,
             Self::Unreachable { .. } => Code::Unreachable,
-            Self::ForeignMesh { .. } => Code::ForeignMesh,
+            Self::Refused { code, .. } => *code,
             Self::TimedOut { .. } => Code::TimedOut,
             Self::Limit { .. } => Code::Overloaded,
             Self::Stopped => Code::ShuttingDown,
@@ -86,7 +88,11 @@ impl Error {
             Self::Address { .. } => Some("write /ip4/192.0.2.1/tcp/8766, /dns4/host/tcp/8765/tls/ws or wss://host:8765"),
             Self::Listen { .. } => Some("see whether another process holds the port, and whether the address is this host's"),
             Self::Unreachable { .. } => Some("see whether the node runs and its ports (8765 tcp and udp, 8766 tcp) are open"),
-            Self::ForeignMesh { .. } => Some("use the address of a node of this mesh, or the mesh id of that node"),
+            Self::Refused { code: Code::ForeignMesh, .. } => Some("use the address of a node of this mesh, or a join token of that mesh"),
+            Self::Refused { code: Code::NotAMember | Code::Expired | Code::Revoked, .. } => {
+                Some("ask the mesh's operator for a join token ('mcpctl token create'), then 'mcpctl join TOKEN'")
+            }
+            Self::Refused { .. } => None,
             Self::TimedOut { .. } | Self::Setup { .. } | Self::Limit { .. } | Self::Stopped => None,
         }
     }

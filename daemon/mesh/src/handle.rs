@@ -1,6 +1,11 @@
 //! The mesh as the node above it sees it.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use protocol::{
@@ -20,6 +25,8 @@ use crate::{
     driver::{self, Command, Shared},
     error::Error,
     handler::Handler,
+    keeper::Keeper,
+    membership::Membership,
     rpc::{self, Lost, Reply, Session},
 };
 
@@ -35,11 +42,34 @@ const FOUND: usize = 64;
 /// A node of a mesh. Cheap to clone; the node leaves the mesh when [`Self::shutdown`] is called or the last clone is dropped.
 #[derive(Clone)]
 pub struct Mesh {
+    membership: Arc<Membership>,
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     token: CancellationToken,
     /// Ends with the driver; it ends by itself when every `commands` is dropped.
     driver: Arc<parking_lot::Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// What the driver's helpers hold, so that they don't keep the mesh running.
+pub(crate) struct WeakMesh {
+    membership: Arc<Membership>,
+    shared: Arc<Shared>,
+    commands: mpsc::WeakSender<Command>,
+    token: CancellationToken,
+    driver: Weak<parking_lot::Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl WeakMesh {
+    /// The mesh, while it runs.
+    pub(crate) fn upgrade(&self) -> Option<Mesh> {
+        Some(Mesh {
+            membership: self.membership.clone(),
+            shared: self.shared.clone(),
+            commands: self.commands.upgrade()?,
+            token: self.token.clone(),
+            driver: self.driver.upgrade()?,
+        })
+    }
 }
 
 impl fmt::Debug for Mesh {
@@ -53,9 +83,33 @@ impl Mesh {
     pub async fn spawn(config: Config, handler: Arc<dyn Handler>) -> Result<Self, Error> {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let token = CancellationToken::new();
-        let (driver, shared) = Box::pin(driver::start(config, handler, receiver, token.clone())).await?;
+        let membership = config.membership.clone();
+        let keeper = Keeper::new(membership.clone(), config.papers.clone(), handler);
+        let (driver, shared) = Box::pin(driver::start(config, keeper.clone(), receiver, token.clone())).await?;
         let driver = tokio::spawn(Box::pin(driver.run()));
-        Ok(Self { shared, commands, token, driver: Arc::new(Some(driver).into()) })
+        let mesh = Self { membership, shared, commands, token: token.clone(), driver: Arc::new(Some(driver).into()) };
+        keeper.start(mesh.downgrade(), token);
+        Ok(mesh)
+    }
+
+    /// This node's place in the mesh, and what it knows of others'.
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+
+    fn downgrade(&self) -> WeakMesh {
+        WeakMesh {
+            membership: self.membership.clone(),
+            shared: self.shared.clone(),
+            commands: self.commands.downgrade(),
+            token: self.token.clone(),
+            driver: Arc::downgrade(&self.driver),
+        }
+    }
+
+    /// Closes connections with those who are members no longer.
+    pub(crate) async fn sweep(&self) {
+        self.tell(Command::Sweep).await;
     }
 
     /// This node.

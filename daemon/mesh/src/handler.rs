@@ -1,8 +1,12 @@
 //! What the mesh asks of the node above it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use protocol::{NodeId, Problem, wire};
 use tokio::time::Instant;
+
+use crate::membership::Authority;
 
 /// Answers peers' requests and hears what happens. Everything but `request` is called on the mesh's own task and must
 /// return at once.
@@ -20,4 +24,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// The last connection with `node` is closed.
     fn disconnected(&self, node: NodeId);
+
+    /// Decides who is a member, where this node has the authority's key.
+    fn authority(&self) -> Option<Arc<dyn Authority>> {
+        None
+    }
 }

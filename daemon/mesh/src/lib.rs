@@ -7,6 +7,9 @@
 //!   |                              +--> Handler: connected, disconnected, announced
 //!   +---- Session (rpc/) ===stream===> the peer's Handler::request
 //! ```
+//! Who may connect is judged in membership.rs, before the swarm sees a connection (admission.rs); keeper.rs renews this
+//! node's credential and spreads revocations; enrol.rs makes a node a member by a join token.
+//!
 //! A request uses a stream that a task of its own serves; the driver only opens it. What the handle and the driver both
 //! know of connected peers is in peers.rs; whom to redial when is decided in redial.rs, without a clock or I/O.
 
@@ -17,10 +20,14 @@ mod behaviour;
 mod book;
 mod config;
 mod driver;
+mod enrol;
 mod error;
 mod handle;
 mod handler;
 mod identity;
+mod keeper;
+mod membership;
+mod papers;
 mod peers;
 mod providing;
 mod redial;
@@ -30,6 +37,9 @@ mod transport;
 
 pub use address::parse_address;
 pub use config::{Config, Listen};
+pub use enrol::{Enrolling, Step, enrol};
 pub use error::Error;
 pub use handle::Mesh;
 pub use handler::Handler;
+pub use membership::{Authority, Membership, Pending};
+pub use papers::{Keys, Papers};

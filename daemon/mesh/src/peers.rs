@@ -20,8 +20,6 @@ pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) address: Multiaddr,
     pub(crate) transport: Transport,
-    /// This node dialled it.
-    pub(crate) dialled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +118,10 @@ impl Peers {
 
     pub(crate) fn rtt(&self, node: NodeId) -> Option<Duration> {
         self.0.read().get(&node)?.rtt
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.0.read().keys().copied().collect()
     }
 
     pub(crate) fn len(&self) -> usize {

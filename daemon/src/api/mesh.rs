@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use axum::{Extension, extract::State};
 use protocol::{
-    Code, NodeId, Problem,
-    api::{Discovered, Join, Joined, List, Peer, Pong},
+    Code, MeshId, NodeId, Problem, TokenId,
+    api::{Admission, CreateToken, CreatedToken, Discovered, Entered, Join, List, MemberState, MeshState, Peer, Pong, TokenOutline},
+    credential::{Member, Zone},
 };
 use serde::Deserialize;
 
@@ -25,12 +26,88 @@ pub(super) async fn join(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Json(join): Json<Join>,
-) -> Result<Json<List<Joined>>, Failure> {
+) -> Result<Json<Entered>, Failure> {
     require_owner(&api, &caller)?;
-    if join.addresses.is_empty() || join.addresses.len() > MAX_ADDRESSES {
-        return Err(Problem::new(Code::InvalidRequest, format!("name 1 to {MAX_ADDRESSES} addresses")).into());
+    if join.addresses.is_empty() && join.token.is_none() || join.addresses.len() > MAX_ADDRESSES {
+        return Err(Problem::new(Code::InvalidRequest, format!("name 1 to {MAX_ADDRESSES} addresses, or give a join token")).into());
     }
-    Ok(Json(api.node.join(&join.addresses, JOIN_PATIENCE).await?.into()))
+    let token = join.token.map(zeroize::Zeroizing::new);
+    let node = api.node.clone();
+    // A task of its own: what was decided is kept, whether the caller waits or not.
+    let joining = tokio::spawn(async move {
+        match token {
+            Some(token) => node.join_by(&token, &join.addresses, JOIN_PATIENCE).await,
+            None => node.join(&join.addresses, JOIN_PATIENCE).await,
+        }
+    });
+    Ok(Json(joining.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))??))
+}
+
+pub(super) async fn state(State(api): State<Api>) -> Json<MeshState> {
+    Json(api.node.mesh_state())
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Init {
+    #[serde(default)]
+    zone: Option<Zone>,
+}
+
+pub(super) async fn init(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(init): Json<Init>,
+) -> Result<Json<MeshState>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.found(init.zone, &caller).await?))
+}
+
+pub(super) async fn leave(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Json<MeshState>, Failure> {
+    require_owner(&api, &caller)?;
+    api.node.leave().await?;
+    Ok(Json(MeshState { mesh_id: MeshId::none(), admission: Admission::None, member: None, authority: false, peers: 0 }))
+}
+
+pub(super) async fn members(State(api): State<Api>) -> Result<Json<List<MemberState>>, Failure> {
+    Ok(Json(api.node.members().await?.into()))
+}
+
+pub(super) async fn revoke(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(node): Path<NodeId>,
+) -> Result<Json<Member>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.revoke(node, &caller).await?))
+}
+
+pub(super) async fn create_token(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(mut create): Json<CreateToken>,
+) -> Result<Json<CreatedToken>, Failure> {
+    require_owner(&api, &caller)?;
+    if create.addresses.is_empty() {
+        create.addresses = api.node.entries().await?;
+    }
+    for address in &mut create.addresses {
+        *address = mesh::parse_address(address).map_err(Problem::from)?;
+    }
+    Ok(Json(api.node.books()?.create_token(create, &caller.request_id).await?))
+}
+
+pub(super) async fn tokens(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Json<List<TokenOutline>>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.books()?.tokens().await?.into()))
+}
+
+pub(super) async fn revoke_token(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<TokenId>,
+) -> Result<Json<TokenOutline>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.books()?.revoke_token(&id, &caller.request_id).await?))
 }
 
 pub(super) async fn peers(State(api): State<Api>) -> Result<Json<List<Peer>>, Failure> {

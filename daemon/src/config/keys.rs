@@ -37,7 +37,9 @@ pub(crate) const KEYS: &[Key] = &[
     key("log.level", "MCP_LOG_LEVEL", Kind::Text, "\"info\""),
     key("log.format", "MCP_LOG_FORMAT", Kind::Choice(&["text", "json"]), "\"text\""),
     key("mesh.enabled", "MCP_MESH_ENABLED", Kind::Bool, "true"),
-    key("mesh.id", "MCP_MESH_ID", Kind::Text, "\"open\""),
+    key("mesh.id", "MCP_MESH_ID", Kind::Text, "\"\""),
+    key("mesh.join_token_file", "MCP_JOIN_TOKEN_FILE", Kind::Text, "\"\""),
+    key("mesh.credential_seconds", "MCP_MESH_CREDENTIAL_SECONDS", Kind::Number(30 * 24 * 3_600), "2592000"),
     key("mesh.host", "MCP_MESH_HOST", Kind::Text, "\"0.0.0.0\""),
     key("mesh.port", "MCP_MESH_PORT", PORT, "8765"),
     key("mesh.quic_port", "MCP_MESH_QUIC_PORT", PORT, "8765"),
@@ -55,7 +57,8 @@ pub(crate) const KEYS: &[Key] = &[
 ];
 
 /// Variables that begin with `MCP_` and belong to other programs of ours, or to flags.
-pub(crate) const OTHER_VARIABLES: &[&str] = &["MCP_DATA_DIR", "MCP_CONFIG", "MCP_SOCKET", "MCP_API_KEYS", "MCP_API_KEYS_FILE"];
+pub(crate) const OTHER_VARIABLES: &[&str] =
+    &["MCP_DATA_DIR", "MCP_CONFIG", "MCP_SOCKET", "MCP_API_KEYS", "MCP_API_KEYS_FILE", "MCP_JOIN_TOKEN"];
 
 const fn key(name: &'static str, env: &'static str, kind: Kind, default: &'static str) -> Key {
     Key { name, env, kind, default }

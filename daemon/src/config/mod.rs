@@ -72,12 +72,17 @@ pub(crate) struct Sources {
 }
 
 /// All settings, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) log: Log,
     /// None where the mesh is off.
     pub(crate) mesh: Option<Mesh>,
-    pub(crate) mesh_id: MeshId,
+    /// The mesh that the operator names; otherwise the node's papers say which it is in, if any.
+    pub(crate) mesh_id: Option<MeshId>,
+    /// A file with a join token, for machines that nobody types at.
+    pub(crate) join_token_file: Option<PathBuf>,
+    /// How long the credentials are valid that this node issues, if it has the authority's key.
+    pub(crate) credential_seconds: u64,
     pub(crate) max_concurrent: usize,
     pub(crate) policy: Policy,
     pub(crate) pricing: Pricing,
@@ -88,14 +93,14 @@ pub(crate) struct Config {
 }
 
 /// How to log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Log {
     pub(crate) level: String,
     pub(crate) json: bool,
 }
 
 /// Where to listen, and whom to join.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Mesh {
     pub(crate) host: IpAddr,
     pub(crate) wss_port: u16,
@@ -208,7 +213,9 @@ impl Layers {
         Ok(Config {
             log: Log { level: self.str("log.level").into(), json: self.str("log.format") == "json" },
             mesh: self.bool("mesh.enabled").then_some(mesh),
-            mesh_id: self.get("mesh.id")?,
+            mesh_id: (!self.str("mesh.id").is_empty()).then(|| self.get("mesh.id")).transpose()?,
+            join_token_file: Some(self.str("mesh.join_token_file")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            credential_seconds: self.number("mesh.credential_seconds").max(1),
             max_concurrent: (self.number("kernel.max_concurrent") as usize).max(1),
             policy,
             pricing,

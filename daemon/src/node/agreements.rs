@@ -70,16 +70,24 @@ impl Agreements {
                     continue;
                 }
             };
-            if contract.status(now) != Status::Closed {
+            if contract.status(now) != Status::Closed && contract.terms().header.mesh == agreements.mesh {
                 agreements.open.write().insert(contract.id, contract);
             }
         }
         Ok(agreements)
     }
 
+    /// The agreement of a record, as it stands in memory if calls may be made under it.
+    async fn restored(&self, bytes: &[u8]) -> Result<Arc<Contract>, Problem> {
+        let contract = self.restore(bytes).await?;
+        Ok(self.find_open(&contract.id).unwrap_or(contract))
+    }
+
     async fn restore(&self, bytes: &[u8]) -> Result<Arc<Contract>, Problem> {
         let sealed: Sealed<Agreement> = journal::decode("agreement", bytes)?;
-        let signed = sealed.open(Expect::archived(&self.mesh))?;
+        // The node may have been in another mesh when it agreed.
+        let mesh = sealed.claimed_header()?.mesh;
+        let signed = sealed.open(Expect::archived(&mesh))?;
         let id = signed.document().id;
         let store = self.journal.store();
         let mut state = lifecycle::State::of(&signed)?;
@@ -90,12 +98,12 @@ impl Agreements {
                 break;
             }
             let transition = journal::decode::<Sealed<Transition>>("transition", &bytes)?;
-            let opened = transition.clone().open(Expect::archived(&self.mesh))?;
+            let opened = transition.clone().open(Expect::archived(&mesh))?;
             state.apply(signed.document(), &opened, opened.document().header.issued_at)?;
             transitions.push(transition);
         }
         let receipt = match store.record(Kind::Receipt, &id.to_string()).await? {
-            Some(bytes) => Some(journal::decode::<Sealed<Receipt>>("receipt", &bytes)?.open(Expect::archived(&self.mesh))?),
+            Some(bytes) => Some(journal::decode::<Sealed<Receipt>>("receipt", &bytes)?.open(Expect::archived(&mesh))?),
             None => None,
         };
         let meter = Meter::new(signed.document(), store.usage(&id).await?);
@@ -218,8 +226,8 @@ impl Agreements {
         let now = Timestamp::now();
         let mut items = Vec::new();
         for (_, bytes) in journal::all_records(self.journal.store().as_ref(), Kind::Agreement).await? {
-            let id = journal::decode::<Sealed<Agreement>>("agreement", &bytes)?.open(Expect::archived(&self.mesh))?.document().id;
-            let contract = self.get(&id).await?;
+            let contract = self.restored(&bytes).await?;
+            let id = contract.id;
             let terms = contract.terms();
             let provides = terms.provider == self.owner;
             items.push(AgreementOutline {

@@ -41,7 +41,14 @@ impl mesh::Handler for Inbound {
             Request::Transition(sealed) => node.take_transition(from, &caller, sealed).await.map(|()| Response::Done),
             Request::Execute(execute) => node.serve(from, &caller, execute, deadline).await.map(Response::Executed),
             Request::Prove(operation) => node.prove_to(from, &operation).await.map(Response::Proof),
+            Request::Enrol(_) | Request::Renew | Request::Leave | Request::Members | Request::Revocations(_) | Request::Revoked(_) => {
+                Err(Problem::new(Code::Internal, "the mesh answers questions of membership itself"))
+            }
         }
+    }
+
+    fn authority(&self) -> Option<Arc<dyn mesh::Authority>> {
+        self.0.books.clone().map(|books| Arc::new(books) as Arc<dyn mesh::Authority>)
     }
 
     fn announced(&self, _: NodeId, announcement: Announcement) {

@@ -13,6 +13,7 @@
 pub(crate) mod agents;
 pub(crate) mod agreements;
 pub(crate) mod api_keys;
+mod authority;
 pub(crate) mod directory;
 pub(crate) mod discover;
 pub(crate) mod execute;
@@ -33,8 +34,8 @@ use std::{
 
 use agreement::policy::Policy;
 use kernel::Kernel;
-use mesh::Mesh;
-use protocol::{Code, Did, Key, MeshId, NodeId, Problem};
+use mesh::{Keys, Membership, Mesh, Papers};
+use protocol::{Code, Did, Key, MeshId, NodeId, Problem, SignedDuration};
 use store::{Blobs, Store};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -43,9 +44,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    agents::Agents, agreements::Agreements, api_keys::ApiKeys, directory::Directory, journal::Journal, plugins::Plugins,
+    agents::Agents, agreements::Agreements, api_keys::ApiKeys, authority::Books, directory::Directory, journal::Journal, plugins::Plugins,
     trace_log::TraceLog,
 };
+use crate::data_dir::DataDir;
 
 /// Adverts fetched at once after gossip told of them; what is skipped is found by the next reconciliation.
 const MAX_FETCHES: usize = 16;
@@ -66,7 +68,13 @@ pub(crate) struct Caller {
 pub(crate) struct Parts {
     pub(crate) node_key: Key,
     pub(crate) owner_key: Key,
-    pub(crate) mesh_id: MeshId,
+    /// What the operator says; the node's papers say it otherwise.
+    pub(crate) configured_mesh: Option<MeshId>,
+    pub(crate) membership: Option<Arc<Membership>>,
+    pub(crate) authority: Option<Key>,
+    pub(crate) credential_validity: SignedDuration,
+    pub(crate) directory: Arc<DataDir>,
+    pub(crate) bootstrap: Vec<String>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) blobs: Blobs,
     pub(crate) kernel: Kernel,
@@ -83,9 +91,20 @@ pub(crate) struct Node(Arc<Rooms>);
 pub(crate) struct Rooms {
     pub(crate) started: Instant,
     pub(crate) node_id: NodeId,
+    /// `MeshId::none()` for a node that is in none.
     pub(crate) mesh_id: MeshId,
     pub(crate) owner: Did,
+    node_key: Key,
     owner_key: Key,
+    configured_mesh: Option<MeshId>,
+    membership: Option<Arc<Membership>>,
+    /// Where this node has the key of the mesh's authority.
+    books: Option<Books>,
+    credential_validity: SignedDuration,
+    directory_on_disk: Arc<DataDir>,
+    papers: Papers,
+    /// Entry nodes by configuration.
+    bootstrap: Vec<String>,
     policy: Policy,
     pub(crate) journal: Journal,
     pub(crate) agents: Agents,
@@ -101,6 +120,8 @@ pub(crate) struct Rooms {
     /// Rung when the agents have changed; a thousand spawns in a row make a few adverts, not a thousand.
     unpublished: Notify,
     pub(crate) stopping: CancellationToken,
+    /// Cancelled when the node is to start again, within the process: its mesh is another.
+    pub(crate) restart: CancellationToken,
 }
 
 impl Deref for Node {
@@ -115,19 +136,31 @@ impl Node {
     /// Restores a node from its store.
     pub(crate) async fn open(parts: Parts) -> Result<Self, Problem> {
         let owner = parts.owner_key.did();
-        let mesh_id = parts.mesh_id;
+        let mesh_id = parts.membership.as_ref().map_or_else(MeshId::none, |membership| membership.mesh().clone());
         let journal = Journal::new(parts.store, mesh_id.clone());
+        let node_id = parts.node_key.node_id();
+        // A key of another mesh is an old one: it has no say here.
+        let authority = parts.authority.filter(|key| mesh_id.authority() == Some(key.did()));
         let rooms = Rooms {
+            books: authority.map(|key| Books::new(journal.clone(), key, node_id, owner, parts.credential_validity)),
+            membership: parts.membership,
+            configured_mesh: parts.configured_mesh,
+            credential_validity: parts.credential_validity,
+            bootstrap: parts.bootstrap,
+            papers: Papers::at(parts.directory.path()),
+            directory_on_disk: parts.directory,
+            restart: CancellationToken::new(),
             started: Instant::now(),
-            node_id: parts.node_key.node_id(),
+            node_id,
             owner,
             policy: parts.policy,
             agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
             plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone()),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
-            trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key, mesh_id.clone()).await?),
+            trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),
             api_keys: ApiKeys::new(journal.clone(), owner),
+            node_key: parts.node_key,
             owner_key: parts.owner_key,
             mesh_id,
             journal,
@@ -152,8 +185,12 @@ impl Node {
     /// # Errors
     /// It is switched off.
     pub(crate) fn mesh(&self) -> Result<&Mesh, Problem> {
-        let off = || Problem::new(Code::Unreachable, "this node is in no mesh").hint("set mesh.enabled = true, and restart the daemon");
-        self.mesh.get().ok_or_else(off)
+        let hint = "found one with 'mcpctl mesh init', or enter one with 'mcpctl join TOKEN' (and see that mesh.enabled is true)";
+        self.mesh.get().ok_or_else(|| Problem::new(Code::Unreachable, "this node is in no mesh").hint(hint))
+    }
+
+    fn keys(&self) -> Keys {
+        Keys { node: self.node_key.clone(), owner: self.owner_key.clone() }
     }
 
     /// What this node accepts to do.

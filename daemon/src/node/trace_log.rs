@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use protocol::{
-    Code, Key, MeshId, OperationId, Problem,
+    Code, Key, OperationId, Problem,
     api::{SignedCheckpoint, TraceItem, TraceVerified},
     checkpoint::Checkpoint,
     entry::{ConsistencyProof, InclusionProof},
@@ -30,7 +30,6 @@ const PAGE: usize = 4_096;
 pub(crate) struct TraceLog {
     journal: Journal,
     key: Key,
-    mesh: MeshId,
     head: Mutex<Head>,
 }
 
@@ -43,7 +42,7 @@ struct Head {
 
 impl TraceLog {
     /// Restores the tree of the newest checkpoint.
-    pub(crate) async fn open(journal: Journal, key: Key, mesh: MeshId) -> Result<Self, Problem> {
+    pub(crate) async fn open(journal: Journal, key: Key) -> Result<Self, Problem> {
         let newest = journal.store().record(Kind::Meta, NEWEST).await?;
         let (tree, note) = match newest {
             None => (Tree::new(), None),
@@ -59,7 +58,7 @@ impl TraceLog {
                 (tree, Some(note))
             }
         };
-        Ok(Self { journal, key, mesh, head: Mutex::new(Head { tree, note }) })
+        Ok(Self { journal, key, head: Mutex::new(Head { tree, note }) })
     }
 
     /// Signs what was appended since the last checkpoint.
@@ -69,14 +68,14 @@ impl TraceLog {
         let size = self.journal.store().log_size().await?;
         if head.note.is_none() || head.tree.size() < size {
             let (tree, nodes) = self.grow(head.tree.clone(), size).await?;
-            let checkpoint = Checkpoint { mesh: self.mesh.clone(), node: self.key.node_id(), size, root: tree.root() };
+            let checkpoint = Checkpoint { node: self.key.node_id(), size, root: tree.root() };
             let note = checkpoint.sign(&self.key);
             let record = |kind, id: String| RecordWrite { kind, id, value: Some(note.clone().into_bytes()) };
             let records = vec![record(Kind::Checkpoint, format!("{size:020}")), record(Kind::Meta, NEWEST.into())];
             self.journal.keep(Commit { records, nodes, ..Commit::default() }).await?;
             *head = Head { tree, note: Some(note) };
         }
-        let checkpoint = Checkpoint { mesh: self.mesh.clone(), node: self.key.node_id(), size: head.tree.size(), root: head.tree.root() };
+        let checkpoint = Checkpoint { node: self.key.node_id(), size: head.tree.size(), root: head.tree.root() };
         let note = head.note.clone().unwrap_or_default();
         Ok(SignedCheckpoint { note, size: checkpoint.size, verifier_key: checkpoint.verifier_key() })
     }
@@ -153,7 +152,7 @@ impl TraceLog {
         // Before the newest is signed, so that none of them lies beyond it.
         let mut checkpoints = super::journal::all_records(store, Kind::Checkpoint).await?.into_iter().peekable();
         let checkpoint = self.checkpoint().await?;
-        let mut auditor = Auditor::new(self.mesh.clone(), self.key.node_id());
+        let mut auditor = Auditor::new(self.key.node_id());
         let mut matched = 0;
         loop {
             while let Some((_, note)) = checkpoints.next_if(|(id, _)| id.parse() == Ok(auditor.size())) {

@@ -8,7 +8,7 @@
 //! The auditor holds 64 hashes, whatever the size of the log.
 
 use protocol::{
-    MeshId, NodeId,
+    NodeId,
     checkpoint::Checkpoint,
     merkle::{Hash, leaf_hash},
 };
@@ -18,7 +18,6 @@ use crate::{Error, Tree};
 /// An audit under way.
 #[derive(Debug, Clone)]
 pub struct Auditor {
-    mesh: MeshId,
     node: NodeId,
     tree: Tree,
     checkpoints: u64,
@@ -39,9 +38,9 @@ pub struct Audited {
 }
 
 impl Auditor {
-    /// Begins the audit of the log that `node` keeps in `mesh`.
-    pub fn new(mesh: MeshId, node: NodeId) -> Self {
-        Self { mesh, node, tree: Tree::new(), checkpoints: 0, newest: None }
+    /// Begins the audit of the log that `node` keeps.
+    pub fn new(node: NodeId) -> Self {
+        Self { node, tree: Tree::new(), checkpoints: 0, newest: None }
     }
 
     /// Entries audited so far: the index of the next.
@@ -73,7 +72,7 @@ impl Auditor {
         let entries = self.size();
         let signed = Checkpoint::verify(note).map_err(|fault| Error::Checkpoint { size: entries, fault })?;
         let size = signed.size;
-        let own = Checkpoint { mesh: self.mesh.clone(), node: self.node, size: entries, root: self.tree.root() };
+        let own = Checkpoint { node: self.node, size: entries, root: self.tree.root() };
         if signed.origin() != own.origin() {
             return Err(Error::Origin { size, found: signed.origin(), expected: own.origin() });
         }
@@ -111,11 +110,11 @@ mod tests {
     fn signed(key: &Key, size: u64) -> String {
         let mut tree = Tree::new();
         (0..size).for_each(|index| drop(tree.append(leaf_hash(&entry(index)))));
-        Checkpoint { mesh: mesh(), node: key.node_id(), size, root: tree.root() }.sign(key)
+        Checkpoint { node: key.node_id(), size, root: tree.root() }.sign(key)
     }
 
     fn audited(key: &Key, entries: u64) -> Auditor {
-        let mut auditor = Auditor::new(mesh(), key.node_id());
+        let mut auditor = Auditor::new(key.node_id());
         for index in 0..entries {
             auditor.entry(index, &leaf_hash(&entry(index)), &entry(index)).expect("an honest entry");
         }
@@ -125,7 +124,7 @@ mod tests {
     #[test]
     fn an_honest_log_passes_and_is_counted() {
         let key = Key::generate();
-        let mut auditor = Auditor::new(mesh(), key.node_id());
+        let mut auditor = Auditor::new(key.node_id());
         auditor.checkpoint(&signed(&key, 0)).expect("the empty log");
         for index in 0..300 {
             auditor.entry(index, &leaf_hash(&entry(index)), &entry(index)).expect("an honest entry");

@@ -9,9 +9,14 @@ pub(crate) mod discover;
 pub(crate) mod id;
 pub(crate) mod join;
 pub(crate) mod key;
+pub(crate) mod leave;
+pub(crate) mod members;
+pub(crate) mod mesh;
 pub(crate) mod peers;
 pub(crate) mod plugin;
+pub(crate) mod revoke;
 pub(crate) mod status;
+pub(crate) mod token;
 pub(crate) mod trace;
 
 use protocol::{Usage, agreement::Pricing};
@@ -41,6 +46,11 @@ fn usage(usage: &Usage) -> String {
     let Usage { calls, fuel, wall_us, egress_bytes } = usage;
     let plural = if *calls == 1 { "" } else { "s" };
     format!("{calls} call{plural}, {fuel} fuel, {}, {egress_bytes} bytes out", rtt(Some(*wall_us)))
+}
+
+/// A zone, or that there is none.
+fn zone(zone: Option<&protocol::credential::Zone>) -> String {
+    zone.map_or_else(|| "-".into(), ToString::to_string)
 }
 
 /// Names one after the other, or what their absence means.

@@ -133,6 +133,9 @@ fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Spawn { agent, .. } => ("spawn", agent.to_string()),
         Action::Terminate { agent } => ("terminate", agent.to_string()),
         Action::Agreement { status } => ("agreement", format!("{} {status}", entry.agreement.map(|id| id.to_string()).unwrap_or_default())),
+        Action::Member { node, standing, .. } => ("member", format!("{node} {}", standing.as_str())),
+        Action::Token { token, uses: 0 } => ("token", format!("{token} taken back")),
+        Action::Token { token, uses } => ("token", format!("{token} for {uses} uses")),
     }
 }
 
@@ -143,7 +146,8 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Execute { result, usage: used, .. } => (result.map(|digest| digest.to_string()), usage(used)),
         Action::ExecuteRemote { node, receipt, .. } => (receipt.map(|digest| digest.to_string()), format!("on {node}")),
         Action::Spawn { component, .. } => (None, component.to_string()),
-        Action::Terminate { .. } | Action::Agreement { .. } => (None, String::new()),
+        Action::Member { credential, .. } => (None, credential.map(|id| id.to_string()).unwrap_or_default()),
+        Action::Terminate { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
     };
     fields([
         ("index", index.to_string()),
@@ -207,8 +211,8 @@ struct Inclusion {
 impl Inclusion {
     fn verify(proof: &InclusionProof) -> Result<Self, Problem> {
         let (checkpoint, entry) = proof.verify().map_err(refused)?;
-        let Checkpoint { mesh, node, size, .. } = checkpoint;
-        Ok(Self { verified: true, log: node, mesh: mesh.to_string(), size, index: proof.index, time: entry.time, entry })
+        let Checkpoint { node, size, .. } = checkpoint;
+        Ok(Self { verified: true, log: node, mesh: entry.mesh.to_string(), size, index: proof.index, time: entry.time, entry })
     }
 
     fn describe(&self) -> String {

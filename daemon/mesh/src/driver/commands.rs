@@ -26,6 +26,7 @@ impl Driver {
             }
             Command::Providers { key, found } => self.on_providers(key, found),
             Command::Announce(announcement) => self.announcing.set(announcement, Instant::now()),
+            Command::Sweep => self.sweep(),
         }
     }
 
@@ -59,6 +60,18 @@ impl Driver {
         let connections: Vec<ConnectionId> = identity::node_of(&peer).map(|node| self.shared.peers.connections(node)).unwrap_or_default();
         for connection in connections {
             self.swarm.behaviour_mut().rpc.hold(peer, connection);
+        }
+    }
+
+    /// Closes connections with those who were members when they were admitted and are no longer.
+    fn sweep(&mut self) {
+        let now = protocol::Timestamp::now();
+        for node in self.shared.peers.nodes() {
+            if let Err(refusal) = self.membership.still(node, now) {
+                tracing::warn!(%node, code = %refusal.code, reason = refusal.detail, "a peer is no member any more: closing");
+                // Fails only for a peer that is gone already.
+                let _ = self.swarm.disconnect_peer_id(identity::peer_of(node));
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{Driver, jitter};
 use crate::{
     address::{self, Transport},
+    admission::Refused,
     error::Error,
     identity,
     peers::Connection,
@@ -176,7 +177,7 @@ impl Driver {
         if endpoint.is_dialer() {
             self.book.add(peer, [address.clone()]);
         }
-        self.shared.peers.opened(node, Connection { id, address, transport, dialled: endpoint.is_dialer() });
+        self.shared.peers.opened(node, Connection { id, address, transport });
         if let Some(target) = self.dialling.targets.remove(&id) {
             self.redial.answered(&target, peer);
         }
@@ -194,6 +195,7 @@ impl Driver {
         self.dialling.joined(id, |address| Err(Error::Unreachable { target: address, reason: reason.clone() }));
         let (last, confirmed) = self.shared.peers.closed(node, id);
         if last {
+            self.membership.forget(node);
             self.dialling.unreachable(&peer, &reason);
             self.redial.lost(peer, confirmed, Instant::now(), jitter());
             if confirmed {
@@ -215,13 +217,26 @@ impl Driver {
                 _ => self.redial.failed(&target, Instant::now(), jitter()),
             }
         }
-        self.dialling.joined(id, |address| Err(Error::Unreachable { target: address, reason: reason.clone() }));
+        self.dialling.joined(id, |target| Err(failure(target, error)));
         let Some(peer) = peer.filter(|peer| self.dialling.is_wanted(peer) && !self.swarm.is_connected(peer)) else { return };
         if self.dialling.may_look_up(&peer) {
             self.look_up(peer);
         } else {
             self.dialling.unreachable(&peer, &reason);
         }
+    }
+}
+
+/// A failed dial, for whoever asked for it.
+fn failure(target: String, error: &DialError) -> Error {
+    let attempts = if let DialError::Transport(attempts) = error { attempts.as_slice() } else { &[] };
+    let refused = attempts.iter().find_map(|(_, error)| match error {
+        TransportError::Other(error) => Refused::within(error),
+        TransportError::MultiaddrNotSupported(_) => None,
+    });
+    match refused {
+        Some(refused) => Error::Refused { target, code: refused.refusal.code, reason: refused.to_string() },
+        None => Error::Unreachable { target, reason: describe(error) },
     }
 }
 

@@ -14,11 +14,7 @@ mod ping;
 mod rpc;
 mod start;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use libp2p::{
@@ -28,7 +24,7 @@ use libp2p::{
     swarm::{ConnectionId, SwarmEvent},
 };
 use parking_lot::RwLock;
-use protocol::{MeshId, NodeId, Timestamp, wire::Announcement};
+use protocol::{NodeId, Timestamp, wire::Announcement};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -44,6 +40,7 @@ use crate::{
     behaviour::{Behaviour, BehaviourEvent},
     book::Book,
     error::Error,
+    membership::Membership,
     peers::Peers,
     providing::{ProviderKey, Providing},
     redial::{Redial, Target},
@@ -67,6 +64,8 @@ pub(crate) enum Command {
     Providers { key: ProviderKey, found: mpsc::Sender<Result<Vec<NodeId>, Error>> },
     /// Tell the mesh.
     Announce(Announcement),
+    /// Close connections with those who are members no longer.
+    Sweep,
 }
 
 /// What the handle reads and the driver keeps.
@@ -85,7 +84,7 @@ pub(crate) struct Driver {
     commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
     handler: Arc<dyn Handler>,
-    mesh: MeshId,
+    membership: Arc<Membership>,
     topic: IdentTopic,
     kad_protocol: StreamProtocol,
     permitted: Permitted,
@@ -99,8 +98,6 @@ pub(crate) struct Driver {
     /// When provider keys are told again, because peers came that haven't heard of them.
     repeat_at: Option<Instant>,
     announcing: Announcing,
-    /// Connections that diallers of another mesh should close, and when they are closed here. The swarm bounds them.
-    foreign: VecDeque<(Instant, ConnectionId)>,
     /// The tasks that serve streams.
     streams: JoinSet<()>,
     token: CancellationToken,
@@ -129,15 +126,11 @@ impl Driver {
     }
 
     fn next_wake(&self) -> Instant {
-        let foreign = self.foreign.front().map(|(due, _)| *due);
-        let due = [self.redial.next(), self.announcing.next(), self.repeat_at, foreign];
+        let due = [self.redial.next(), self.announcing.next(), self.repeat_at];
         due.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + LONGEST_SLEEP)
     }
 
     fn on_tick(&mut self, now: Instant) {
-        while let Some((_, connection)) = self.foreign.pop_front_if(|(due, _)| *due <= now) {
-            self.close_connection(connection);
-        }
         for target in self.redial.due(now, self.shared.peers.len()) {
             match &target {
                 Target::Address(address) => {

@@ -1,12 +1,6 @@
 //! Brings the swarm up: sockets are bound and listening when this returns.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    io,
-    num::NonZeroU8,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, io, num::NonZeroU8, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use libp2p::{
@@ -54,17 +48,23 @@ pub(crate) async fn start(
     let key = identity::keypair(&config.key);
     let permitted = Permitted::new(config.private_addresses);
     let mut redial = Redial::new(config.private_addresses);
-    for text in &config.bootstrap {
+    // Where a token says that the mesh can be entered: dialling there is how this node is enrolled.
+    for text in config.bootstrap.iter().chain(&config.membership.entries()) {
         let address = address::parse(text)?;
         permitted.name(&address);
         redial.add(address, Some(Instant::now()))?;
     }
-    let topic = IdentTopic::new(wire::advert_topic(&config.mesh));
+    if config.membership.is_open() {
+        tracing::warn!(mesh = %config.mesh(), "THIS MESH IS OPEN: whoever knows its name is admitted; for development only ('mcpctl mesh init' makes a private one)");
+    } else if config.membership.credential().is_none() {
+        tracing::warn!(mesh = %config.mesh(), "this node is not a member of its mesh yet: it waits to be enrolled by its join token");
+    }
+    let topic = IdentTopic::new(wire::advert_topic(config.mesh()));
     let settings = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE)
         .with_dial_concurrency_factor(PARALLEL_DIALS)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
-    let transport = transport::build(&key, permitted.clone())?;
+    let transport = transport::build(&key, permitted.clone(), config.membership.clone())?;
     let behaviour = Behaviour::new(&config, &key, &topic)?;
     let shared = Arc::new(Shared {
         node: config.key.node_id(),
@@ -77,8 +77,8 @@ pub(crate) async fn start(
         commands,
         shared: shared.clone(),
         handler,
-        kad_protocol: behaviour::protocol(wire::kad_protocol(&config.mesh))?,
-        mesh: config.mesh,
+        kad_protocol: behaviour::protocol(wire::kad_protocol(config.mesh()))?,
+        membership: config.membership,
         topic,
         permitted,
         tell_loopback: config.listen.host.is_loopback(),
@@ -89,7 +89,6 @@ pub(crate) async fn start(
         providing: Providing::default(),
         repeat_at: None,
         announcing: Announcing::default(),
-        foreign: VecDeque::new(),
         streams: JoinSet::new(),
         token,
     };

@@ -11,19 +11,26 @@ mod policy;
 mod tls;
 mod wss;
 
-use std::time::Duration;
+use std::{io, sync::Arc, time::Duration};
 
 use libp2p::{
-    PeerId, Transport as _,
-    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    Multiaddr, PeerId, Transport as _,
+    core::{
+        ConnectedPoint, Endpoint,
+        muxing::StreamMuxerBox,
+        transport::{Boxed, PortUse},
+        upgrade::Version,
+    },
     dns::{self, ResolverConfig, ResolverOpts},
     identity::Keypair,
     noise, quic, tcp, yamux,
 };
+use tokio::net::TcpStream;
+use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
 pub(crate) use self::policy::Permitted;
 use self::policy::Policy;
-use crate::{admission, error::Error};
+use crate::{admission, error::Error, membership::Membership};
 
 /// Streams that a peer may have open on a connection: RPC, gossip and Kademlia together stay far below.
 const MAX_STREAMS: u32 = 256;
@@ -36,7 +43,7 @@ const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub(crate) type Connection = (PeerId, StreamMuxerBox);
 
 /// Every transport, as one.
-pub(crate) fn build(key: &Keypair, permitted: Permitted) -> Result<Boxed<Connection>, Error> {
+pub(crate) fn build(key: &Keypair, permitted: Permitted, membership: Arc<Membership>) -> Result<Boxed<Connection>, Error> {
     let noise = noise::Config::new(key).map_err(|error| setup("Noise", &error))?;
     let tcp = tcp_transport().upgrade(Version::V1Lazy).authenticate(noise.clone()).multiplex(yamux_config()).boxed();
     let quic = quic::tokio::Transport::new(quic_config(key)).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
@@ -48,7 +55,7 @@ pub(crate) fn build(key: &Keypair, permitted: Permitted) -> Result<Boxed<Connect
         .boxed();
     // WebSocket first: it tells at once that an address isn't for it, while names are accepted by `direct` before they are resolved.
     let all = wss.or_transport(direct).map(|either, _| either.into_inner()).boxed();
-    Ok(Policy { inner: admission::admit(all), permitted }.boxed())
+    Ok(Policy { inner: admission::admit(all, membership), permitted }.boxed())
 }
 
 fn tcp_transport() -> tcp::tokio::Transport {
@@ -79,6 +86,13 @@ fn resolving<T>(inner: T) -> Result<dns::tokio::Transport<T>, Error> {
             Ok(dns::tokio::Transport::custom(inner, ResolverConfig::from_name_servers(Vec::new()), ResolverOpts::default()))
         }
     }
+}
+
+/// The TLS handshake alone, as a dialler of `address` makes it.
+pub(crate) async fn tls_handshake(stream: TcpStream, address: &Multiaddr) -> io::Result<()> {
+    let endpoint = ConnectedPoint::Dialer { address: address.clone(), role_override: Endpoint::Dialer, port_use: PortUse::New };
+    let tls = tls::Tls::new().map_err(|error| io::Error::other(error.to_string()))?;
+    tls.secure(stream.compat(), endpoint).await.map(|_| ())
 }
 
 fn setup(what: &'static str, error: &dyn std::error::Error) -> Error {

@@ -6,7 +6,7 @@ use mesh::{Config, Error, Listen};
 use protocol::{Code, Key};
 use tokio::time::Instant;
 
-use crate::harness::{LOCALHOST, Node, PATIENCE, config, eventually, tcp};
+use crate::harness::{LOCALHOST, Node, PATIENCE, config, config_of, eventually, tcp};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_connect_over_each_transport() {
@@ -67,7 +67,12 @@ async fn addresses_that_lead_nowhere_are_explained_and_do_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_of_another_mesh_are_refused() {
     let node = Node::new().await;
-    let foreign = Node::spawn(Config { mesh: "other".parse().expect("a mesh id"), ..config(tcp(0)) }).await;
+    let foreign = Node::spawn(Config {
+        listen: tcp(0),
+        private_addresses: true,
+        ..Config::new(Key::generate(), "other".parse().expect("a mesh id"))
+    })
+    .await;
     let error = foreign.mesh.join(&node.address("tcp"), PATIENCE).await.expect_err("another mesh");
     assert_eq!(error.code(), Code::ForeignMesh, "{error}");
     assert!(node.mesh.peers().is_empty() && foreign.mesh.peers().is_empty());
@@ -77,13 +82,13 @@ async fn nodes_of_another_mesh_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_restarts_is_found_again() {
     let key = Key::generate();
-    let first = Node::spawn(Config { key: key.clone(), ..config(tcp(0)) }).await;
+    let first = Node::spawn(config_of(key.clone(), tcp(0))).await;
     let (port, address) = (first.port("tcp"), first.address("tcp"));
     let node = Node::spawn(Config { bootstrap: vec![address], ..config(tcp(0)) }).await;
     node.sees(&first).await;
     first.mesh.shutdown().await;
     eventually("disconnected", || node.mesh.peers().is_empty()).await;
-    let again = Node::spawn(Config { key, ..config(tcp(port)) }).await;
+    let again = Node::spawn(config_of(key, tcp(port))).await;
     let restarted = Instant::now();
     node.sees(&again).await;
     assert!(restarted.elapsed() < Duration::from_secs(10), "{:?}", restarted.elapsed());

@@ -153,7 +153,11 @@ pub(crate) fn tcp(port: u16) -> Listen {
 }
 
 pub(crate) fn config(listen: Listen) -> Config {
-    Config { listen, private_addresses: true, ..Config::new(Key::generate(), "test".parse().expect("a mesh id")) }
+    config_of(Key::generate(), listen)
+}
+
+pub(crate) fn config_of(key: Key, listen: Listen) -> Config {
+    Config { listen, private_addresses: true, ..Config::new(key, "test".parse().expect("a mesh id")) }
 }
 
 /// Waits until `condition` holds.

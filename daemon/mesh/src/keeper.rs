@@ -1,0 +1,259 @@
+//! Keeps the membership alive: answers what peers ask of it, renews this node's credential in time, and sees to it that
+//! whoever is thrown out is thrown out everywhere.
+//!
+//! ```text
+//! peers' requests --> Keeper: Handler --+--> membership: Enrol, Renew, Leave, Members, Revocations, Revoked
+//!                                       +--> the node's own Handler: everything else
+//! run: every 30 s and on change: sweep, renew; a newer list of revocations is told to every peer
+//! ```
+//! A list of revocations floods the mesh: each node that learns of a newer one tells all its peers, directly and not by
+//! gossip, so that it arrives in seconds whatever the gossip mesh looks like.
+
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, stream};
+use protocol::{
+    Code, Credential, NodeId, Problem, Signed, Timestamp,
+    document::Sealed,
+    token::Enrolment,
+    wire::{Announcement, Request, Response},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{self, Instant},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Handler, Mesh,
+    handle::WeakMesh,
+    membership::{Authority, Desk, Membership},
+    papers::Papers,
+};
+
+/// How often it is looked whether somebody's credential has expired or this node's is to be renewed.
+const EVERY: Duration = Duration::from_secs(30);
+/// How soon it is looked again where something is due.
+const SOON: Duration = Duration::from_secs(5);
+/// How long one node is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// For the authority's answer to an enrolment, within the time that setting a connection up may take.
+const ENROLMENT: Duration = Duration::from_secs(7);
+/// Peers that are told at once.
+const AT_ONCE: usize = 16;
+/// Enrolments under way; each waits for the authority.
+const MAX_ENROLMENTS: usize = 32;
+
+/// See the module.
+pub(crate) struct Keeper {
+    membership: Arc<Membership>,
+    papers: Option<Papers>,
+    inner: Arc<dyn Handler>,
+    /// Set when the mesh runs. Weak where it is used, as the mesh holds the keeper.
+    mesh: OnceLock<WeakMesh>,
+    enrolments: Semaphore,
+    tasks: TaskTracker,
+    this: Weak<Self>,
+}
+
+impl Keeper {
+    pub(crate) fn new(membership: Arc<Membership>, papers: Option<Papers>, inner: Arc<dyn Handler>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            membership,
+            papers,
+            inner,
+            mesh: OnceLock::new(),
+            enrolments: Semaphore::new(MAX_ENROLMENTS),
+            tasks: TaskTracker::new(),
+            this: this.clone(),
+        })
+    }
+
+    /// Begins its work for `mesh`, until `token` is cancelled.
+    pub(crate) fn start(self: &Arc<Self>, mesh: WeakMesh, token: CancellationToken) {
+        let _ = self.mesh.set(mesh);
+        let desk: Weak<dyn Desk> = self.this.clone();
+        self.membership.set_desk(desk);
+        if !self.membership.is_open() {
+            let keeper = Arc::clone(self);
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    () = keeper.run() => {}
+                }
+            });
+        }
+    }
+
+    fn mesh(&self) -> Option<Mesh> {
+        self.mesh.get().and_then(WeakMesh::upgrade)
+    }
+
+    async fn run(&self) {
+        let mut told = self.membership.revocations().map_or(0, |list| list.document().sequence);
+        let mut kept = self.membership.credential().map(|own| own.document().id);
+        let mut wait = Duration::ZERO;
+        loop {
+            tokio::select! {
+                () = time::sleep(wait) => {}
+                () = self.membership.changed.notified() => {}
+            }
+            wait = self.wait(Timestamp::now());
+            let Some(mesh) = self.mesh() else { return };
+            if let Some(own) = self.membership.credential().filter(|own| kept != Some(own.document().id)) {
+                kept = Some(own.document().id);
+                self.keep(move |papers| papers.keep_credential(&own)).await;
+            }
+            mesh.sweep().await;
+            if let Some(list) = self.membership.revocations().filter(|list| list.document().sequence > told) {
+                told = list.document().sequence;
+                let kept = list.clone();
+                self.keep(move |papers| papers.keep_revocations(&kept)).await;
+                self.tell_all(&mesh, &Request::Revoked(list.into())).await;
+            }
+            self.renew(&mesh).await;
+        }
+    }
+
+    /// Until it is looked again: when the credential is to be renewed, and not much later than others' may expire.
+    fn wait(&self, now: Timestamp) -> Duration {
+        let due = self.membership.credential().map(|own| own.document().renew_at().duration_since(now));
+        let due = due.and_then(|due| Duration::try_from(due).ok()).unwrap_or(SOON);
+        due.clamp(SOON, EVERY)
+    }
+
+    /// Writes to disk, which may take its time.
+    async fn keep(&self, write: impl FnOnce(Papers) -> Result<(), Problem> + Send + 'static) {
+        let Some(papers) = self.papers.clone() else { return };
+        match tokio::task::spawn_blocking(move || write(papers)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => tracing::error!(%problem, "this node's membership is not kept for its next start"),
+            Err(error) => tracing::error!(%error, "this node's membership is not kept for its next start"),
+        }
+    }
+
+    async fn tell_all(&self, mesh: &Mesh, request: &Request) {
+        let peers = stream::iter(mesh.peers()).map(|peer| async move {
+            if let Err(problem) = mesh.request(peer.node_id, request.clone(), "", PATIENCE).await {
+                tracing::debug!(node = %peer.node_id, %problem, "a peer was not told");
+            }
+        });
+        peers.buffer_unordered(AT_ONCE).collect::<()>().await;
+    }
+
+    async fn renew(&self, mesh: &Mesh) {
+        let Some(own) = self.membership.credential() else { return };
+        let (now, own) = (Timestamp::now(), own.document());
+        if own.renew_at() > now {
+            return;
+        }
+        let answer = match self.inner.authority() {
+            Some(authority) => authority.renew(mesh.node_id(), "").await.map(Sealed::from),
+            None => match mesh.request(own.issuer, Request::Renew, "", PATIENCE).await {
+                Ok(Response::Credential(sealed)) => Ok(sealed),
+                Ok(_) => Err(Problem::new(Code::Internal, "the authority answered what was not asked")),
+                Err(problem) => Err(problem),
+            },
+        };
+        match answer.and_then(|sealed| self.membership.set_credential(sealed, now)) {
+            Ok(signed) => tracing::info!(expires_at = %signed.document().header.expires_at, "the credential is renewed"),
+            Err(problem) => tracing::warn!(%problem, expires_at = %own.header.expires_at, "the credential can't be renewed yet"),
+        }
+    }
+
+    /// What a new neighbour knows of revocations.
+    async fn compare(&self, peer: NodeId) {
+        let Some(mesh) = self.mesh() else { return };
+        let have = self.membership.revocations().map_or(0, |list| list.document().sequence);
+        match mesh.request(peer, Request::Revocations(have), "", PATIENCE).await {
+            Ok(Response::Revocations(Some(list))) => {
+                if let Err(problem) = self.membership.learn(list, Timestamp::now()) {
+                    tracing::warn!(%peer, %problem, "a list of revocations is refused");
+                }
+            }
+            Ok(Response::Revocations(None)) => {}
+            Ok(_) => tracing::debug!(%peer, "answered what was not asked"),
+            Err(problem) => tracing::debug!(%peer, %problem, "was not asked for revocations"),
+        }
+    }
+
+    fn authority(&self) -> Result<Arc<dyn Authority>, Problem> {
+        let not_here = || Problem::new(Code::NotFound, "this node doesn't have the key of the mesh's authority");
+        self.inner.authority().ok_or_else(not_here)
+    }
+
+    async fn enrolled(&self, sealed: Sealed<Enrolment>, request_id: &str) -> Result<Signed<Credential>, Problem> {
+        let (signed, grant) = Enrolment::verify(sealed, self.membership.mesh(), Timestamp::now())?;
+        self.authority()?.enrol(signed.document(), &grant, request_id).await
+    }
+}
+
+#[async_trait]
+impl Desk for Keeper {
+    async fn enrol(&self, sealed: Sealed<Enrolment>) -> Result<Signed<Credential>, Problem> {
+        // Whatever is not worth the authority's time ends here.
+        let (signed, grant) = Enrolment::verify(sealed.clone(), self.membership.mesh(), Timestamp::now())?;
+        let node = signed.document().node;
+        let Ok(_place) = self.enrolments.try_acquire() else {
+            return Err(Problem::new(Code::Overloaded, "too many nodes are being enrolled here: try again soon"));
+        };
+        if self.inner.authority().is_some() {
+            return self.enrolled(sealed, "").await;
+        }
+        if self.membership.credential().is_none() {
+            return Err(Problem::new(Code::NotAMember, "the node that answers isn't a member of the mesh itself yet"));
+        }
+        let Some(mesh) = self.mesh() else { return Err(Problem::new(Code::ShuttingDown, "the node is stopping")) };
+        let unreachable = |problem: Problem| match problem.code {
+            Code::Unreachable | Code::TimedOut => Problem::new(
+                Code::Unreachable,
+                format!("the mesh's authority, node {}, can't be reached from here now: {}", grant.issuer, problem.detail),
+            ),
+            _ => problem,
+        };
+        match mesh.request(grant.issuer, Request::Enrol(sealed), "", ENROLMENT).await.map_err(unreachable)? {
+            Response::Credential(sealed) => Credential::verify(sealed, self.membership.mesh(), node, Timestamp::now()),
+            _ => Err(Problem::new(Code::Internal, "the authority answered what was not asked")),
+        }
+    }
+}
+
+#[async_trait]
+impl Handler for Keeper {
+    async fn request(&self, from: NodeId, request: Request, request_id: &str, deadline: Instant) -> Result<Response, Problem> {
+        match request {
+            Request::Enrol(sealed) => Ok(Response::Credential(self.enrolled(sealed, request_id).await?.into())),
+            Request::Renew => Ok(Response::Credential(self.authority()?.renew(from, request_id).await?.into())),
+            Request::Leave => self.authority()?.left(from, request_id).await.map(|()| Response::Done),
+            Request::Members => self.authority()?.members().await.map(Response::Members),
+            Request::Revocations(have) => {
+                let list = self.membership.revocations().filter(|list| list.document().sequence > have);
+                Ok(Response::Revocations(list.map(Sealed::from)))
+            }
+            Request::Revoked(sealed) => self.membership.learn(sealed, Timestamp::now()).map(|_news| Response::Done),
+            other => self.inner.request(from, other, request_id, deadline).await,
+        }
+    }
+
+    fn announced(&self, source: NodeId, announcement: Announcement) {
+        self.inner.announced(source, announcement);
+    }
+
+    fn connected(&self, node: NodeId) {
+        if !self.membership.is_open()
+            && let Some(keeper) = self.this.upgrade()
+        {
+            // Bounded by the number of connections, and in time.
+            self.tasks.spawn(async move { keeper.compare(node).await });
+        }
+        self.inner.connected(node);
+    }
+
+    fn disconnected(&self, node: NodeId) {
+        self.inner.disconnected(node);
+    }
+}
