@@ -13,6 +13,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -38,7 +39,7 @@ const ENROLMENT_VALIDITY: SignedDuration = SignedDuration::from_mins(10);
 const CONTEXT: &[u8] = b"mcp-zero join token v1\n";
 
 /// What a token grants.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The token.
     pub id: TokenId,
@@ -62,6 +63,7 @@ pub struct Grant {
 
 /// A grant as the authority signed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(Bytes, Bytes)", into = "(Bytes, Bytes)")]
 pub struct SignedGrant {
     /// The grant in CBOR.
     grant: Bytes,
@@ -69,10 +71,67 @@ pub struct SignedGrant {
     signature: Bytes,
 }
 
+impl From<(Bytes, Bytes)> for SignedGrant {
+    fn from((grant, signature): (Bytes, Bytes)) -> Self {
+        Self { grant, signature }
+    }
+}
+
+impl From<SignedGrant> for (Bytes, Bytes) {
+    fn from(SignedGrant { grant, signature }: SignedGrant) -> Self {
+        (grant, signature)
+    }
+}
+
+/// A grant as it is signed: as short as it can be, as people copy it.
+#[derive(Serialize, Deserialize)]
+struct Packed(Bytes, Bytes, Bytes, i64, u32, Role, Option<Zone>, Bytes, Vec<String>);
+
+/// Stands in an address for the issuer's own id.
+const ISSUER: &str = "/p2p/@";
+
+impl Packed {
+    fn of(grant: &Grant) -> Self {
+        let bytes = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+        let authority = grant.mesh.authority().map(|authority| bytes(authority.as_bytes())).unwrap_or_default();
+        let suffix = format!("/p2p/{}", grant.issuer);
+        let short = |address: &String| address.strip_suffix(&suffix).map_or_else(|| address.clone(), |rest| format!("{rest}{ISSUER}"));
+        Self(
+            bytes(grant.id.uuid().as_bytes()),
+            authority,
+            bytes(grant.key.as_bytes()),
+            grant.expires_at.as_second(),
+            grant.uses,
+            grant.role,
+            grant.zone.clone(),
+            bytes(grant.issuer.as_bytes()),
+            grant.addresses.iter().map(short).collect(),
+        )
+    }
+
+    fn unpack(self) -> Option<Grant> {
+        let Self(id, authority, key, expires_s, uses, role, zone, issuer, addresses) = self;
+        let did = |bytes: &Bytes| Did::from_bytes(bytes.as_ref().try_into().ok()?).ok();
+        let issuer = NodeId::from_bytes(issuer.as_ref().try_into().ok()?).ok()?;
+        let full = |address: String| address.strip_suffix(ISSUER).map(|rest| format!("{rest}/p2p/{issuer}")).unwrap_or(address);
+        Some(Grant {
+            id: TokenId::from_uuid(Uuid::from_slice(&id).ok()?),
+            mesh: MeshId::of(did(&authority)?),
+            key: did(&key)?,
+            expires_at: Timestamp::from_second(expires_s).ok()?,
+            uses,
+            role,
+            zone,
+            issuer,
+            addresses: addresses.into_iter().map(full).collect(),
+        })
+    }
+}
+
 impl SignedGrant {
-    /// Signs a grant with the authority's key.
+    /// Signs a grant with the authority's key. Times are kept to the second.
     pub fn sign(grant: &Grant, authority: &Key) -> Self {
-        let grant = wire::encode(grant);
+        let grant = wire::encode(&Packed::of(grant));
         let signature = authority.sign(&[CONTEXT, &grant].concat()).to_vec().into();
         Self { grant: grant.into(), signature }
     }
@@ -86,7 +145,8 @@ impl SignedGrant {
         if self.grant.len() > MAX_TEXT {
             return Err(broken("it is too long"));
         }
-        let grant: Grant = wire::decode(&self.grant).map_err(|_| broken("it isn't whole, or of another version"))?;
+        let packed: Packed = wire::decode(&self.grant).map_err(|_| broken("it isn't whole, or of another version"))?;
+        let grant = packed.unpack().ok_or_else(|| broken("it isn't whole, or of another version"))?;
         let authority = grant.mesh.authority().ok_or_else(|| broken("it names no private mesh"))?;
         authority
             .verify(&[CONTEXT, &self.grant].concat(), &self.signature)
@@ -258,7 +318,7 @@ mod tests {
                 id: TokenId::new(),
                 mesh: MeshId::of(authority.did()),
                 key: key.did(),
-                expires_at: now + SignedDuration::from_hours(24),
+                expires_at: Timestamp::from_second(now.as_second() + 24 * 3600).expect("a time"),
                 uses: 5,
                 role: Role::Edge,
                 zone: Some("eu-1".parse().expect("a zone")),
@@ -277,7 +337,7 @@ mod tests {
     fn a_token_is_checked_offline() {
         let case = Case::new();
         let text = case.token().to_text();
-        assert!(text.len() < 900, "{} characters are not short", text.len());
+        assert!(text.len() < 420, "{} characters are not short", text.len());
         let (_, grant) = Token::read(&text, case.now).expect("a good token");
         assert_eq!(grant, case.grant);
         assert_eq!(Token::read(&text, case.grant.expires_at).expect_err("expired").code, Code::Expired);

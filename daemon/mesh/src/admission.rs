@@ -49,6 +49,8 @@ pub(crate) struct Refused {
     /// The peer refused us; otherwise we refused it.
     pub(crate) by_peer: bool,
     pub(crate) refusal: Refusal,
+    /// It is no refusal at all: this node was enrolled, and is to come again as a member.
+    pub(crate) enrolled: bool,
 }
 
 fn text(peer: &NodeId, by_peer: bool, Refusal { code, detail }: &Refusal) -> String {
@@ -109,13 +111,23 @@ async fn first_substream(muxer: &mut StreamMuxerBox, dialler: bool) -> io::Resul
 /// Runs `exchange` while the muxer moves its bytes.
 async fn driving(muxer: &mut StreamMuxerBox, exchange: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let mut exchange = std::pin::pin!(exchange);
+    let mut ended = false;
     poll_fn(|cx| {
-        if let Poll::Ready(done) = exchange.poll_unpin(cx) {
-            return Poll::Ready(done);
+        loop {
+            if let Poll::Ready(done) = exchange.poll_unpin(cx) {
+                return Poll::Ready(done);
+            }
+            // Once the connection has ended, the exchange still reads what arrived before, and learns of the end itself.
+            if ended {
+                return Poll::Pending;
+            }
+            match muxer.poll_unpin(cx) {
+                // What has arrived is in the stream, whose waker tells of it.
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(_address_change)) => {}
+                Poll::Ready(Err(_)) => ended = true,
+            }
         }
-        while let Poll::Ready(_address_change) = muxer.poll_unpin(cx)? {}
-        // What has just arrived may be what the exchange waits for; its waker tells.
-        Poll::Pending
     })
     .await
 }
@@ -178,7 +190,7 @@ async fn verdict(node: NodeId, hello: Hello, membership: &Membership) -> Verdict
 /// Both verdicts must be welcomes. What the peer says of us comes first: it is what our operator can act on.
 fn conclude(peer: NodeId, ours: Verdict, theirs: Verdict, membership: &Membership) -> io::Result<()> {
     let refused = |by_peer, refusal| {
-        let refused = Refused { peer, by_peer, refusal };
+        let refused = Refused { peer, by_peer, refusal, enrolled: false };
         tracing::debug!(%refused, "not admitted");
         Err(io::Error::new(io::ErrorKind::PermissionDenied, refused))
     };
@@ -188,7 +200,10 @@ fn conclude(peer: NodeId, ours: Verdict, theirs: Verdict, membership: &Membershi
         (_, Verdict::Refused(refusal)) => refused(true, refusal),
         (Verdict::Refused(refusal), _) => refused(false, refusal),
         (_, Verdict::Enrolled(sealed)) => match membership.set_credential(sealed, Timestamp::now()) {
-            Ok(_) => refused(true, again("this node has just been enrolled, and connects again as a member")),
+            Ok(_) => {
+                let refusal = again("this node has just been enrolled, and connects again as a member");
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, Refused { peer, by_peer: true, refusal, enrolled: true }))
+            }
             Err(problem) => refused(false, problem.into()),
         },
         (Verdict::Enrolled(_), Verdict::Admitted) => refused(false, again("it has just been enrolled, and connects again as a member")),

@@ -18,7 +18,7 @@ use libp2p::{
     },
     multiaddr::Protocol,
 };
-use protocol::{Code, Credential, Key, Problem, Signed};
+use protocol::{Code, Key, NodeId, Problem};
 use tokio::{
     net::{TcpStream, lookup_host},
     time,
@@ -77,20 +77,20 @@ pub struct Enrolling {
     pub problem: Problem,
 }
 
-/// Asks the node at `address` to enrol this one, whose token `membership` holds.
+/// Asks the node at `address` to enrol this one, whose token `membership` holds; returns who did. The credential is in
+/// `membership` then.
 ///
 /// # Errors
 /// The step that failed, and why.
-pub async fn enrol(key: &Key, membership: &Arc<Membership>, address: &str, timeout: Duration) -> Result<Signed<Credential>, Enrolling> {
+pub async fn enrol(key: &Key, membership: &Arc<Membership>, address: &str, timeout: Duration) -> Result<NodeId, Enrolling> {
     let failed = |step: Step| move |problem: Problem| Enrolling { step, problem };
     let parsed = address::parse(address).map_err(Problem::from).map_err(failed(Step::Address))?;
     let attempt = time::timeout(timeout, dial(key, membership, &parsed)).await;
-    if let Some(credential) = membership.credential() {
-        return Ok(credential);
-    }
     let reason = match attempt {
-        Ok(Ok(())) => return Err(failed(Step::Admission)(Problem::new(Code::Internal, "admitted without being enrolled"))),
+        Ok(Ok(node)) => return Ok(node),
         Ok(Err(error)) => match Refused::within(&error) {
+            // Enrolled: the connection ends, as a member's first begins with its credential.
+            Some(refused) if refused.enrolled => return Ok(refused.peer),
             Some(refused) => {
                 return Err(failed(Step::Admission)(Problem::new(refused.refusal.code, refused.to_string())));
             }
@@ -101,7 +101,7 @@ pub async fn enrol(key: &Key, membership: &Arc<Membership>, address: &str, timeo
     Err(diagnose(&parsed, reason).await)
 }
 
-async fn dial(key: &Key, membership: &Arc<Membership>, address: &Multiaddr) -> std::io::Result<()> {
+async fn dial(key: &Key, membership: &Arc<Membership>, address: &Multiaddr) -> std::io::Result<NodeId> {
     let permitted = Permitted::new(false);
     permitted.name(address);
     let mut transport = transport::build(&identity::keypair(key), permitted, membership.clone())
@@ -111,7 +111,8 @@ async fn dial(key: &Key, membership: &Arc<Membership>, address: &Multiaddr) -> s
         TransportError::Other(error) => error,
         TransportError::MultiaddrNotSupported(_) => std::io::Error::other("no transport knows this address"),
     })?;
-    dialled.await.map(|_| ())
+    let (peer, _) = dialled.await?;
+    identity::node_of(&peer).ok_or_else(|| std::io::Error::other("its key isn't Ed25519"))
 }
 
 /// Which step fails on the way to `address`, where a whole attempt ended for `reason`.

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future;
+use futures::{StreamExt as _, future, stream::FuturesUnordered};
 use mesh::{Membership, Pending};
 use protocol::{
     Code, MeshId, NodeId, Problem, Timestamp, Token,
@@ -19,6 +19,8 @@ use super::{Caller, Node, authority::Books, journal};
 
 /// How long the authority is waited for by a node that leaves, or asks who is a member.
 const AUTHORITY: Duration = Duration::from_secs(5);
+/// Each address that a token names is tried this much after the one before: the first that answers is enough.
+const HEAD_START: Duration = Duration::from_millis(500);
 
 impl Node {
     /// Founds a private mesh, whose authority's key this node makes and keeps.
@@ -78,15 +80,22 @@ impl Node {
         let keys = self.keys();
         let membership = Arc::new(Membership::new(mesh_id.clone(), self.node_id));
         membership.hold(Pending { token, grant, node: keys.node.clone(), owner: keys.owner.clone() });
-        future::join_all(items.iter_mut().map(async |item| match mesh::enrol(&keys.node, &membership, &item.address, patience).await {
-            Ok(_) => {}
-            Err(mesh::Enrolling { step, problem }) => {
-                item.step = Some(step.to_string());
-                item.code = Some(problem.code);
-                item.error = Some(problem.detail);
-            }
-        }))
-        .await;
+        let mut attempts: FuturesUnordered<_> = (0u32..)
+            .zip(&mut items)
+            .map(async |(turn, item)| {
+                tokio::time::sleep(HEAD_START * turn).await;
+                match mesh::enrol(&keys.node, &membership, &item.address, patience).await {
+                    Ok(node) => item.node_id = Some(node),
+                    Err(mesh::Enrolling { step, problem }) => {
+                        item.step = Some(step.to_string());
+                        item.code = Some(problem.code);
+                        item.error = Some(problem.detail);
+                    }
+                }
+            })
+            .collect();
+        while membership.credential().is_none() && attempts.next().await.is_some() {}
+        drop(attempts);
         self.settle(&membership, text, current)?;
         Ok(Entered { mesh_id, member: membership.credential().is_some(), items })
     }

@@ -99,10 +99,6 @@ mod tests {
 
     use super::*;
 
-    fn mesh() -> MeshId {
-        "test".parse().expect("a mesh id")
-    }
-
     fn entry(index: u64) -> Vec<u8> {
         format!("entry {index}").into_bytes()
     }

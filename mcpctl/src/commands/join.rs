@@ -70,11 +70,10 @@ pub(crate) async fn run(arguments: Arguments, client: &Client, output: Output) -
 
 fn report(entered: &Entered, by_token: bool, output: Output) -> Result {
     output.list(&List::from(entered.items.clone()), ["address", "failed at", "result"], |item| {
-        let good = if by_token { "enrolled" } else { "connected" };
         let result = match (&item.error, item.node_id) {
             (Some(error), _) => error.clone(),
-            (None, Some(node)) => format!("connected with {node}"),
-            (None, None) => good.into(),
+            (None, Some(node)) => format!("{node} answered"),
+            (None, None) => "not needed".into(),
         };
         [item.address.clone(), item.step.clone().unwrap_or_else(|| "-".into()), result]
     })?;

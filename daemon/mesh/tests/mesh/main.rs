@@ -1,5 +1,6 @@
 //! Several nodes in one process, over real transports on loopback.
 
+mod admission;
 mod connect;
 mod discovery;
 mod harness;

@@ -1,0 +1,278 @@
+//! Who is let in: on every transport, before anything else runs.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use mesh::{Authority, Config, Error, Handler, Keys, Listen, Membership, Mesh, Pending, Step, enrol};
+use parking_lot::Mutex;
+use protocol::{
+    Code, Credential, Header, Key, MeshId, NodeId, Problem, Signed, SignedDuration, Timestamp, Token, TokenId,
+    credential::{MAX_VALIDITY, Member, Revocations, Revoked, Role},
+    id::CredentialId,
+    token::{Enrolment, Grant},
+    wire::{Announcement, Request, Response},
+};
+use tokio::time::Instant;
+
+use crate::harness::{LOCALHOST, Node, PATIENCE, Seen, eventually, tcp};
+
+/// A mesh's authority, and what it issues.
+pub(crate) struct Issuer {
+    pub(crate) key: Key,
+    pub(crate) node: Key,
+    enrolled: Mutex<Vec<NodeId>>,
+}
+
+impl Issuer {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { key: Key::generate(), node: Key::generate(), enrolled: Mutex::default() })
+    }
+
+    pub(crate) fn mesh(&self) -> MeshId {
+        MeshId::of(self.key.did())
+    }
+
+    pub(crate) fn credential(&self, node: NodeId, issued_at: Timestamp, valid: SignedDuration) -> Signed<Credential> {
+        let credential = Credential {
+            header: Header::new::<Credential>(&self.mesh(), issued_at, valid),
+            id: CredentialId::new(),
+            node,
+            owner: self.key.did(),
+            role: Role::Server,
+            zone: None,
+            issuer: self.node.node_id(),
+        };
+        Signed::sign(credential, &[&self.key])
+    }
+
+    fn token(&self, addresses: Vec<String>) -> (Token, Grant) {
+        let key = Token::key();
+        let grant = Grant {
+            id: TokenId::new(),
+            mesh: self.mesh(),
+            key: key.did(),
+            expires_at: Timestamp::now() + SignedDuration::from_hours(1),
+            uses: 1,
+            role: Role::Edge,
+            zone: None,
+            issuer: self.node.node_id(),
+            addresses,
+        };
+        let token = Token::new(&grant, &key, &self.key);
+        (token, grant)
+    }
+
+    fn revoke(&self, sequence: u64, node: NodeId) -> Signed<Revocations> {
+        let now = Timestamp::now();
+        let header = Header::new::<Revocations>(&self.mesh(), now, MAX_VALIDITY);
+        Signed::sign(Revocations { header, sequence, revoked: vec![Revoked { node, at: now, until: now + MAX_VALIDITY }] }, &[&self.key])
+    }
+
+    /// A member of this mesh.
+    async fn member(&self, listen: Listen) -> Node {
+        Node::spawn(self.config(&Key::generate(), listen)).await
+    }
+
+    fn config(&self, key: &Key, listen: Listen) -> Config {
+        let config = config(key, self.mesh(), listen);
+        let credential = self.credential(key.node_id(), Timestamp::now(), MAX_VALIDITY);
+        config.membership.set_credential(credential.into(), Timestamp::now()).expect("a credential");
+        config
+    }
+}
+
+fn config(key: &Key, mesh: MeshId, listen: Listen) -> Config {
+    Config { listen, private_addresses: true, ..Config::new(key.clone(), mesh) }
+}
+
+#[async_trait]
+impl Authority for Issuer {
+    async fn enrol(&self, enrolment: &Enrolment, _: &Grant, _: &str) -> Result<Signed<Credential>, Problem> {
+        self.enrolled.lock().push(enrolment.node);
+        Ok(self.credential(enrolment.node, Timestamp::now(), MAX_VALIDITY))
+    }
+
+    async fn renew(&self, node: NodeId, _: &str) -> Result<Signed<Credential>, Problem> {
+        Ok(self.credential(node, Timestamp::now(), MAX_VALIDITY))
+    }
+
+    async fn left(&self, _: NodeId, _: &str) -> Result<(), Problem> {
+        Ok(())
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, Problem> {
+        Ok(Vec::new())
+    }
+}
+
+/// The node that has the authority's key.
+struct Headquarters(Arc<Issuer>, Seen);
+
+#[async_trait]
+impl Handler for Headquarters {
+    async fn request(&self, from: NodeId, request: Request, id: &str, deadline: Instant) -> Result<Response, Problem> {
+        self.1.request(from, request, id, deadline).await
+    }
+
+    fn authority(&self) -> Option<Arc<dyn Authority>> {
+        Some(self.0.clone())
+    }
+
+    fn announced(&self, _: NodeId, _: Announcement) {}
+
+    fn connected(&self, _: NodeId) {}
+
+    fn disconnected(&self, _: NodeId) {}
+}
+
+const NONE: Listen = Listen { host: LOCALHOST, tcp: None, quic: None, wss: None };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_alone_get_in_on_every_transport_and_others_are_told_why_not() {
+    let (issuer, foreign) = (Issuer::new(), Issuer::new());
+    let server = issuer.member(Listen::any_port(LOCALHOST)).await;
+    let (own, other, now) = (Key::generate(), Key::generate(), Timestamp::now());
+    let day = SignedDuration::from_hours(24);
+    let strangers = [
+        (Code::NotAMember, None, issuer.mesh()),
+        (Code::ForeignMesh, Some(foreign.credential(own.node_id(), now, day)), foreign.mesh()),
+        (Code::ForeignMesh, None, "test".parse().expect("an open mesh")),
+    ];
+    for transport in ["tcp", "quic", "wss"] {
+        let address = server.address(transport);
+        let member = issuer.member(NONE).await;
+        assert_eq!(member.mesh.join(&address, PATIENCE).await.expect(transport), server.id());
+        server.sees(&member).await;
+        assert_eq!(server.mesh.membership().of(member.id()).expect("its credential").document().node, member.id());
+        for (code, credential, mesh) in &strangers {
+            let config = config(&own, mesh.clone(), NONE);
+            if let Some(credential) = credential {
+                config.membership.set_credential(credential.clone().into(), now).expect("good in its own mesh");
+            }
+            let stranger = Node::spawn(config).await;
+            let refused = stranger.mesh.join(&address, PATIENCE).await.expect_err("no member");
+            assert!(matches!(&refused, Error::Refused { code: found, .. } if found == code), "{transport}: {refused}");
+            assert!(stranger.seen.connected.lock().is_empty() && stranger.mesh.peers().is_empty());
+            stranger.mesh.shutdown().await;
+        }
+        member.mesh.shutdown().await;
+    }
+    // Nothing but members ever reached the node above.
+    assert_eq!(server.seen.connected.lock().len(), 3);
+    assert_eq!(server.seen.started.load(Ordering::SeqCst), 0);
+    drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_revoked_is_thrown_out_everywhere_and_stays_out() {
+    let issuer = Issuer::new();
+    let (a, b, c) = (issuer.member(tcp(0)).await, issuer.member(tcp(0)).await, issuer.member(tcp(0)).await);
+    b.mesh.join(&a.address("tcp"), PATIENCE).await.expect("a member");
+    c.mesh.join(&b.address("tcp"), PATIENCE).await.expect("a member");
+    c.mesh.join(&a.address("tcp"), PATIENCE).await.expect("a member");
+    for (one, other) in [(&a, &c), (&b, &c), (&a, &b)] {
+        one.sees(other).await;
+    }
+    // Told to one node alone: the list floods.
+    let list = issuer.revoke(1, c.id());
+    a.mesh.membership().learn(list.into(), Timestamp::now()).expect("genuine");
+    for node in [&a, &b] {
+        eventually("the revoked node is out", || node.mesh.peers().iter().all(|peer| peer.node_id != c.id())).await;
+    }
+    a.sees(&b).await;
+    eventually("the list has arrived", || b.mesh.membership().revocations().is_some()).await;
+    let refused = c.mesh.join(&b.address("tcp"), PATIENCE).await.expect_err("revoked");
+    assert_eq!(refused.code(), Code::Revoked, "{refused}");
+    // A node that wasn't there learns of it from its first neighbour.
+    let late = issuer.member(tcp(0)).await;
+    late.mesh.join(&a.address("tcp"), PATIENCE).await.expect("a member");
+    eventually("a newcomer knows", || late.mesh.membership().revocations().is_some()).await;
+    assert_eq!(c.mesh.join(&late.address("tcp"), PATIENCE).await.expect_err("revoked").code(), Code::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_enrols_whoever_dials_and_whoever_is_dialled() {
+    let issuer = Issuer::new();
+    let seen = Arc::new(Headquarters(issuer.clone(), Seen::default()));
+    let headquarters = Mesh::spawn(issuer.config(&issuer.node, Listen::any_port(LOCALHOST)), seen).await.expect("a node");
+    let entry = issuer.member(tcp(0)).await;
+    let at = headquarters.addresses();
+    entry.mesh.join(&at[0], PATIENCE).await.expect("a member");
+
+    // Through a member that has to ask the authority; by the running mesh itself; over each transport by hand.
+    let key = Key::generate();
+    let waiting = config(&key, issuer.mesh(), tcp(0));
+    let (token, grant) = issuer.token(vec![entry.address("tcp")]);
+    waiting.membership.hold(Pending { token, grant, node: key.clone(), owner: key.clone() });
+    let newcomer = Node::spawn(waiting).await;
+    eventually("enrolled through a member", || newcomer.mesh.membership().credential().is_some()).await;
+    newcomer.sees(&entry).await;
+    for address in &at {
+        let keys = Keys { node: Key::generate(), owner: Key::generate() };
+        let membership = Arc::new(Membership::new(issuer.mesh(), keys.node.node_id()));
+        let (token, grant) = issuer.token(Vec::new());
+        membership.hold(Pending { token, grant, node: keys.node.clone(), owner: keys.owner.clone() });
+        let by = enrol(&keys.node, &membership, address, PATIENCE).await.map_err(|failed| failed.problem).expect(address);
+        assert_eq!(by, headquarters.node_id());
+        assert_eq!(membership.credential().expect("its own").document().node, keys.node.node_id());
+    }
+    assert_eq!(issuer.enrolled.lock().len(), 1 + at.len());
+
+    // A node that waits for its authority to call.
+    let key = Key::generate();
+    let waiting = config(&key, issuer.mesh(), tcp(0));
+    let (token, grant) = issuer.token(Vec::new());
+    waiting.membership.hold(Pending { token, grant, node: key.clone(), owner: key.clone() });
+    let waiting = Node::spawn(waiting).await;
+    let first = headquarters.join(&waiting.address("tcp"), PATIENCE).await.expect_err("it is enrolled and comes again");
+    assert!(first.to_string().contains("enrolled"), "{first}");
+    eventually("enrolled by a call", || waiting.mesh.membership().credential().is_some()).await;
+    eventually("and connected", || headquarters.peers().iter().any(|peer| peer.node_id == waiting.id())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_step_that_fails_is_named() {
+    let issuer = Issuer::new();
+    let server = issuer.member(Listen::any_port(LOCALHOST)).await;
+    let free = std::net::TcpListener::bind((LOCALHOST, 0)).expect("a port").local_addr().expect("bound").port();
+    let silent = std::net::TcpListener::bind((LOCALHOST, 0)).expect("a port");
+    let silent = silent.local_addr().map(|address| (silent, address.port())).expect("bound");
+    let attempt = async |address: String| {
+        let key = Key::generate();
+        let membership = Arc::new(Membership::new(issuer.mesh(), key.node_id()));
+        let (token, grant) = issuer.token(Vec::new());
+        membership.hold(Pending { token, grant, node: key.clone(), owner: key.clone() });
+        enrol(&key, &membership, &address, Duration::from_secs(3)).await.expect_err("nobody enrols there").step
+    };
+    assert_eq!(attempt("nonsense".into()).await, Step::Address);
+    assert_eq!(attempt("/dns4/nowhere.invalid/tcp/8766".into()).await, Step::Dns);
+    assert_eq!(attempt(format!("/ip4/127.0.0.1/tcp/{free}")).await, Step::Tcp);
+    assert_eq!(attempt(format!("/ip4/127.0.0.1/udp/{free}/quic-v1")).await, Step::Quic);
+    assert_eq!(attempt(format!("wss://127.0.0.1:{}", silent.1)).await, Step::Tls);
+    assert_eq!(attempt(format!("/ip4/127.0.0.1/tcp/{}", silent.1)).await, Step::Handshake);
+    // There is a member, and the authority can't be reached from it.
+    assert_eq!(attempt(server.address("wss")).await, Step::Admission);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_renews_itself() {
+    let issuer = Issuer::new();
+    let seen = Arc::new(Headquarters(issuer.clone(), Seen::default()));
+    let headquarters = Mesh::spawn(issuer.config(&issuer.node, tcp(0)), seen).await.expect("a node");
+    let key = Key::generate();
+    let config = config(&key, issuer.mesh(), tcp(0));
+    let short = issuer.credential(key.node_id(), Timestamp::now(), SignedDuration::from_secs(20));
+    config.membership.set_credential(short.into(), Timestamp::now()).expect("a credential");
+    let node = Node::spawn(config).await;
+    node.mesh.join(&headquarters.addresses()[0], PATIENCE).await.expect("a member");
+    let renewed =
+        || node.mesh.membership().credential().is_some_and(|own| own.document().header.expires_at > Timestamp::now() + MAX_VALIDITY / 2);
+    let deadline = Instant::now() + PATIENCE * 3;
+    while !renewed() {
+        assert!(Instant::now() < deadline, "not renewed in time");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
