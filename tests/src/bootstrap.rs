@@ -11,9 +11,18 @@ use crate::{process::Process, programs::command};
 #[derive(Debug)]
 pub struct Bootstrap {
     place: PathBuf,
-    mesh_id: MeshId,
+    enter: Enter,
     process: Process,
     announced: Announced,
+}
+
+/// How it gets into its mesh.
+#[derive(Debug, Clone)]
+pub(crate) enum Enter {
+    /// By the name of an open one.
+    Open(MeshId),
+    /// By a join token, or by the credential that it had by one.
+    Token(String),
 }
 
 #[derive(Debug, Deserialize)]
@@ -23,10 +32,10 @@ struct Announced {
 }
 
 impl Bootstrap {
-    pub(crate) async fn start(place: &Path, mesh_id: &MeshId, ports: [u16; 3]) -> Self {
-        let mut process = launch(place, mesh_id, ports);
+    pub(crate) async fn start(place: &Path, enter: Enter, ports: [u16; 3]) -> Self {
+        let mut process = launch(place, &enter, ports);
         let announced = process.announcement().await;
-        Self { place: place.into(), mesh_id: mesh_id.clone(), process, announced }
+        Self { place: place.into(), enter, process, announced }
     }
 
     /// Its identity.
@@ -44,6 +53,11 @@ impl Bootstrap {
         address(&self.announced.addresses, transport)
     }
 
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// Kills it.
     pub fn kill9(&mut self) {
         self.process.kill9();
@@ -52,17 +66,20 @@ impl Bootstrap {
     /// Starts it again, with its key, on its ports.
     pub async fn restart(&mut self) {
         self.process.kill9();
-        self.process = launch(&self.place, &self.mesh_id, ports(&self.announced.addresses));
+        self.process = launch(&self.place, &self.enter, ports(&self.announced.addresses));
         let before = self.announced.node_id;
         self.announced = self.process.announcement().await;
         assert_eq!(self.announced.node_id, before, "a bootstrap node keeps its identity");
     }
 }
 
-fn launch(place: &Path, mesh_id: &MeshId, [wss, quic, tcp]: [u16; 3]) -> Process {
+fn launch(place: &Path, enter: &Enter, [wss, quic, tcp]: [u16; 3]) -> Process {
     let mut command = command("mcp-bootstrap");
     command.arg("--data-dir").arg(place.join("bootstrap")).args(["--json", "--private-addresses", "--host", "127.0.0.1"]);
-    command.args(["--mesh-id", mesh_id.as_str()]);
+    match enter {
+        Enter::Open(mesh_id) => command.args(["--mesh-id", mesh_id.as_str()]),
+        Enter::Token(token) => command.env("MCP_JOIN_TOKEN", token),
+    };
     command.args(["--port", &wss.to_string(), "--quic-port", &quic.to_string(), "--tcp-port", &tcp.to_string()]);
     Process::start("bootstrap", command, place)
 }

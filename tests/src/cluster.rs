@@ -9,7 +9,7 @@ use std::{
 use protocol::{Key, MeshId};
 use tempfile::TempDir;
 
-use crate::{Bootstrap, Gateway, Node, NodeBuilder};
+use crate::{Bootstrap, Gateway, Node, NodeBuilder, bootstrap::Enter};
 
 /// A mesh of its own.
 #[derive(Debug)]
@@ -37,12 +37,22 @@ impl Cluster {
 
     /// A bootstrap node on ports of its own. Nobody knows it yet.
     pub async fn bootstrap(&self) -> Bootstrap {
-        Bootstrap::start(self.place(), &self.mesh_id, [0, 0, 0]).await
+        Bootstrap::start(self.place(), Enter::Open(self.mesh_id.clone()), [0, 0, 0]).await
     }
 
     /// A bootstrap node on these ports: TLS WebSocket, QUIC, TCP.
     pub async fn bootstrap_on(&self, ports: [u16; 3]) -> Bootstrap {
-        Bootstrap::start(self.place(), &self.mesh_id, ports).await
+        Bootstrap::start(self.place(), Enter::Open(self.mesh_id.clone()), ports).await
+    }
+
+    /// A bootstrap node that enters a private mesh by a token.
+    pub async fn bootstrap_by(&self, token: &str) -> Bootstrap {
+        Bootstrap::start(self.place(), Enter::Token(token.into()), [0, 0, 0]).await
+    }
+
+    /// A node that is in no mesh yet.
+    pub fn lone_node(&self, name: &str) -> NodeBuilder {
+        self.node(name).set("mesh.id", "").set("mesh.bootstrap_peers", "")
     }
 
     /// Three ports that were free a moment ago, outside of the range from which the system gives ports away by itself.

@@ -120,6 +120,11 @@ impl Node {
         self.identity.as_ref().expect("it has served once")
     }
 
+    /// Asks it again who and where it is: it starts anew, on other ports, when it founds, enters or leaves a mesh.
+    pub async fn look_again(&mut self) {
+        self.identity = Some(self.client.get("/v1/id").await.expect("a node knows itself"));
+    }
+
     /// Its id.
     pub fn id(&self) -> NodeId {
         self.identity().node_id

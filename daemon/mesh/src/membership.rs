@@ -75,6 +75,7 @@ pub struct Membership {
 struct State {
     own: Option<Signed<Credential>>,
     pending: Option<Pending>,
+    entries: Vec<String>,
     revocations: Option<Signed<Revocations>>,
     revoked: HashMap<NodeId, Revoked>,
     admitted: HashMap<NodeId, Arc<Signed<Credential>>>,
@@ -134,9 +135,13 @@ impl Membership {
         self.state.write().pending = Some(pending);
     }
 
-    /// Where the token that this node holds says that the mesh can be entered.
+    /// Where a token says that the mesh can be entered.
     pub(crate) fn entries(&self) -> Vec<String> {
-        self.state.read().pending.as_ref().map(|pending| pending.grant.addresses.clone()).unwrap_or_default()
+        self.state.read().entries.clone()
+    }
+
+    pub(crate) fn set_entries(&self, entries: Vec<String>) {
+        self.state.write().entries = entries;
     }
 
     /// The newest list of revocations.

@@ -80,11 +80,12 @@ impl Papers {
         if let Some(sealed) = self.revocations()? {
             membership.learn(sealed, now)?;
         }
-        match token {
-            Some((token, grant)) if membership.credential().is_none() && grant.mesh == *membership.mesh() => {
+        if let Some((token, grant)) = token.filter(|(_, grant)| grant.mesh == *membership.mesh()) {
+            // A member needs the token no more, but may have no other address to begin with.
+            membership.set_entries(grant.addresses.clone());
+            if membership.credential().is_none() {
                 membership.hold(Pending { token, grant, node: keys.node.clone(), owner: keys.owner.clone() });
             }
-            Some(_) | None => {}
         }
         if let Some(problem) = expired.filter(|_| membership.credential().is_none()) {
             return Err(problem);

@@ -205,9 +205,9 @@ async fn a_token_enrols_whoever_dials_and_whoever_is_dialled() {
     // Through a member that has to ask the authority; by the running mesh itself; over each transport by hand.
     let key = Key::generate();
     let waiting = config(&key, issuer.mesh(), tcp(0));
-    let (token, grant) = issuer.token(vec![entry.address("tcp")]);
+    let (token, grant) = issuer.token(Vec::new());
     waiting.membership.hold(Pending { token, grant, node: key.clone(), owner: key.clone() });
-    let newcomer = Node::spawn(waiting).await;
+    let newcomer = Node::spawn(Config { bootstrap: vec![entry.address("tcp")], ..waiting }).await;
     eventually("enrolled through a member", || newcomer.mesh.membership().credential().is_some()).await;
     newcomer.sees(&entry).await;
     for address in &at {
