@@ -32,6 +32,8 @@ use crate::{
 
 /// For connecting, all handshakes and admission together: enough for three round trips over a satellite with retries.
 const SETUP: Duration = Duration::from_secs(10);
+/// What is read of a peer that doesn't speak the exchange, so that it hears of that.
+const MAX_LEFT: u64 = 64 * 1024;
 /// For the other side to hear that it is refused.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -156,7 +158,11 @@ async fn as_listener(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: N
     let ours = match hello {
         Ok(hello) => verdict(node, hello, membership).await,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Verdict::Refused(Refusal { code: Code::MalformedDocument, detail: error.to_string() })
+            let refused = Verdict::Refused(Refusal { code: Code::MalformedDocument, detail: error.to_string() });
+            write(stream, &refused).await?;
+            // What is left unread would make the connection end before the reason arrives.
+            let _ = time::timeout(FAREWELL, futures::io::copy(stream.take(MAX_LEFT), &mut futures::io::sink())).await;
+            return Ok((refused, Verdict::Admitted));
         }
         Err(error) => return Err(error),
     };

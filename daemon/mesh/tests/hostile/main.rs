@@ -1,0 +1,3 @@
+//! Peers that mean harm, on raw libp2p: what honest nodes must withstand.
+
+mod strangers;
