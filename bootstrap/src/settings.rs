@@ -56,6 +56,10 @@ pub(crate) struct Arguments {
     /// Exchange loopback and private addresses with other nodes: for LANs and development.
     #[arg(long)]
     private_addresses: bool,
+    /// Addresses by which this node is reachable from elsewhere, where it can't see that itself: behind a 1:1 NAT, in a
+    /// container.
+    #[arg(long, value_name = "ADDR", env = "MCP_MESH_ANNOUNCE", value_delimiter = ',', num_args = 1..)]
+    announce: Option<Vec<String>>,
     /// Tell on standard output where the node listens, and log, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -74,6 +78,7 @@ struct File {
     quic_port: Option<u16>,
     bootstrap: Option<Vec<String>>,
     private_addresses: Option<bool>,
+    announce: Option<Vec<String>>,
 }
 
 /// What the node is run with.
@@ -85,6 +90,7 @@ pub(crate) struct Settings {
     listen: Listen,
     bootstrap: Vec<String>,
     private_addresses: bool,
+    announce: Vec<String>,
 }
 
 impl Arguments {
@@ -111,6 +117,7 @@ impl Arguments {
             token,
             listen,
             bootstrap: self.bootstrap.or(file.bootstrap).unwrap_or_default(),
+            announce: self.announce.or(file.announce).unwrap_or_default(),
             private_addresses: self.private_addresses || file.private_addresses.unwrap_or_default(),
         })
     }
@@ -136,6 +143,8 @@ impl Settings {
             listen: self.listen,
             bootstrap: self.bootstrap.into_iter().filter(|address| !address.is_empty()).collect(),
             private_addresses: self.private_addresses,
+            announce: self.announce,
+            relay: true,
             server: true,
             ..Config::new(key, MeshId::none())
         })

@@ -197,6 +197,10 @@ fn mesh_config(
         listen: mesh::Listen { host: mesh.host, tcp: Some(mesh.tcp_port), quic: Some(mesh.quic_port), wss: Some(mesh.wss_port) },
         bootstrap,
         private_addresses: mesh.private_addresses,
+        announce: mesh.announce.clone(),
+        relay: mesh.relay,
+        upnp: mesh.upnp,
+        mdns: mesh.mdns,
         papers: Some(papers),
         ..mesh::Config::new(key, protocol::MeshId::none())
     }

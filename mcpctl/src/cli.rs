@@ -7,8 +7,8 @@ use protocol::{Client, Problem, error::Code};
 
 use crate::{
     commands::{
-        agent, agreement, completions, config, devstack, discover, id, join, key, leave, members, mesh, peers, plugin, revoke, status,
-        token, trace,
+        agent, agreement, completions, config, devstack, discover, id, join, key, leave, members, mesh, netcheck, peers, plugin, revoke,
+        status, token, trace,
     },
     error::Result,
     output::Output,
@@ -55,6 +55,8 @@ enum Command {
     Members,
     /// Take a node's membership back, for good
     Revoke(revoke::Arguments),
+    /// Show how this node can be reached: NAT, addresses, relays
+    Netcheck,
     /// List connected peers, or measure one
     #[command(subcommand)]
     Peers(peers::Command),
@@ -141,6 +143,7 @@ impl Command {
             | Self::Leave
             | Self::Members
             | Self::Mesh(_)
+            | Self::Netcheck
             | Self::Peers(_)
             | Self::Plugin(_)
             | Self::Revoke(_)
@@ -162,6 +165,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result {
         Command::Members => members::run(&client, output).await,
         Command::Revoke(arguments) => revoke::run(&arguments, &client, output).await,
         Command::Join(arguments) => join::run(arguments, &client, output).await,
+        Command::Netcheck => netcheck::run(&client, output).await,
         Command::Peers(command) => peers::run(command, &client, output).await,
         Command::Discover(arguments) => discover::run(arguments, &client, output).await,
         Command::Plugin(command) => plugin::run(command, &client, output).await,

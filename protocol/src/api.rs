@@ -237,8 +237,11 @@ pub struct Peer {
     pub node_id: NodeId,
     /// Where it is connected.
     pub address: String,
-    /// The transport: `tcp`, `quic`, `wss`.
+    /// The transport: `tcp`, `quic`, `wss`, `relayed`.
     pub transport: String,
+    /// Whether a relay stands between.
+    #[serde(default)]
+    pub relayed: bool,
     /// The last measured round trip, in microseconds.
     pub rtt_us: Option<u64>,
     /// The peer's program.
@@ -252,6 +255,66 @@ pub struct Pong {
     pub node_id: NodeId,
     /// The round trip of one request on the RPC stream, in microseconds.
     pub rtt_us: u64,
+    /// The transport that carried it; `relayed` where a relay stands between.
+    #[serde(default)]
+    pub via: String,
+}
+
+/// What stands between a node and the internet, as others see it (RFC 4787, section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nat {
+    /// Nobody has told yet where this node comes from.
+    Unknown,
+    /// Nothing: others see the node's own address.
+    None,
+    /// An address translator, of a kind that isn't known yet: too few peers have told.
+    Behind,
+    /// One mapping for all: hole punching works as a rule.
+    EndpointIndependent,
+    /// Another mapping for each peer: as a rule only relays help.
+    EndpointDependent,
+}
+
+/// Where a peer sees this node come from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Observed {
+    /// The peer.
+    pub by: NodeId,
+    /// The address.
+    pub address: String,
+}
+
+/// A reservation on a relay.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reservation {
+    /// The relay.
+    pub relay: NodeId,
+    /// Since how many seconds.
+    pub held_s: u64,
+}
+
+/// `GET /v1/netcheck`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Netcheck {
+    /// What stands between.
+    pub nat: Nat,
+    /// Whether others can dial this node without a relay.
+    pub public: bool,
+    /// Where it listens.
+    pub listening: Vec<String>,
+    /// Addresses that lead here from elsewhere, relayed ones too.
+    pub reachable: Vec<String>,
+    /// Addresses that a peer tried in vain.
+    pub unreachable: Vec<String>,
+    /// Where peers see it come from.
+    pub observed: Vec<Observed>,
+    /// Relays that hold a reservation for it.
+    pub relays: Vec<Reservation>,
+    /// What the router says, if it was asked.
+    pub port_mapping: Option<String>,
+    /// How each peer is reached.
+    pub peers: Vec<Peer>,
 }
 
 /// An item of `GET /v1/discover?capability=…`: one agent.

@@ -18,6 +18,8 @@ pub(crate) enum Transport {
     Tcp,
     Quic,
     Wss,
+    /// Over a relay, whatever the transport to it.
+    Relayed,
 }
 
 impl fmt::Display for Transport {
@@ -26,18 +28,27 @@ impl fmt::Display for Transport {
             Self::Tcp => "tcp",
             Self::Quic => "quic",
             Self::Wss => "wss",
+            Self::Relayed => "relayed",
         })
     }
 }
 
 /// The transport of `address`.
 pub(crate) fn transport(address: &Multiaddr) -> Option<Transport> {
+    if relayed(address) {
+        return Some(Transport::Relayed);
+    }
     address.iter().fold(None, |found, part| match part {
         Protocol::Ws(_) | Protocol::Wss(_) => Some(Transport::Wss),
         Protocol::QuicV1 => Some(Transport::Quic),
         Protocol::Tcp(_) => found.or(Some(Transport::Tcp)),
         _ => found,
     })
+}
+
+/// Whether `address` leads through a relay.
+pub(crate) fn relayed(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
 /// Checks an address that an operator wrote, and gives it as a multiaddr.

@@ -30,8 +30,8 @@ use crate::{
     transport::Connection,
 };
 
-/// For connecting, all handshakes and admission together: enough for three round trips over a satellite with retries.
-const SETUP: Duration = Duration::from_secs(10);
+/// For admission, on top of connecting and handshakes: enough for a desk that asks the authority.
+const SETUP: Duration = Duration::from_secs(15);
 /// What is read of a peer that doesn't speak the exchange, so that it hears of that.
 const MAX_LEFT: u64 = 64 * 1024;
 /// For the other side to hear that it is refused.

@@ -1,17 +1,18 @@
 //! The protocols that the swarm speaks, and their settings.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use libp2p::{
-    StreamProtocol, connection_limits,
+    StreamProtocol, autonat, connection_limits, dcutr,
     gossipsub::{
         self, ConfigBuilder, IdentTopic, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicScoreParams,
         ValidationMode,
     },
     identify,
     identity::Keypair,
-    kad, memory_connection_limits, ping,
-    swarm::NetworkBehaviour,
+    kad, mdns, memory_connection_limits, ping, relay,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    upnp,
 };
 use protocol::wire;
 use sha2::{Digest as _, Sha256};
@@ -39,6 +40,19 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(2 * 3600);
 const REPUBLISH: Duration = Duration::from_secs(30 * 60);
 
+/// Nodes that this node holds a reservation for, when it relays: each costs a connection and some hundred bytes.
+const MAX_RESERVATIONS: usize = 1_024;
+/// How long a reservation lasts; it is prolonged before.
+const RESERVATION: Duration = Duration::from_secs(3_600);
+/// Connections that are relayed at once, in all and from one node.
+const MAX_CIRCUITS: usize = 512;
+const MAX_CIRCUITS_PER_PEER: usize = 8;
+/// How long and how much one relayed connection may carry.
+const CIRCUIT: Duration = Duration::from_secs(30 * 60);
+const CIRCUIT_BYTES: u64 = 1 << 30;
+/// Reservations, and circuits, that one node may ask for in a minute.
+const RATE_PER_PEER: NonZeroU32 = NonZeroU32::new(60).expect("60 isn't 0");
+
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
@@ -48,10 +62,23 @@ pub(crate) struct Behaviour {
     pub(crate) kad: kad::Behaviour<Store>,
     pub(crate) gossip: gossipsub::Behaviour,
     pub(crate) rpc: rpc::Behaviour,
+    pub(crate) relay_client: relay::client::Behaviour,
+    pub(crate) relay_server: Toggle<relay::Behaviour>,
+    pub(crate) hole_punch: dcutr::Behaviour,
+    pub(crate) autonat_client: Toggle<autonat::v2::client::Behaviour>,
+    pub(crate) autonat_server: Toggle<autonat::v2::server::Behaviour>,
+    pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
+    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
 impl Behaviour {
-    pub(crate) fn new(config: &Config, key: &Keypair, topic: &IdentTopic) -> Result<Self, Error> {
+    pub(crate) fn new(config: &Config, key: &Keypair, topic: &IdentTopic, relay_client: relay::client::Behaviour) -> Result<Self, Error> {
+        let peer = key.public().to_peer_id();
+        // On loopback there is neither a router nor a LAN, and among private addresses nobody is asked from outside.
+        let loopback = config.listen.host.is_loopback();
+        let lan =
+            (config.mdns && config.private_addresses && !loopback).then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), peer));
+        let lan = lan.transpose().map_err(|error| Error::Setup { what: "discovery on the LAN", reason: error.to_string() })?;
         let limits = connection_limits::ConnectionLimits::default()
             .with_max_pending_incoming(Some(MAX_PENDING_IN))
             .with_max_pending_outgoing(Some(MAX_PENDING_OUT))
@@ -71,9 +98,39 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING_TIMEOUT)),
             kad: kademlia(config, key)?,
             gossip: gossip(key, topic)?,
+            relay_client,
+            relay_server: config.relay.then(|| relay::Behaviour::new(peer, relaying(config.private_addresses))).into(),
+            hole_punch: dcutr::Behaviour::new(peer),
+            autonat_client: (!config.private_addresses).then(autonat::v2::client::Behaviour::default).into(),
+            autonat_server: (!config.private_addresses).then(autonat::v2::server::Behaviour::default).into(),
+            upnp: (config.upnp && !config.private_addresses && !loopback).then(upnp::tokio::Behaviour::default).into(),
+            mdns: lan.into(),
             rpc: rpc::Behaviour::new(protocol(wire::rpc_protocol(config.mesh()))?),
         })
     }
+}
+
+/// What this node relays for others. libp2p's own limits (2 minutes, 128 KiB a circuit) are for hole punching alone; here
+/// a relayed connection must be good enough to live on.
+fn relaying(private: bool) -> relay::Config {
+    let mut config = relay::Config {
+        max_reservations: MAX_RESERVATIONS,
+        max_reservations_per_peer: 2,
+        reservation_duration: RESERVATION,
+        max_circuits: MAX_CIRCUITS,
+        max_circuits_per_peer: MAX_CIRCUITS_PER_PEER,
+        max_circuit_duration: CIRCUIT,
+        max_circuit_bytes: CIRCUIT_BYTES,
+        ..relay::Config::default()
+    };
+    // Members were admitted, and whole sites share one address: what counts is who asks, not from where.
+    config.reservation_rate_limiters.clear();
+    config.circuit_src_rate_limiters.clear();
+    if private {
+        return config;
+    }
+    let minute = Duration::from_secs(60);
+    config.reservation_rate_per_peer(RATE_PER_PEER, minute).circuit_src_per_peer(RATE_PER_PEER, minute)
 }
 
 /// A protocol's name as libp2p wants it.
@@ -97,9 +154,8 @@ fn kademlia(config: &Config, key: &Keypair) -> Result<kad::Behaviour<Store>, Err
         .set_provider_record_ttl(Some(PROVIDER_TTL))
         .set_provider_publication_interval(Some(REPUBLISH));
     let mut behaviour = kad::Behaviour::with_config(peer, Store::new(peer), settings);
-    if config.server || config.private_addresses {
-        behaviour.set_mode(Some(kad::Mode::Server));
-    }
+    // The driver says when this node serves look-ups: when it can be reached.
+    behaviour.set_mode(Some(if config.server || config.private_addresses { kad::Mode::Server } else { kad::Mode::Client }));
     Ok(behaviour)
 }
 

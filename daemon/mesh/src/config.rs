@@ -24,6 +24,14 @@ pub struct Config {
     pub bootstrap: Vec<String>,
     /// Whether loopback and private addresses are exchanged with others: for LANs and development.
     pub private_addresses: bool,
+    /// Addresses by which this node is known to be reachable, whatever it sees itself: behind a 1:1 NAT, in a container.
+    pub announce: Vec<String>,
+    /// Whether to relay between nodes that can't reach one another, where this node can be reached itself.
+    pub relay: bool,
+    /// Whether to ask the router for a port mapping.
+    pub upnp: bool,
+    /// Whether to look for neighbours on the LAN; where private addresses are exchanged.
+    pub mdns: bool,
     /// Whether to serve Kademlia from the start, without waiting for a public address of this node.
     pub server: bool,
 }
@@ -37,7 +45,19 @@ impl Config {
     /// A node of `mesh` with the usual ports, alone until it joins. In a private mesh it isn't a member yet.
     pub fn new(key: Key, mesh: MeshId) -> Self {
         let membership = Arc::new(Membership::new(mesh, key.node_id()));
-        Self { key, membership, papers: None, listen: Listen::default(), bootstrap: Vec::new(), private_addresses: false, server: false }
+        Self {
+            key,
+            membership,
+            papers: None,
+            listen: Listen::default(),
+            bootstrap: Vec::new(),
+            private_addresses: false,
+            announce: Vec::new(),
+            relay: false,
+            upnp: false,
+            mdns: false,
+            server: false,
+        }
     }
 }
 

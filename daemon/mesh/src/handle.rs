@@ -120,7 +120,8 @@ impl Mesh {
     /// Where this node can be dialled: multiaddrs that end in `/p2p/<id>`, the best transport first. Loopback addresses
     /// are left out where there are others.
     pub fn addresses(&self) -> Vec<String> {
-        let mut listening = self.shared.listening.read().clone();
+        let mut listening = self.shared.external.read().clone();
+        listening.extend(self.shared.listening.read().iter().filter(|address| !listening.contains(address)).cloned().collect::<Vec<_>>());
         if listening.iter().any(|address| !address::loopback(address)) {
             listening.retain(|address| !address::loopback(address));
         }
@@ -139,6 +140,13 @@ impl Mesh {
             answer.await.map_err(|_| Error::Stopped)?
         });
         joined.await.map_err(|_| Error::TimedOut { target: address.to_owned(), after: timeout })?
+    }
+
+    /// How this node can be reached, and how it reaches others.
+    pub async fn netcheck(&self) -> Result<api::Netcheck, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Netcheck(reply)).await?;
+        answer.await.map_err(|_| Error::Stopped)
     }
 
     /// The nodes of this mesh that are connected.

@@ -19,6 +19,9 @@ pub trait Handler: Send + Sync + 'static {
     /// `source` announces an advert of its own. The mesh has verified that it did, and that the announcement is valid.
     fn announced(&self, source: NodeId, announcement: wire::Announcement);
 
+    /// Where this node can be reached has changed.
+    fn addresses_changed(&self) {}
+
     /// `node`, a node of this mesh, is connected.
     fn connected(&self, node: NodeId);
 

@@ -243,6 +243,10 @@ impl Handler for Keeper {
         self.inner.announced(source, announcement);
     }
 
+    fn addresses_changed(&self) {
+        self.inner.addresses_changed();
+    }
+
     fn connected(&self, node: NodeId) {
         if !self.membership.is_open()
             && let Some(keeper) = self.this.upgrade()

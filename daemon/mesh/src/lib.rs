@@ -3,6 +3,7 @@
 //! ```text
 //! Mesh (handle.rs) --Command--> Driver (driver/) --> swarm: identify, ping, Kademlia, gossipsub, rpc
 //!   |                              |                   |
+//!   |                              |                   relay, hole punching, AutoNAT, UPnP, mDNS
 //!   |                              |                   transports (transport/) -> admission (admission.rs)
 //!   |                              +--> Handler: connected, disconnected, announced
 //!   +---- Session (rpc/) ===stream===> the peer's Handler::request
@@ -31,6 +32,7 @@ mod papers;
 mod peers;
 mod providing;
 mod redial;
+mod reserving;
 mod rpc;
 mod store;
 mod transport;

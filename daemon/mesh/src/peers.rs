@@ -84,6 +84,28 @@ impl Peers {
         self.0.read().get(&node)?.connections.iter().find(|connection| connection.id == id).cloned()
     }
 
+    /// The connections over relays.
+    pub(crate) fn relayed(&self, node: NodeId) -> Vec<ConnectionId> {
+        let peers = self.0.read();
+        let connections = peers.get(&node).map(|peer| peer.connections.as_slice()).unwrap_or_default();
+        connections.iter().filter(|connection| connection.transport == Transport::Relayed).map(|connection| connection.id).collect()
+    }
+
+    /// Whether there is a connection without a relay between.
+    pub(crate) fn is_direct(&self, node: NodeId) -> bool {
+        self.best(node).is_some_and(|connection| connection.transport != Transport::Relayed)
+    }
+
+    /// Whether requests are under way over a relay, in either direction.
+    pub(crate) fn is_busy(&self, node: NodeId) -> bool {
+        let peers = self.0.read();
+        peers.get(&node).is_some_and(|peer| {
+            let calling = peer.sessions.iter().any(|session| session.transport == Transport::Relayed && session.is_busy());
+            let serving = peer.places.upgrade().is_some_and(|places| places.available_permits() < wire::MAX_IN_FLIGHT);
+            calling || serving
+        })
+    }
+
     pub(crate) fn add_session(&self, node: NodeId, session: Arc<Session>) {
         if let Some(peer) = self.0.write().get_mut(&node) {
             peer.sessions.retain(|present| present.is_open() && present.connection != session.connection);
@@ -140,6 +162,7 @@ impl Peers {
                     node_id: *node,
                     address: connection.address.to_string(),
                     transport: connection.transport.to_string(),
+                    relayed: connection.transport == Transport::Relayed,
                     rtt_us: peer.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
                     agent_version: peer.agent_version.clone(),
                 })

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use axum::{Extension, extract::State};
 use protocol::{
     Code, MeshId, NodeId, Problem, TokenId,
-    api::{Admission, CreateToken, CreatedToken, Discovered, Entered, Join, List, MemberState, MeshState, Peer, Pong, TokenOutline},
+    api::{
+        Admission, CreateToken, CreatedToken, Discovered, Entered, Join, List, MemberState, MeshState, Netcheck, Peer, Pong, TokenOutline,
+    },
     credential::{Member, Zone},
 };
 use serde::Deserialize;
@@ -117,9 +119,15 @@ pub(super) async fn peers(State(api): State<Api>) -> Result<Json<List<Peer>>, Fa
 pub(super) async fn ping(State(api): State<Api>, Path(node): Path<String>) -> Result<Json<Pong>, Failure> {
     let node_id: NodeId = node.parse().map_err(|error: protocol::key::Error| Problem::new(Code::InvalidRequest, error.to_string()))?;
     let begun = Instant::now();
-    let rtt = api.node.mesh()?.ping(node_id).await.map_err(Problem::from)?;
+    let mesh = api.node.mesh()?;
+    let rtt = mesh.ping(node_id).await.map_err(Problem::from)?;
     tracing::debug!(%node_id, took = ?begun.elapsed(), "pinged");
-    Ok(Json(Pong { node_id, rtt_us: u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX) }))
+    let via = mesh.peers().into_iter().find(|peer| peer.node_id == node_id).map(|peer| peer.transport).unwrap_or_default();
+    Ok(Json(Pong { node_id, rtt_us: u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX), via }))
+}
+
+pub(super) async fn netcheck(State(api): State<Api>) -> Result<Json<Netcheck>, Failure> {
+    Ok(Json(api.node.mesh()?.netcheck().await.map_err(Problem::from)?))
 }
 
 #[derive(Debug, Deserialize)]

@@ -53,6 +53,7 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/members/{node}/revoke", post(mesh::revoke))
         .route("/v1/tokens", post(mesh::create_token).get(mesh::tokens))
         .route("/v1/tokens/{id}", delete(mesh::revoke_token))
+        .route("/v1/netcheck", get(mesh::netcheck))
         .route("/v1/peers", get(mesh::peers))
         .route("/v1/peers/{node}/ping", post(mesh::ping))
         .route("/v1/discover", get(mesh::discover))

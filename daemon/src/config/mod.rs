@@ -108,6 +108,10 @@ pub(crate) struct Mesh {
     pub(crate) tcp_port: u16,
     pub(crate) bootstrap_peers: Vec<String>,
     pub(crate) private_addresses: bool,
+    pub(crate) announce: Vec<String>,
+    pub(crate) relay: bool,
+    pub(crate) upnp: bool,
+    pub(crate) mdns: bool,
 }
 
 impl Config {
@@ -209,6 +213,10 @@ impl Layers {
             tcp_port: self.number("mesh.tcp_port") as u16,
             bootstrap_peers: self.list("mesh.bootstrap_peers"),
             private_addresses: self.bool("mesh.private_addresses"),
+            announce: self.list("mesh.announce"),
+            relay: self.bool("mesh.relay"),
+            upnp: self.bool("mesh.upnp"),
+            mdns: self.bool("mesh.mdns"),
         };
         Ok(Config {
             log: Log { level: self.str("log.level").into(), json: self.str("log.format") == "json" },

@@ -55,6 +55,10 @@ impl mesh::Handler for Inbound {
         self.0.on_announced(announcement);
     }
 
+    fn addresses_changed(&self) {
+        self.0.publish_soon();
+    }
+
     fn connected(&self, node: NodeId) {
         self.0.on_connected(node);
     }

@@ -12,6 +12,7 @@ pub(crate) mod key;
 pub(crate) mod leave;
 pub(crate) mod members;
 pub(crate) mod mesh;
+pub(crate) mod netcheck;
 pub(crate) mod peers;
 pub(crate) mod plugin;
 pub(crate) mod revoke;

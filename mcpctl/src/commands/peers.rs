@@ -30,7 +30,10 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         }
         Command::Ping { node } => {
             let pong: Pong = client.post(&format!("/v1/peers/{node}/ping"), &serde_json::json!({})).await?;
-            output.show(&pong, |pong| format!("{}: {}", pong.node_id, rtt(Some(pong.rtt_us))))
+            output.show(&pong, |pong| {
+                let how = if pong.via == "relayed" { "relayed".into() } else { format!("direct over {}", pong.via) };
+                format!("{}: {} ({how})", pong.node_id, rtt(Some(pong.rtt_us)))
+            })
         }
     }
 }

@@ -26,6 +26,10 @@ impl Driver {
             }
             Command::Providers { key, found } => self.on_providers(key, found),
             Command::Announce(announcement) => self.announcing.set(announcement, Instant::now()),
+            Command::Netcheck(reply) => {
+                // A caller that left needs no answer.
+                let _ = reply.send(self.netcheck());
+            }
             Command::Sweep => self.sweep(),
         }
     }

@@ -174,12 +174,15 @@ impl Driver {
         let (address, _) = address::split_peer(endpoint.get_remote_address().clone());
         let transport = address::transport(&address).unwrap_or(Transport::Tcp);
         tracing::debug!(%node, %address, dialled = endpoint.is_dialer(), "connected");
-        if endpoint.is_dialer() {
+        if endpoint.is_dialer() && transport != Transport::Relayed {
             self.book.add(peer, [address.clone()]);
         }
         self.shared.peers.opened(node, Connection { id, address, transport });
         if let Some(target) = self.dialling.targets.remove(&id) {
             self.redial.answered(&target, peer);
+        }
+        if transport != Transport::Relayed && !self.shared.peers.relayed(node).is_empty() {
+            self.retire_relayed(peer);
         }
         // A better transport than that of the session there is takes over.
         let better = self.shared.peers.session(node).is_some_and(|session| transport < session.transport);
@@ -196,6 +199,7 @@ impl Driver {
         let (last, confirmed) = self.shared.peers.closed(node, id);
         if last {
             self.membership.forget(node);
+            self.reserving.gone(&peer);
             self.dialling.unreachable(&peer, &reason);
             self.redial.lost(peer, confirmed, Instant::now(), jitter());
             if confirmed {

@@ -3,11 +3,17 @@
 use libp2p::{
     PeerId,
     identify::{Event, Info},
+    relay,
     swarm::ConnectionId,
 };
+use protocol::credential::Role;
+use tokio::time::Instant;
 
 use super::Driver;
-use crate::{address, identity};
+use crate::{
+    address::{self, Transport},
+    identity,
+};
 
 /// Of a peer's program name so many characters are kept.
 const MAX_VERSION: usize = 64;
@@ -23,9 +29,16 @@ impl Driver {
 
     fn on_identified(&mut self, connection: ConnectionId, peer: PeerId, info: Info) {
         let Some(node) = identity::node_of(&peer) else { return };
+        self.on_observed(node, info.observed_addr);
+        let serves = self.membership.of(node).is_none_or(|credential| credential.document().role != Role::Edge);
+        let direct = self.shared.peers.connection(node, connection).is_some_and(|connection| connection.transport != Transport::Relayed);
+        if direct && serves && info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
+            self.reserving.offers(peer);
+            self.reserve(Instant::now());
+        }
         let addresses: Vec<_> =
             info.listen_addrs.into_iter().map(address::normal).filter(|address| self.permitted.by_anyone(address)).collect();
-        if info.protocols.contains(&self.kad_protocol) {
+        if serves && info.protocols.contains(&self.kad_protocol) {
             for address in &addresses {
                 self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
             }

@@ -11,6 +11,7 @@ mod gossip;
 mod identify;
 mod kad;
 mod ping;
+mod reach;
 mod rpc;
 mod start;
 
@@ -33,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::start::start;
-use self::{connections::Dialling, kad::Lookup};
+use self::{connections::Dialling, kad::Lookup, reach::Reach};
 use crate::{
     Handler, address,
     announcing::Announcing,
@@ -44,6 +45,7 @@ use crate::{
     peers::Peers,
     providing::{ProviderKey, Providing},
     redial::{Redial, Target},
+    reserving::Reserving,
     transport::Permitted,
 };
 
@@ -64,6 +66,8 @@ pub(crate) enum Command {
     Providers { key: ProviderKey, found: mpsc::Sender<Result<Vec<NodeId>, Error>> },
     /// Tell the mesh.
     Announce(Announcement),
+    /// How this node can be reached.
+    Netcheck(oneshot::Sender<protocol::api::Netcheck>),
     /// Close connections with those who are members no longer.
     Sweep,
 }
@@ -74,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) node: NodeId,
     pub(crate) peers: Peers,
     pub(crate) listening: RwLock<Vec<Multiaddr>>,
+    /// Addresses that are known to lead here from elsewhere.
+    pub(crate) external: RwLock<Vec<Multiaddr>>,
     /// Cancelled when the driver has ended, however it did.
     pub(crate) stopped: CancellationToken,
 }
@@ -88,6 +94,14 @@ pub(crate) struct Driver {
     topic: IdentTopic,
     kad_protocol: StreamProtocol,
     permitted: Permitted,
+    /// Addresses that the operator says lead here.
+    announced: Vec<Multiaddr>,
+    /// Private addresses are exchanged: everyone is taken to be reachable.
+    private: bool,
+    /// Kademlia is served whatever is known of this node's addresses.
+    server: bool,
+    reserving: Reserving,
+    reach: Reach,
     /// Whether others are told of loopback addresses: only where this node listens on nothing else.
     tell_loopback: bool,
     redial: Redial,
@@ -126,11 +140,12 @@ impl Driver {
     }
 
     fn next_wake(&self) -> Instant {
-        let due = [self.redial.next(), self.announcing.next(), self.repeat_at];
+        let due = [self.redial.next(), self.announcing.next(), self.repeat_at, self.reserving.next(), self.reach.next()];
         due.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + LONGEST_SLEEP)
     }
 
     fn on_tick(&mut self, now: Instant) {
+        self.on_reach_tick(now);
         for target in self.redial.due(now, self.shared.peers.len()) {
             match &target {
                 Target::Address(address) => {
@@ -160,6 +175,13 @@ impl Driver {
                 BehaviourEvent::Kad(event) => self.on_kad(event),
                 BehaviourEvent::Gossip(event) => self.on_gossip(event),
                 BehaviourEvent::Rpc(event) => self.on_rpc(event),
+                BehaviourEvent::RelayClient(event) => self.on_relay_client(event),
+                BehaviourEvent::RelayServer(event) => self.on_relay_server(&event),
+                BehaviourEvent::HolePunch(event) => self.on_hole_punch(event),
+                BehaviourEvent::AutonatClient(event) => self.on_tested(&event),
+                BehaviourEvent::AutonatServer(event) => tracing::debug!(?event, "an address of a peer was tried"),
+                BehaviourEvent::Upnp(event) => self.on_mapping(&event),
+                BehaviourEvent::Mdns(event) => self.on_lan(event),
             },
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_established(peer_id, connection_id, &endpoint);
@@ -172,8 +194,11 @@ impl Driver {
             }
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.on_not_listening(&address),
-            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
-                tracing::warn!(?addresses, ?reason, "a listener is closed");
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_external(&address, true),
+            SwarmEvent::ExternalAddrExpired { address } => self.on_external(&address, false),
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason, .. } => {
+                tracing::debug!(?addresses, ?reason, "a listener is closed");
+                self.on_listener_closed(listener_id);
                 addresses.iter().for_each(|address| self.on_not_listening(address));
             }
             SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "a listener failed for a moment"),
@@ -187,15 +212,24 @@ impl Driver {
 
     fn on_listening(&mut self, address: Multiaddr) {
         tracing::info!(%address, "listening");
+        if address::relayed(&address) {
+            // The reservation itself tells, by confirming the address.
+            return;
+        }
         if self.permitted.by_anyone(&address) && (self.tell_loopback || !address::loopback(&address)) {
             self.swarm.add_external_address(address.clone());
         }
         self.shared.listening.write().push(address);
+        self.on_addresses_changed();
     }
 
     fn on_not_listening(&mut self, address: &Multiaddr) {
         self.swarm.remove_external_address(address);
         self.shared.listening.write().retain(|present| present != address);
+        if !address::relayed(address) {
+            self.on_interface_gone();
+            self.on_addresses_changed();
+        }
     }
 
     /// In this order: take nothing new, end streams, end connections.

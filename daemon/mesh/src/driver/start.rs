@@ -7,6 +7,7 @@ use libp2p::{
     Multiaddr, Swarm,
     core::{transport::ListenerId, upgrade::Version},
     gossipsub::IdentTopic,
+    relay,
     swarm::{self, SwarmEvent},
 };
 use protocol::wire;
@@ -17,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Command, Dialling, Driver, Shared};
+use super::{Command, Dialling, Driver, Shared, reach::Reach};
 use crate::{
     Handler, address,
     announcing::Announcing,
@@ -28,6 +29,7 @@ use crate::{
     identity,
     providing::Providing,
     redial::Redial,
+    reserving::Reserving,
     transport::{self, Permitted},
 };
 
@@ -64,12 +66,16 @@ pub(crate) async fn start(
         .with_idle_connection_timeout(IDLE)
         .with_dial_concurrency_factor(PARALLEL_DIALS)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
-    let transport = transport::build(&key, permitted.clone(), config.membership.clone())?;
-    let behaviour = Behaviour::new(&config, &key, &topic)?;
+    let (relayed, relay_client) = relay::client::new(key.public().to_peer_id());
+    let transport = transport::build(&key, permitted.clone(), config.membership.clone(), relayed)?;
+    let behaviour = Behaviour::new(&config, &key, &topic, relay_client)?;
+    let announced = config.announce.iter().map(|text| address::parse(text).map(|address| address::split_peer(address).0));
+    let announced = announced.collect::<Result<Vec<Multiaddr>, Error>>()?;
     let shared = Arc::new(Shared {
         node: config.key.node_id(),
         peers: crate::peers::Peers::default(),
         listening: parking_lot::RwLock::default(),
+        external: parking_lot::RwLock::default(),
         stopped: CancellationToken::new(),
     });
     let mut driver = Driver {
@@ -81,6 +87,11 @@ pub(crate) async fn start(
         membership: config.membership,
         topic,
         permitted,
+        announced,
+        private: config.private_addresses,
+        server: config.server,
+        reserving: Reserving::default(),
+        reach: Reach::default(),
         tell_loopback: config.listen.host.is_loopback(),
         redial,
         book: Book::default(),
@@ -93,6 +104,11 @@ pub(crate) async fn start(
         token,
     };
     driver.listen(address::to_listen(config.listen)).await?;
+    for address in driver.announced.clone() {
+        driver.swarm.add_external_address(address.clone());
+        driver.on_external(&address, true);
+    }
+    driver.on_addresses_changed();
     Ok((driver, shared))
 }
 

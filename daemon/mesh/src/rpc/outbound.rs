@@ -97,6 +97,11 @@ impl Session {
         !self.pending.lock().closed
     }
 
+    /// Whether calls wait on it.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.pending.lock().calls.is_empty()
+    }
+
     /// Sends a frame and waits for its reply. Dropping the future tells the peer to stop.
     pub(crate) async fn call(&self, kind: Kind, payload: Bytes) -> Result<Reply, Lost> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);

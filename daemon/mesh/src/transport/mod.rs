@@ -3,6 +3,7 @@
 //! ```text
 //! TCP ------------------------------------> Noise -> Yamux \
 //! TCP -> TLS (tls.rs) -> WebSocket (wss.rs) -> Noise -> Yamux  > admission -> policy -> swarm
+//! a relayed circuit ----------------------> Noise -> Yamux   >
 //! UDP -> QUIC (TLS 1.3 with libp2p's certificates) -------- /
 //! ```
 //! DNS names are resolved above TCP and QUIC, but below WebSocket, whose TLS and HTTP name the host they ask for.
@@ -18,12 +19,12 @@ use libp2p::{
     core::{
         ConnectedPoint, Endpoint,
         muxing::StreamMuxerBox,
-        transport::{Boxed, PortUse},
+        transport::{Boxed, PortUse, timeout::TransportTimeout},
         upgrade::Version,
     },
     dns::{self, ResolverConfig, ResolverOpts},
     identity::Keypair,
-    noise, quic, tcp, yamux,
+    noise, quic, relay, tcp, yamux,
 };
 use tokio::net::TcpStream;
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
@@ -34,6 +35,8 @@ use crate::{admission, error::Error, membership::Membership};
 
 /// Streams that a peer may have open on a connection: RPC, gossip and Kademlia together stay far below.
 const MAX_STREAMS: u32 = 256;
+/// For connecting and the handshakes of TLS, Noise or QUIC: a dead peer holds a place no longer.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// After this silence a QUIC connection is dead.
 const QUIC_IDLE: Duration = Duration::from_secs(30);
 /// Keeps NAT mappings of UDP alive (30 s in the wild).
@@ -43,19 +46,26 @@ const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub(crate) type Connection = (PeerId, StreamMuxerBox);
 
 /// Every transport, as one.
-pub(crate) fn build(key: &Keypair, permitted: Permitted, membership: Arc<Membership>) -> Result<Boxed<Connection>, Error> {
+pub(crate) fn build(
+    key: &Keypair,
+    permitted: Permitted,
+    membership: Arc<Membership>,
+    relay: relay::client::Transport,
+) -> Result<Boxed<Connection>, Error> {
     let noise = noise::Config::new(key).map_err(|error| setup("Noise", &error))?;
     let tcp = tcp_transport().upgrade(Version::V1Lazy).authenticate(noise.clone()).multiplex(yamux_config()).boxed();
     let quic = quic::tokio::Transport::new(quic_config(key)).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let direct = resolving(tcp.or_transport(quic).map(|either, _| either.into_inner()))?;
     let wss = wss::transport(resolving(tcp_transport())?, tls::Tls::new()?)
         .upgrade(Version::V1Lazy)
-        .authenticate(noise)
+        .authenticate(noise.clone())
         .multiplex(yamux_config())
         .boxed();
-    // WebSocket first: it tells at once that an address isn't for it, while names are accepted by `direct` before they are resolved.
-    let all = wss.or_transport(direct).map(|either, _| either.into_inner()).boxed();
-    Ok(Policy { inner: admission::admit(all, membership), permitted }.boxed())
+    let relayed = relay.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux_config()).boxed();
+    // Relayed and WebSocket first: it tells at once that an address isn't for it, while names are accepted by `direct` before they are resolved.
+    let all = relayed.or_transport(wss).map(|either, _| either.into_inner()).or_transport(direct).map(|either, _| either.into_inner());
+    let timely = TransportTimeout::new(all, HANDSHAKE).boxed();
+    Ok(Policy { inner: admission::admit(timely, membership), permitted }.boxed())
 }
 
 fn tcp_transport() -> tcp::tokio::Transport {
