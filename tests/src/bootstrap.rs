@@ -5,13 +5,14 @@ use std::{path::Path, path::PathBuf};
 use protocol::{MeshId, NodeId};
 use serde::Deserialize;
 
-use crate::{process::Process, programs::command};
+use crate::{netns::Host, process::Process, programs::command};
 
 /// A running `mcp-bootstrap`.
 #[derive(Debug)]
 pub struct Bootstrap {
     place: PathBuf,
     enter: Enter,
+    host: Option<Host>,
     process: Process,
     announced: Announced,
 }
@@ -32,10 +33,10 @@ struct Announced {
 }
 
 impl Bootstrap {
-    pub(crate) async fn start(place: &Path, enter: Enter, ports: [u16; 3]) -> Self {
-        let mut process = launch(place, &enter, ports);
+    pub(crate) async fn start(place: &Path, enter: Enter, ports: [u16; 3], host: Option<Host>) -> Self {
+        let mut process = launch(place, &enter, ports, host.as_ref());
         let announced = process.announcement().await;
-        Self { place: place.into(), enter, process, announced }
+        Self { place: place.into(), enter, host, process, announced }
     }
 
     /// Its identity.
@@ -66,21 +67,26 @@ impl Bootstrap {
     /// Starts it again, with its key, on its ports.
     pub async fn restart(&mut self) {
         self.process.kill9();
-        self.process = launch(&self.place, &self.enter, ports(&self.announced.addresses));
+        self.process = launch(&self.place, &self.enter, ports(&self.announced.addresses), self.host.as_ref());
         let before = self.announced.node_id;
         self.announced = self.process.announcement().await;
         assert_eq!(self.announced.node_id, before, "a bootstrap node keeps its identity");
     }
 }
 
-fn launch(place: &Path, enter: &Enter, [wss, quic, tcp]: [u16; 3]) -> Process {
+fn launch(place: &Path, enter: &Enter, [wss, quic, tcp]: [u16; 3], host: Option<&Host>) -> Process {
     let mut command = command("mcp-bootstrap");
-    command.arg("--data-dir").arg(place.join("bootstrap")).args(["--json", "--private-addresses", "--host", "127.0.0.1"]);
+    command.arg("--data-dir").arg(place.join("bootstrap")).arg("--json");
+    match host {
+        None => command.args(["--private-addresses", "--host", "127.0.0.1"]),
+        Some(_) => command.args(["--host", "0.0.0.0"]),
+    };
     match enter {
         Enter::Open(mesh_id) => command.args(["--mesh-id", mesh_id.as_str()]),
         Enter::Token(token) => command.env("MCP_JOIN_TOKEN", token),
     };
     command.args(["--port", &wss.to_string(), "--quic-port", &quic.to_string(), "--tcp-port", &tcp.to_string()]);
+    let command = host.map(|host| host.command_ref(&command)).unwrap_or(command);
     Process::start("bootstrap", command, place)
 }
 

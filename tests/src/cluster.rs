@@ -9,7 +9,7 @@ use std::{
 use protocol::{Key, MeshId};
 use tempfile::TempDir;
 
-use crate::{Bootstrap, Gateway, Node, NodeBuilder, bootstrap::Enter};
+use crate::{Bootstrap, Gateway, Host, Node, NodeBuilder, bootstrap::Enter};
 
 /// A mesh of its own.
 #[derive(Debug)]
@@ -37,17 +37,22 @@ impl Cluster {
 
     /// A bootstrap node on ports of its own. Nobody knows it yet.
     pub async fn bootstrap(&self) -> Bootstrap {
-        Bootstrap::start(self.place(), Enter::Open(self.mesh_id.clone()), [0, 0, 0]).await
+        Bootstrap::start(self.place(), Enter::Open(self.mesh_id.clone()), [0, 0, 0], None).await
     }
 
     /// A bootstrap node on these ports: TLS WebSocket, QUIC, TCP.
     pub async fn bootstrap_on(&self, ports: [u16; 3]) -> Bootstrap {
-        Bootstrap::start(self.place(), Enter::Open(self.mesh_id.clone()), ports).await
+        Bootstrap::start(self.place(), Enter::Open(self.mesh_id.clone()), ports, None).await
     }
 
     /// A bootstrap node that enters a private mesh by a token.
     pub async fn bootstrap_by(&self, token: &str) -> Bootstrap {
-        Bootstrap::start(self.place(), Enter::Token(token.into()), [0, 0, 0]).await
+        Bootstrap::start(self.place(), Enter::Token(token.into()), [0, 0, 0], None).await
+    }
+
+    /// A bootstrap node on a host of a network of our own, on the usual ports.
+    pub async fn bootstrap_on_host(&self, token: &str, host: &Host) -> Bootstrap {
+        Bootstrap::start(self.place(), Enter::Token(token.into()), [8765, 8765, 8766], Some(host.clone())).await
     }
 
     /// A node that is in no mesh yet.

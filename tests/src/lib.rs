@@ -13,17 +13,21 @@
 mod bootstrap;
 mod cluster;
 mod gateway;
+mod netns;
 mod node;
 mod plugin;
 mod process;
 mod programs;
 mod wait;
+mod wire;
 
 pub use bootstrap::Bootstrap;
 pub use cluster::Cluster;
 pub use gateway::{Gateway, Reply};
+pub use netns::{Host, Nat, Network, Side};
 pub use node::{Node, NodeBuilder, value};
 pub use plugin::{Plugin, Publisher};
 pub use process::{Answer, Process, processes_naming, run};
 pub use programs::{command, program};
 pub use wait::{PATIENCE, until};
+pub use wire::Wire;

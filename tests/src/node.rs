@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::{
     bootstrap::{address, ports},
+    netns::Host,
     process::{Answer, Process, run},
     programs::command,
     wait::until,
@@ -27,6 +28,7 @@ pub struct NodeBuilder {
     place: Arc<TempDir>,
     name: String,
     settings: Vec<(String, String)>,
+    host: Option<Host>,
 }
 
 impl NodeBuilder {
@@ -40,7 +42,7 @@ impl NodeBuilder {
             ("mesh.private_addresses", "true"),
             ("mesh.bootstrap_peers", &entries.join(",")),
         ];
-        Self { place, name: name.into(), settings: settings.map(|(key, value)| (key.into(), value.into())).into() }
+        Self { place, host: None, name: name.into(), settings: settings.map(|(key, value)| (key.into(), value.into())).into() }
     }
 
     /// Changes a setting.
@@ -51,12 +53,28 @@ impl NodeBuilder {
         self
     }
 
+    /// Runs it on a host of a network of our own, on the usual ports, as on the internet.
+    #[must_use]
+    pub fn on(mut self, host: &Host) -> Self {
+        self.host = Some(host.clone());
+        let usual = [("mesh.host", "0.0.0.0"), ("mesh.port", "8765"), ("mesh.quic_port", "8765"), ("mesh.tcp_port", "8766")];
+        usual.into_iter().fold(self, |builder, (key, value)| builder.set(key, value)).set("mesh.private_addresses", "false")
+    }
+
     /// Starts it and waits until it serves.
     pub async fn start(self) -> Node {
         let directory = self.place.path().join(&self.name);
         let client = Client::new(directory.join("mcpd.sock"));
-        let mut node =
-            Node { place: self.place, name: self.name, directory, settings: self.settings, process: None, client, identity: None };
+        let mut node = Node {
+            place: self.place,
+            name: self.name,
+            directory,
+            settings: self.settings,
+            host: self.host,
+            process: None,
+            client,
+            identity: None,
+        };
         node.launch().await;
         node
     }
@@ -76,6 +94,7 @@ pub struct Node {
     name: String,
     directory: PathBuf,
     settings: Vec<(String, String)>,
+    host: Option<Host>,
     process: Option<Process>,
     client: Client,
     identity: Option<Identity>,
@@ -89,7 +108,7 @@ impl Node {
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
-        command
+        self.host.as_ref().map(|host| host.command_ref(&command)).unwrap_or(command)
     }
 
     async fn launch(&mut self) {
@@ -173,10 +192,13 @@ impl Node {
             self.stop().await;
         }
         let before = self.identity().clone();
-        let [wss, quic, tcp] = ports(&before.addresses);
-        for (key, port) in [("mesh.port", wss), ("mesh.quic_port", quic), ("mesh.tcp_port", tcp)] {
-            self.settings.retain(|(known, _)| known != key);
-            self.settings.push((key.into(), port.to_string()));
+        // On a host of its own its ports are fixed already.
+        if self.host.is_none() {
+            let [wss, quic, tcp] = ports(&before.addresses);
+            for (key, port) in [("mesh.port", wss), ("mesh.quic_port", quic), ("mesh.tcp_port", tcp)] {
+                self.settings.retain(|(known, _)| known != key);
+                self.settings.push((key.into(), port.to_string()));
+            }
         }
         self.launch().await;
         assert_eq!(self.id(), before.node_id, "a node keeps its identity");

@@ -51,7 +51,7 @@ pub(crate) struct Refused {
     /// The peer refused us; otherwise we refused it.
     pub(crate) by_peer: bool,
     pub(crate) refusal: Refusal,
-    /// It is no refusal at all: this node was enrolled, and is to come again as a member.
+    /// It is no refusal at all: one of the two was enrolled, and connects as a member next.
     pub(crate) enrolled: bool,
 }
 
@@ -212,7 +212,10 @@ fn conclude(peer: NodeId, ours: Verdict, theirs: Verdict, membership: &Membershi
             }
             Err(problem) => refused(false, problem.into()),
         },
-        (Verdict::Enrolled(_), Verdict::Admitted) => refused(false, again("it has just been enrolled, and connects again as a member")),
+        (Verdict::Enrolled(_), Verdict::Admitted) => {
+            let refusal = again("it has just been enrolled, and connects again as a member");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, Refused { peer, by_peer: false, refusal, enrolled: true }))
+        }
     }
 }
 

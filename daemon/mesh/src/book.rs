@@ -43,6 +43,13 @@ impl Book {
         entry.addresses.truncate(MAX_ADDRESSES);
     }
 
+    /// Those that were heard of, the latest first.
+    pub(crate) fn peers(&self) -> Vec<PeerId> {
+        let mut peers: Vec<(&PeerId, u64)> = self.peers.iter().map(|(peer, entry)| (peer, entry.heard)).collect();
+        peers.sort_by_key(|(_, heard)| std::cmp::Reverse(*heard));
+        peers.into_iter().map(|(peer, _)| *peer).collect()
+    }
+
     /// The addresses of `peer`, best transport first.
     pub(crate) fn get(&self, peer: &PeerId) -> Vec<Multiaddr> {
         let mut addresses = self.peers.get(peer).map(|entry| entry.addresses.clone()).unwrap_or_default();

@@ -49,6 +49,12 @@ pub enum Error {
         /// Why, and by whom.
         reason: String,
     },
+    /// The node there has just been enrolled by this one, or has enrolled it: it connects as a member next.
+    #[error("{target}: a node was enrolled; it connects as a member next")]
+    Enrolled {
+        /// The address.
+        target: String,
+    },
     /// No answer in time.
     #[error("no answer from {target} within {} ms", after.as_millis())]
     TimedOut {
@@ -77,6 +83,7 @@ impl Error {
             Self::Setup { .. } => Code::Internal,
             Self::Unreachable { .. } => Code::Unreachable,
             Self::Refused { code, .. } => *code,
+            Self::Enrolled { .. } => Code::Conflict,
             Self::TimedOut { .. } => Code::TimedOut,
             Self::Limit { .. } => Code::Overloaded,
             Self::Stopped => Code::ShuttingDown,
@@ -93,7 +100,7 @@ impl Error {
                 Some("ask the mesh's operator for a join token ('mcpctl token create'), then 'mcpctl join TOKEN'")
             }
             Self::Refused { .. } => None,
-            Self::TimedOut { .. } | Self::Setup { .. } | Self::Limit { .. } | Self::Stopped => None,
+            Self::Enrolled { .. } | Self::TimedOut { .. } | Self::Setup { .. } | Self::Limit { .. } | Self::Stopped => None,
         }
     }
 }

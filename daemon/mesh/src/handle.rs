@@ -36,6 +36,8 @@ const COMMANDS: usize = 256;
 const ATTEMPTS: usize = 3;
 /// For one ping, dial included.
 const PING: Duration = Duration::from_secs(10);
+/// Between an enrolment and the connection as a member, for the other side to keep its credential.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Answers of one look-up that wait for their caller.
 const FOUND: usize = 64;
 
@@ -134,12 +136,23 @@ impl Mesh {
     /// peer is lost.
     pub async fn join(&self, address: &str, timeout: Duration) -> Result<NodeId, Error> {
         let parsed = address::parse(address)?;
-        let (reply, answer) = oneshot::channel();
         let joined = time::timeout(timeout, async {
-            self.send(Command::Join { address: parsed, reply }).await?;
-            answer.await.map_err(|_| Error::Stopped)?
+            loop {
+                let (reply, answer) = oneshot::channel();
+                self.send(Command::Join { address: parsed.clone(), reply }).await?;
+                match answer.await.map_err(|_| Error::Stopped)? {
+                    Err(Error::Enrolled { .. }) => time::sleep(AGAIN).await,
+                    settled => return settled,
+                }
+            }
         });
         joined.await.map_err(|_| Error::TimedOut { target: address.to_owned(), after: timeout })?
+    }
+
+    /// Tells where `node` can be reached, by what it has signed: multiaddrs. Those that may not be dialled are left out.
+    pub fn learn(&self, node: NodeId, addresses: Vec<String>) {
+        // Full means that there is more to do than to learn; it is told again with the next advert.
+        let _ = self.commands.try_send(Command::Learn { node, addresses });
     }
 
     /// How this node can be reached, and how it reaches others.

@@ -3,6 +3,7 @@
 //! ```text
 //! credential.json    this node's credential
 //! revocations.json   the newest list of revocations
+//! peers.json         peers that were connected, and where
 //! join.token         a join token that wasn't used yet: a secret
 //! ```
 
@@ -14,11 +15,12 @@ use std::{
 };
 
 use protocol::{
-    Code, Credential, Key, MeshId, Problem, Signed, Timestamp, Token,
+    Code, Credential, Key, MeshId, NodeId, Problem, Signed, Timestamp, Token,
     credential::Revocations,
     document::{Document, Sealed},
     token,
 };
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::membership::{Membership, Pending};
@@ -26,8 +28,12 @@ use crate::membership::{Membership, Pending};
 const CREDENTIAL: &str = "credential.json";
 const REVOCATIONS: &str = "revocations.json";
 const TOKEN: &str = "join.token";
+const PEERS: &str = "peers.json";
 /// The largest of these files: a full list of revocations.
 const MAX_FILE: u64 = 2 * 1024 * 1024;
+
+/// Peers that are kept: enough that one of them is there after years.
+pub(crate) const MAX_PEERS: usize = 64;
 
 /// A node's papers, in its data directory. Each call reads or writes the disk.
 #[derive(Debug, Clone)]
@@ -141,7 +147,20 @@ impl Papers {
     /// # Errors
     /// A file can't be removed.
     pub fn clear(&self) -> Result<(), Problem> {
-        [TOKEN, REVOCATIONS, CREDENTIAL].into_iter().try_for_each(|name| self.remove(name))
+        [TOKEN, REVOCATIONS, PEERS, CREDENTIAL].into_iter().try_for_each(|name| self.remove(name))
+    }
+
+    /// The peers that were connected when they were kept last. A file that can't be read is as good as none.
+    pub(crate) fn peers(&self) -> Vec<KnownPeer> {
+        let bytes = self.read(PEERS).ok().flatten().unwrap_or_default();
+        let mut peers: Vec<KnownPeer> = serde_json::from_slice(&bytes).unwrap_or_default();
+        peers.truncate(MAX_PEERS);
+        peers
+    }
+
+    /// Keeps peers, for a start when no entry node answers.
+    pub(crate) fn keep_peers(&self, peers: &[KnownPeer]) -> Result<(), Problem> {
+        self.write(PEERS, &serde_json::to_vec(peers).expect("peers have text keys"))
     }
 
     fn document<D: Document>(&self, name: &str) -> Result<Option<Sealed<D>>, Problem> {
@@ -182,6 +201,13 @@ impl Papers {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+/// A peer, and where it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KnownPeer {
+    pub(crate) node: NodeId,
+    pub(crate) addresses: Vec<String>,
 }
 
 /// The keys that ask for membership.

@@ -74,6 +74,13 @@ impl Redial {
         Ok(())
     }
 
+    /// A peer of an earlier run, to be dialled from `due` on unless enough others are connected by then.
+    pub(crate) fn remembered(&mut self, peer: PeerId, due: Instant) {
+        if self.targets.len() < MAX_PEERS + MAX_ADDRESSES {
+            self.targets.entry(Target::Peer(peer)).or_insert(State { failures: 0, due: Some(due), peer: Some(peer) });
+        }
+    }
+
     /// Drops a target for good.
     pub(crate) fn forget(&mut self, target: &Target) {
         self.targets.remove(target);

@@ -66,7 +66,7 @@ impl Node {
         let Response::Advert(sealed) = self.mesh()?.request(node, Request::Advert, "", PATIENCE).await? else {
             return Err(Problem::new(Code::Internal, format!("node {node} answered what was not asked")));
         };
-        let advert = self.directory.learn(sealed)?;
+        let advert = self.learn(sealed)?;
         if advert.document().node == node {
             Ok(advert)
         } else {
@@ -103,8 +103,20 @@ impl Node {
         }
     }
 
+    /// Verifies an advert and keeps it; the mesh learns where its node is.
+    fn learn(&self, sealed: Sealed<Advert>) -> Result<Arc<Signed<Advert>>, Problem> {
+        let advert = self.directory.learn(sealed)?;
+        let Advert { node, addresses, .. } = advert.document();
+        if let Ok(mesh) = self.mesh()
+            && *node != self.node_id
+        {
+            mesh.learn(*node, addresses.clone());
+        }
+        Ok(advert)
+    }
+
     fn learn_quietly(&self, from: NodeId, sealed: Sealed<Advert>) {
-        if let Err(problem) = self.directory.learn(sealed) {
+        if let Err(problem) = self.learn(sealed) {
             tracing::debug!(%from, %problem, "an advert was refused");
         }
     }

@@ -26,6 +26,11 @@ impl Driver {
             }
             Command::Providers { key, found } => self.on_providers(key, found),
             Command::Announce(announcement) => self.announcing.set(announcement, Instant::now()),
+            Command::Learn { node, addresses } => {
+                let addresses = addresses.iter().filter_map(|text| text.parse::<Multiaddr>().ok()).map(address::normal);
+                let permitted = self.permitted.clone();
+                self.book.add(identity::peer_of(node), addresses.filter(|address| permitted.by_anyone(address)));
+            }
             Command::Netcheck(reply) => {
                 // A caller that left needs no answer.
                 let _ = reply.send(self.netcheck());

@@ -239,6 +239,7 @@ fn failure(target: String, error: &DialError) -> Error {
         TransportError::MultiaddrNotSupported(_) => None,
     });
     match refused {
+        Some(refused) if refused.enrolled => Error::Enrolled { target },
         Some(refused) => Error::Refused { target, code: refused.refusal.code, reason: refused.to_string() },
         None => Error::Unreachable { target, reason: describe(error) },
     }

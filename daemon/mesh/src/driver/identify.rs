@@ -50,6 +50,7 @@ impl Driver {
         }
         if self.shared.peers.confirm(node, info.agent_version.chars().take(MAX_VERSION).collect()) {
             tracing::info!(%node, "a peer is connected");
+            self.remember_soon();
             self.handler.connected(node);
         }
         self.dialling.joined(connection, |_| Ok(node));

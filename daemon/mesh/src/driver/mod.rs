@@ -10,6 +10,7 @@ mod connections;
 mod gossip;
 mod identify;
 mod kad;
+mod memory;
 mod ping;
 mod reach;
 mod rpc;
@@ -42,6 +43,7 @@ use crate::{
     book::Book,
     error::Error,
     membership::Membership,
+    papers::Papers,
     peers::Peers,
     providing::{ProviderKey, Providing},
     redial::{Redial, Target},
@@ -66,6 +68,8 @@ pub(crate) enum Command {
     Providers { key: ProviderKey, found: mpsc::Sender<Result<Vec<NodeId>, Error>> },
     /// Tell the mesh.
     Announce(Announcement),
+    /// Where `node` says that it can be reached.
+    Learn { node: NodeId, addresses: Vec<String> },
     /// How this node can be reached.
     Netcheck(oneshot::Sender<protocol::api::Netcheck>),
     /// Close connections with those who are members no longer.
@@ -102,6 +106,9 @@ pub(crate) struct Driver {
     server: bool,
     reserving: Reserving,
     reach: Reach,
+    /// Where peers are remembered, and when they are written down next.
+    papers: Option<Papers>,
+    remember_at: Option<Instant>,
     /// Whether others are told of loopback addresses: only where this node listens on nothing else.
     tell_loopback: bool,
     redial: Redial,
@@ -140,12 +147,13 @@ impl Driver {
     }
 
     fn next_wake(&self) -> Instant {
-        let due = [self.redial.next(), self.announcing.next(), self.repeat_at, self.reserving.next(), self.reach.next()];
+        let due = [self.redial.next(), self.announcing.next(), self.repeat_at, self.reserving.next(), self.reach.next(), self.remember_at];
         due.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + LONGEST_SLEEP)
     }
 
     fn on_tick(&mut self, now: Instant) {
         self.on_reach_tick(now);
+        self.on_memory_tick(now);
         for target in self.redial.due(now, self.shared.peers.len()) {
             match &target {
                 Target::Address(address) => {

@@ -92,6 +92,8 @@ pub(crate) async fn start(
         server: config.server,
         reserving: Reserving::default(),
         reach: Reach::default(),
+        papers: config.papers,
+        remember_at: None,
         tell_loopback: config.listen.host.is_loopback(),
         redial,
         book: Book::default(),
@@ -109,6 +111,8 @@ pub(crate) async fn start(
         driver.on_external(&address, true);
     }
     driver.on_addresses_changed();
+    let papers = driver.papers.clone();
+    driver.recall(papers.as_ref());
     Ok((driver, shared))
 }
 
