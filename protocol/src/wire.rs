@@ -136,6 +136,8 @@ pub enum Request {
     Execute(Execute),
     /// Prove that an operation of mine is in your trace.
     Prove(OperationId),
+    /// Where can this node be reached?
+    Where(NodeId),
     /// To the mesh's authority: make this node a member.
     Enrol(Sealed<Enrolment>),
     /// To the mesh's authority: prolong my membership.
@@ -182,6 +184,8 @@ pub enum Response {
     Executed(Executed),
     /// The proof.
     Proof(InclusionProof),
+    /// Where the node asked for can be reached, as far as this one knows: multiaddrs.
+    Addresses(Vec<String>),
     /// The new credential.
     Credential(Sealed<Credential>),
     /// The members.

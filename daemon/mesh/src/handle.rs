@@ -36,6 +36,11 @@ const COMMANDS: usize = 256;
 const ATTEMPTS: usize = 3;
 /// For one ping, dial included.
 const PING: Duration = Duration::from_secs(10);
+/// Neighbours that are asked where a node is, and how long each is waited for.
+const NEIGHBOURS: usize = 8;
+const NEIGHBOUR: Duration = Duration::from_secs(2);
+/// Addresses that are believed of all of them together.
+const MAX_ADDRESSES: usize = 32;
 /// Between an enrolment and the connection as a member, for the other side to keep its credential.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Answers of one look-up that wait for their caller.
@@ -240,6 +245,7 @@ impl Mesh {
 
     /// An open session with `node`, dialled if need be.
     async fn session(&self, node: NodeId, deadline: Instant, timeout: Duration) -> Result<Arc<Session>, Error> {
+        let mut asked = false;
         for _ in 0..ATTEMPTS {
             if let Some(session) = self.shared.peers.session(node) {
                 return Ok(session);
@@ -249,9 +255,44 @@ impl Mesh {
                 self.send(Command::Connect { node, reply }).await?;
                 answer.await.map_err(|_| Error::Stopped)?
             });
-            connected.await.map_err(|_| unreachable(node, &format!("no connection within {} ms", timeout.as_millis())))??;
+            match connected.await.map_err(|_| unreachable(node, &format!("no connection within {} ms", timeout.as_millis())))? {
+                Err(Error::Unreachable { .. }) if !asked && self.ask_neighbours(node, deadline).await => asked = true,
+                connected => connected?,
+            }
         }
         Err(unreachable(node, "its streams end as soon as they are opened"))
+    }
+
+    /// Asks neighbours where `node` is: Kademlia knows only those that can be dialled. Whether any of them knew.
+    async fn ask_neighbours(&self, node: NodeId, deadline: Instant) -> bool {
+        let neighbours = self.shared.peers.list().into_iter().filter(|peer| peer.node_id != node && !peer.relayed).take(NEIGHBOURS);
+        let until = deadline.min(Instant::now() + NEIGHBOUR);
+        let answers = futures::future::join_all(neighbours.map(async |peer| {
+            // They are connected: at most a stream is opened, and nobody else is asked for it.
+            let (reply, opened) = oneshot::channel();
+            self.tell(Command::Connect { node: peer.node_id, reply }).await;
+            let _ = time::timeout_at(until, opened).await;
+            let session = self.shared.peers.session(peer.node_id)?;
+            let call = Call { timeout_ms: 2_000, request_id: String::new(), request: wire::Request::Where(node) };
+            let reply = exchange(&session, peer.node_id, Kind::Request, wire::encode(&call).into(), until, NEIGHBOUR).await;
+            match read(peer.node_id, reply.ok()??).ok()? {
+                wire::Response::Addresses(addresses) => Some(addresses),
+                _ => None,
+            }
+        }));
+        let found: Vec<String> = answers.await.into_iter().flatten().flatten().take(MAX_ADDRESSES).collect();
+        let knew = !found.is_empty();
+        if knew {
+            self.tell(Command::Learn { node, addresses: found }).await;
+        }
+        knew
+    }
+
+    /// Where `node` is known to be.
+    pub(crate) async fn known(&self, node: NodeId) -> Vec<String> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Known { node, reply }).await;
+        answer.await.unwrap_or_default()
     }
 
     /// Replaces the full set of keys that this node provides: what is new is told to the mesh, a few keys at a time, and

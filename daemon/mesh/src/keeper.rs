@@ -234,6 +234,13 @@ impl Handler for Keeper {
                 let list = self.membership.revocations().filter(|list| list.document().sequence > have);
                 Ok(Response::Revocations(list.map(Sealed::from)))
             }
+            Request::Where(node) => {
+                let known = match self.mesh() {
+                    Some(mesh) => mesh.known(node).await,
+                    None => Vec::new(),
+                };
+                Ok(Response::Addresses(known))
+            }
             Request::Revoked(sealed) => self.membership.learn(sealed, Timestamp::now()).map(|_news| Response::Done),
             other => self.inner.request(from, other, request_id, deadline).await,
         }

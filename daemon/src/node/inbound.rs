@@ -41,9 +41,13 @@ impl mesh::Handler for Inbound {
             Request::Transition(sealed) => node.take_transition(from, &caller, sealed).await.map(|()| Response::Done),
             Request::Execute(execute) => node.serve(from, &caller, execute, deadline).await.map(Response::Executed),
             Request::Prove(operation) => node.prove_to(from, &operation).await.map(Response::Proof),
-            Request::Enrol(_) | Request::Renew | Request::Leave | Request::Members | Request::Revocations(_) | Request::Revoked(_) => {
-                Err(Problem::new(Code::Internal, "the mesh answers questions of membership itself"))
-            }
+            Request::Enrol(_)
+            | Request::Renew
+            | Request::Leave
+            | Request::Members
+            | Request::Revocations(_)
+            | Request::Revoked(_)
+            | Request::Where(_) => Err(Problem::new(Code::Internal, "the mesh answers questions of membership itself")),
         }
     }
 

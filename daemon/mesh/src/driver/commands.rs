@@ -31,6 +31,10 @@ impl Driver {
                 let permitted = self.permitted.clone();
                 self.book.add(identity::peer_of(node), addresses.filter(|address| permitted.by_anyone(address)));
             }
+            Command::Known { node, reply } => {
+                // A caller that left needs no answer.
+                let _ = reply.send(self.book.get(&identity::peer_of(node)).iter().map(ToString::to_string).collect());
+            }
             Command::Netcheck(reply) => {
                 // A caller that left needs no answer.
                 let _ = reply.send(self.netcheck());

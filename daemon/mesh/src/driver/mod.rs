@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Announce(Announcement),
     /// Where `node` says that it can be reached.
     Learn { node: NodeId, addresses: Vec<String> },
+    /// Where `node` is known to be.
+    Known { node: NodeId, reply: oneshot::Sender<Vec<String>> },
     /// How this node can be reached.
     Netcheck(oneshot::Sender<protocol::api::Netcheck>),
     /// Close connections with those who are members no longer.
