@@ -54,7 +54,8 @@ async fn members_behind_symmetric_nats_live_on_a_relay() {
     provider.host("counter", "demo", kernel::fixture::misbehaving()).await;
     let consumer = mesh.member("consumer", &carrier).await;
     let agent = agree_and_call(&consumer).await;
-    assert_eq!(via(&consumer, &provider).await.as_deref(), Some("relayed"));
+    let check = consumer.json(&["netcheck"]).await;
+    assert_eq!(via(&consumer, &provider).await.as_deref(), Some("relayed"), "{check}");
     for _ in 0..50 {
         consumer.execute(&agent, "count", &json!({})).await.expect("a relayed call is as good as a direct one");
     }

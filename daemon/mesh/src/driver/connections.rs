@@ -171,7 +171,12 @@ impl Driver {
             self.close_connection(id);
             return;
         };
-        let (address, _) = address::split_peer(endpoint.get_remote_address().clone());
+        // Whoever comes through a relay shows no address of its own: what is known is the circuit that it came by.
+        let remote = match endpoint {
+            ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr,
+            _ => endpoint.get_remote_address(),
+        };
+        let (address, _) = address::split_peer(remote.clone());
         let transport = address::transport(&address).unwrap_or(Transport::Tcp);
         tracing::debug!(%node, %address, dialled = endpoint.is_dialer(), "connected");
         if endpoint.is_dialer() && transport != Transport::Relayed {
