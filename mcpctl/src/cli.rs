@@ -8,7 +8,7 @@ use protocol::{Client, Problem, error::Code};
 use crate::{
     commands::{
         agent, agreement, completions, config, devstack, discover, id, join, key, leave, members, mesh, netcheck, peers, plugin, revoke,
-        status, token, trace,
+        status, swarm, token, trace,
     },
     error::Result,
     output::Output,
@@ -55,6 +55,9 @@ enum Command {
     Members,
     /// Take a node's membership back, for good
     Revoke(revoke::Arguments),
+    /// Show what others may use of this node
+    #[command(subcommand)]
+    Swarm(swarm::Command),
     /// Show how this node can be reached: NAT, addresses, relays
     Netcheck,
     /// List connected peers, or measure one
@@ -148,6 +151,7 @@ impl Command {
             | Self::Plugin(_)
             | Self::Revoke(_)
             | Self::Status
+            | Self::Swarm(_)
             | Self::Token(_)
             | Self::Trace(_) => Some(PATIENCE),
         }
@@ -165,6 +169,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result {
         Command::Members => members::run(&client, output).await,
         Command::Revoke(arguments) => revoke::run(&arguments, &client, output).await,
         Command::Join(arguments) => join::run(arguments, &client, output).await,
+        Command::Swarm(command) => swarm::run(command, &client, output).await,
         Command::Netcheck => netcheck::run(&client, output).await,
         Command::Peers(command) => peers::run(command, &client, output).await,
         Command::Discover(arguments) => discover::run(arguments, &client, output).await,

@@ -260,6 +260,48 @@ pub struct Pong {
     pub via: String,
 }
 
+/// A node that is kept out: an item of `GET /v1/bans`, and the answer of `POST /v1/peers/{node}/ban`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ban {
+    /// The node.
+    pub node: NodeId,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+    /// Whether an operator said so.
+    pub manual: bool,
+}
+
+/// `POST /v1/peers/{node}/ban`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BanPeer {
+    /// For how long, in seconds.
+    pub for_s: u64,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// An item of `GET /v1/swarm/limits`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Limit {
+    /// What is limited.
+    pub name: String,
+    /// In what it is counted.
+    pub unit: String,
+    /// The limit.
+    pub value: u64,
+    /// Why this much.
+    pub why: String,
+    /// How much is in use now, where that is known.
+    pub in_use: Option<u64>,
+    /// How often it was met since the start, where that is counted.
+    pub refused: Option<u64>,
+}
+
 /// What stands between a node and the internet, as others see it (RFC 4787, section 4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

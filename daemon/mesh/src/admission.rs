@@ -26,12 +26,11 @@ use tokio::time;
 
 use crate::{
     identity,
+    limits::{Met, SETUP},
     membership::{Judgement, Membership},
     transport::Connection,
 };
 
-/// For admission, on top of connecting and handshakes: enough for a desk that asks the authority.
-const SETUP: Duration = Duration::from_secs(15);
 /// What is read of a peer that doesn't speak the exchange, so that it hears of that.
 const MAX_LEFT: u64 = 64 * 1024;
 /// For the other side to hear that it is refused.
@@ -195,7 +194,10 @@ async fn verdict(node: NodeId, hello: Hello, membership: &Membership) -> Verdict
 
 /// Both verdicts must be welcomes. What the peer says of us comes first: it is what our operator can act on.
 fn conclude(peer: NodeId, ours: Verdict, theirs: Verdict, membership: &Membership) -> io::Result<()> {
-    let refused = |by_peer, refusal| {
+    let refused = |by_peer: bool, refusal| {
+        if !by_peer {
+            membership.counters().met(Met::Admission);
+        }
         let refused = Refused { peer, by_peer, refusal, enrolled: false };
         tracing::debug!(%refused, "not admitted");
         Err(io::Error::new(io::ErrorKind::PermissionDenied, refused))

@@ -1,6 +1,6 @@
 //! The protocols that the swarm speaks, and their settings.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
 use libp2p::{
     StreamProtocol, autonat, connection_limits, dcutr,
@@ -17,41 +17,25 @@ use libp2p::{
 use protocol::wire;
 use sha2::{Digest as _, Sha256};
 
-use crate::{config::Config, error::Error, rpc, store::Store};
+use crate::{
+    config::Config,
+    error::Error,
+    limits::{
+        CIRCUIT, CIRCUIT_BYTES, MAX_CIRCUITS, MAX_CIRCUITS_PER_PEER, MAX_CONNECTIONS, MAX_INBOUND, MAX_MEMORY, MAX_PENDING_IN,
+        MAX_PENDING_OUT, MAX_PER_PEER, MAX_RESERVATIONS, PING, PING_TIMEOUT, RELAY_RATE,
+    },
+    rpc,
+    store::Store,
+};
 
-/// Relayed and direct connections overlap, and both sides may dial at once.
-pub(crate) const MAX_PER_PEER: u32 = 4;
-/// Handshakes under way from outside: each costs a few hundred microseconds.
-const MAX_PENDING_IN: u32 = 128;
-/// Dials under way: a look-up has a handful.
-const MAX_PENDING_OUT: u32 = 64;
-/// Connections from outside, which others decide on.
-const MAX_INBOUND: u32 = 512;
-/// All connections; at 0.1-0.3 MB each.
-const MAX_CONNECTIONS: u32 = 768;
-/// The process's memory past which no connection is made: the budgets of kernel and mesh together.
-const MAX_MEMORY: usize = 1024 * 1024 * 1024;
-/// A dead link is noticed after at most `PING + PING_TIMEOUT`.
-const PING: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// A Kademlia look-up takes longer only where most nodes it meets are gone.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long others believe that a node provides a key, and how often it tells them again.
 pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(2 * 3600);
 const REPUBLISH: Duration = Duration::from_secs(30 * 60);
 
-/// Nodes that this node holds a reservation for, when it relays: each costs a connection and some hundred bytes.
-const MAX_RESERVATIONS: usize = 1_024;
 /// How long a reservation lasts; it is prolonged before.
 const RESERVATION: Duration = Duration::from_secs(3_600);
-/// Connections that are relayed at once, in all and from one node.
-const MAX_CIRCUITS: usize = 512;
-const MAX_CIRCUITS_PER_PEER: usize = 8;
-/// How long and how much one relayed connection may carry.
-const CIRCUIT: Duration = Duration::from_secs(30 * 60);
-const CIRCUIT_BYTES: u64 = 1 << 30;
-/// Reservations, and circuits, that one node may ask for in a minute.
-const RATE_PER_PEER: NonZeroU32 = NonZeroU32::new(60).expect("60 isn't 0");
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
@@ -130,7 +114,7 @@ fn relaying(private: bool) -> relay::Config {
         return config;
     }
     let minute = Duration::from_secs(60);
-    config.reservation_rate_per_peer(RATE_PER_PEER, minute).circuit_src_per_peer(RATE_PER_PEER, minute)
+    config.reservation_rate_per_peer(RELAY_RATE, minute).circuit_src_per_peer(RELAY_RATE, minute)
 }
 
 /// A protocol's name as libp2p wants it.

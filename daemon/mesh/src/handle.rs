@@ -160,6 +160,23 @@ impl Mesh {
         let _ = self.commands.try_send(Command::Learn { node, addresses });
     }
 
+    /// What others may use of this node, and what they do.
+    pub async fn limits(&self) -> Result<Vec<api::Limit>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Limits(reply)).await?;
+        answer.await.map_err(|_| Error::Stopped)
+    }
+
+    /// Connects with `node` now.
+    pub async fn connect(&self, node: NodeId, timeout: Duration) -> Result<(), Error> {
+        self.session(node, Instant::now() + timeout, timeout).await.map(drop)
+    }
+
+    /// Ends every connection with `node`; it isn't dialled again by itself.
+    pub async fn disconnect(&self, node: NodeId) {
+        self.tell(Command::Disconnect(node)).await;
+    }
+
     /// How this node can be reached, and how it reaches others.
     pub async fn netcheck(&self) -> Result<api::Netcheck, Error> {
         let (reply, answer) = oneshot::channel();

@@ -31,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Handler, Mesh,
     handle::WeakMesh,
+    limits::MAX_ENROLMENTS,
     membership::{Authority, Desk, Membership},
     papers::Papers,
 };
@@ -45,8 +46,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ENROLMENT: Duration = Duration::from_secs(7);
 /// Peers that are told at once.
 const AT_ONCE: usize = 16;
-/// Enrolments under way; each waits for the authority.
-const MAX_ENROLMENTS: usize = 32;
 
 /// See the module.
 pub(crate) struct Keeper {
@@ -78,15 +77,13 @@ impl Keeper {
         let _ = self.mesh.set(mesh);
         let desk: Weak<dyn Desk> = self.this.clone();
         self.membership.set_desk(desk);
-        if !self.membership.is_open() {
-            let keeper = Arc::clone(self);
-            self.tasks.spawn(async move {
-                tokio::select! {
-                    () = token.cancelled() => {}
-                    () = keeper.run() => {}
-                }
-            });
-        }
+        let keeper = Arc::clone(self);
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = keeper.run() => {}
+            }
+        });
     }
 
     fn mesh(&self) -> Option<Mesh> {
@@ -107,6 +104,10 @@ impl Keeper {
             if let Some(own) = self.membership.credential().filter(|own| kept != Some(own.document().id)) {
                 kept = Some(own.document().id);
                 self.keep(move |papers| papers.keep_credential(&own)).await;
+            }
+            if self.membership.take_new_bans() {
+                let bans = self.membership.bans();
+                self.keep(move |papers| papers.keep_bans(&bans)).await;
             }
             mesh.sweep().await;
             if let Some(list) = self.membership.revocations().filter(|list| list.document().sequence > told) {

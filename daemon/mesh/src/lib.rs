@@ -11,12 +11,15 @@
 //! Who may connect is judged in membership.rs, before the swarm sees a connection (admission.rs); keeper.rs renews this
 //! node's credential and spreads revocations; enrol.rs makes a node a member by a join token.
 //!
+//! What others may use of this node stands in limits.rs; who doesn't keep to it, in bans.rs.
+//!
 //! A request uses a stream that a task of its own serves; the driver only opens it. What the handle and the driver both
 //! know of connected peers is in peers.rs; whom to redial when is decided in redial.rs, without a clock or I/O.
 
 mod address;
 mod admission;
 mod announcing;
+mod bans;
 mod behaviour;
 mod book;
 mod config;
@@ -27,6 +30,7 @@ mod handle;
 mod handler;
 mod identity;
 mod keeper;
+mod limits;
 mod membership;
 mod papers;
 mod peers;

@@ -5,19 +5,28 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use parking_lot::RwLock;
 use protocol::{
-    Code, Credential, Key, MeshId, NodeId, Problem, Signed, Timestamp, Token,
+    Code, Credential, Key, MeshId, NodeId, Problem, Signed, SignedDuration, Timestamp, Token,
     admission::{Hello, Offer, Refusal, VERSION},
+    api,
     credential::{Member, Revocations, Revoked},
     document::Sealed,
     token::{Enrolment, Grant},
 };
 use tokio::sync::Notify;
+
+use crate::{
+    bans::{Bans, Offence},
+    limits::Counters,
+};
 
 /// Credentials of others that are kept: those of connected peers, and room for connections that are being made.
 const MAX_ADMITTED: usize = 2_048;
@@ -67,6 +76,10 @@ pub struct Membership {
     mesh: MeshId,
     node: NodeId,
     state: RwLock<State>,
+    bans: RwLock<Bans>,
+    /// Bans have changed since they were written down.
+    new_bans: AtomicBool,
+    counters: Counters,
     /// Rung when somebody was thrown out, or this node's own credential has changed.
     pub(crate) changed: Notify,
 }
@@ -98,7 +111,15 @@ pub(crate) enum Judgement {
 impl Membership {
     /// The membership of `node` in `mesh`, with nothing to show yet. In an open mesh there is nothing to show.
     pub fn new(mesh: MeshId, node: NodeId) -> Self {
-        Self { mesh, node, state: RwLock::default(), changed: Notify::new() }
+        Self {
+            mesh,
+            node,
+            state: RwLock::default(),
+            bans: RwLock::default(),
+            new_bans: AtomicBool::new(false),
+            counters: Counters::default(),
+            changed: Notify::new(),
+        }
     }
 
     /// The mesh.
@@ -171,8 +192,62 @@ impl Membership {
         self.state.read().admitted.get(&node).cloned()
     }
 
+    /// How often limits were met.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// `node` did wrong here. Enough of it is a ban, which ends its connections and keeps it out.
+    pub(crate) fn offend(&self, node: NodeId, offence: Offence) {
+        let ban = self.bans.write().offend(node, offence, Timestamp::now());
+        if let Some(ban) = ban {
+            tracing::warn!(%node, reason = ban.reason, until = %ban.until, "a peer misbehaves: banned");
+            self.bans_changed();
+        }
+    }
+
+    /// Keeps `node` out for a while, because an operator says so.
+    pub fn ban(&self, node: NodeId, span: SignedDuration, reason: String) -> api::Ban {
+        let ban = self.bans.write().ban(node, span, reason, true, Timestamp::now());
+        tracing::warn!(%node, reason = ban.reason, until = %ban.until, "banned by the operator");
+        self.bans_changed();
+        ban
+    }
+
+    /// Lets `node` in again; whether it was banned.
+    pub fn unban(&self, node: NodeId) -> bool {
+        let was = self.bans.write().unban(&node);
+        self.bans_changed();
+        was
+    }
+
+    /// Who is kept out now.
+    pub fn bans(&self) -> Vec<api::Ban> {
+        self.bans.read().list(Timestamp::now())
+    }
+
+    /// Whether `node` is kept out.
+    pub(crate) fn check_ban(&self, node: NodeId, now: Timestamp) -> Result<(), Refusal> {
+        self.bans.read().check(&node, now)
+    }
+
+    pub(crate) fn restore_bans(&self, bans: Vec<api::Ban>) {
+        *self.bans.write() = Bans::restore(bans);
+    }
+
+    /// Whether bans have changed since this was asked last.
+    pub(crate) fn take_new_bans(&self) -> bool {
+        self.new_bans.swap(false, Ordering::Relaxed)
+    }
+
+    fn bans_changed(&self) {
+        self.new_bans.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
     /// Whether `node`, once admitted, still may be connected.
     pub(crate) fn still(&self, node: NodeId, now: Timestamp) -> Result<(), Refusal> {
+        self.check_ban(node, now)?;
         if self.is_open() {
             return Ok(());
         }
@@ -224,6 +299,9 @@ impl Membership {
         if hello.mesh != self.mesh {
             return Err(Problem::new(Code::ForeignMesh, format!("node {} is of mesh {}, not of {}", self.node, self.mesh, hello.mesh)));
         }
+        if let Err(refusal) = self.check_ban(node, now) {
+            return Ok(Judgement::Refuse(refusal));
+        }
         if self.is_open() {
             return Ok(Judgement::Admit);
         }
@@ -261,7 +339,7 @@ fn refuse_revoked(revoked: &Revoked) -> Refusal {
 #[cfg(test)]
 mod tests {
     use protocol::{
-        Header, SignedDuration,
+        Header,
         credential::{MAX_VALIDITY, Role},
         id::CredentialId,
     };

@@ -3,6 +3,7 @@
 //! ```text
 //! credential.json    this node's credential
 //! revocations.json   the newest list of revocations
+//! bans.json          nodes that are kept out
 //! peers.json         peers that were connected, and where
 //! join.token         a join token that wasn't used yet: a secret
 //! ```
@@ -15,7 +16,7 @@ use std::{
 };
 
 use protocol::{
-    Code, Credential, Key, MeshId, NodeId, Problem, Signed, Timestamp, Token,
+    Code, Credential, Key, MeshId, NodeId, Problem, Signed, Timestamp, Token, api,
     credential::Revocations,
     document::{Document, Sealed},
     token,
@@ -29,6 +30,7 @@ const CREDENTIAL: &str = "credential.json";
 const REVOCATIONS: &str = "revocations.json";
 const TOKEN: &str = "join.token";
 const PEERS: &str = "peers.json";
+const BANS: &str = "bans.json";
 /// The largest of these files: a full list of revocations.
 const MAX_FILE: u64 = 2 * 1024 * 1024;
 
@@ -77,6 +79,7 @@ impl Papers {
             .hint("leave mesh.id out, or leave that mesh first ('mcpctl leave')"));
         }
         let membership = Membership::new(mesh, keys.node.node_id());
+        membership.restore_bans(self.bans());
         if let Some(sealed) = credential {
             match membership.set_credential(sealed, now) {
                 Ok(signed) => tracing::debug!(expires_at = %signed.document().header.expires_at, "this node is a member"),
@@ -161,6 +164,16 @@ impl Papers {
     /// Keeps peers, for a start when no entry node answers.
     pub(crate) fn keep_peers(&self, peers: &[KnownPeer]) -> Result<(), Problem> {
         self.write(PEERS, &serde_json::to_vec(peers).expect("peers have text keys"))
+    }
+
+    fn bans(&self) -> Vec<api::Ban> {
+        let bytes = self.read(BANS).ok().flatten().unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    /// Keeps the bans that hold.
+    pub(crate) fn keep_bans(&self, bans: &[api::Ban]) -> Result<(), Problem> {
+        self.write(BANS, &serde_json::to_vec(bans).expect("bans are text"))
     }
 
     fn document<D: Document>(&self, name: &str) -> Result<Option<Sealed<D>>, Problem> {

@@ -86,6 +86,11 @@ impl Redial {
         self.targets.remove(target);
     }
 
+    /// Drops all that leads to `peer`, so that it isn't dialled again by itself.
+    pub(crate) fn forget_peer(&mut self, peer: PeerId) {
+        self.targets.retain(|target, state| *target != Target::Peer(peer) && state.peer != Some(peer));
+    }
+
     /// A dial of `target` failed; `jitter` in 0..1 spreads the next ones.
     pub(crate) fn failed(&mut self, target: &Target, now: Instant, jitter: f64) {
         let wait = |failures: u32, cap: Duration| {

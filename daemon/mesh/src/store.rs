@@ -16,10 +16,8 @@ use libp2p::{
     },
 };
 
-/// Records that are kept, over all keys: at 300 bytes each about 20 MB, which only a full mesh reaches.
-const MAX_RECORDS: usize = 65_536;
-/// Providers of one key that are kept; those who come first stay, so that a flood can't push them out.
-const MAX_PROVIDERS: usize = 20;
+use crate::limits::{MAX_PROVIDERS, MAX_RECORDS, MAX_RECORDS_PER_PROVIDER};
+
 /// A full store is searched for expired records this often at most.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -28,12 +26,14 @@ pub(crate) struct Store {
     local: PeerId,
     keys: HashMap<RecordKey, Vec<ProviderRecord>>,
     records: usize,
+    /// Records of each provider.
+    shares: HashMap<PeerId, usize>,
     swept: Option<Instant>,
 }
 
 impl Store {
     pub(crate) fn new(local: PeerId) -> Self {
-        Self { local, keys: HashMap::new(), records: 0, swept: None }
+        Self { local, keys: HashMap::new(), records: 0, shares: HashMap::new(), swept: None }
     }
 
     fn sweep(&mut self, now: Instant) {
@@ -45,7 +45,20 @@ impl Store {
             providers.retain(|record| !record.is_expired(now));
             !providers.is_empty()
         });
+        self.recount();
+    }
+
+    fn recount(&mut self) {
         self.records = self.keys.values().map(Vec::len).sum();
+        self.shares.clear();
+        for record in self.keys.values().flatten() {
+            *self.shares.entry(record.provider).or_default() += 1;
+        }
+    }
+
+    /// Records that are kept, those that have expired unnoticed included.
+    pub(crate) fn len(&self) -> usize {
+        self.records
     }
 }
 
@@ -78,16 +91,22 @@ impl RecordStore for Store {
             *present = record;
             return Ok(());
         }
-        if full {
+        let share = self.shares.get(&record.provider).copied().unwrap_or_default();
+        if full || (share >= MAX_RECORDS_PER_PROVIDER && record.provider != self.local) {
             return Err(Error::MaxProvidedKeys);
         }
-        let providers = self.keys.entry(record.key.clone()).or_default();
-        let before = providers.len();
-        providers.retain(|present| !present.is_expired(now));
-        if providers.len() < MAX_PROVIDERS || record.provider == self.local {
-            providers.push(record);
+        let (key, provider) = (record.key.clone(), record.provider);
+        let expired: Vec<PeerId> =
+            self.keys.get(&key).into_iter().flatten().filter(|present| present.is_expired(now)).map(|present| present.provider).collect();
+        for gone in expired {
+            self.remove_provider(&key, &gone);
         }
-        self.records = self.records + providers.len() - before;
+        let providers = self.keys.entry(key).or_default();
+        if providers.len() < MAX_PROVIDERS || provider == self.local {
+            providers.push(record);
+            self.records += 1;
+            *self.shares.entry(provider).or_default() += 1;
+        }
         Ok(())
     }
 
@@ -106,7 +125,14 @@ impl RecordStore for Store {
         if let Some(providers) = self.keys.get_mut(key) {
             let before = providers.len();
             providers.retain(|record| record.provider != *provider);
-            self.records = self.records + providers.len() - before;
+            let removed = before - providers.len();
+            self.records -= removed;
+            if let Some(share) = self.shares.get_mut(provider) {
+                *share = share.saturating_sub(removed);
+                if *share == 0 {
+                    self.shares.remove(provider);
+                }
+            }
             if providers.is_empty() {
                 self.keys.remove(key);
             }
@@ -134,6 +160,21 @@ mod tests {
         assert!(store.add_provider(record(u32::MAX - 1, None)).is_err());
         assert_eq!(store.records, MAX_RECORDS);
         assert!(store.providers(&record(7, None).key).is_empty());
+    }
+
+    #[test]
+    fn one_provider_has_its_share_and_no_more() {
+        let mut store = Store::new(PeerId::random());
+        let greedy = PeerId::random();
+        let own = |key: u32| ProviderRecord { provider: greedy, ..record(key, None) };
+        for key in 0..u32::try_from(MAX_RECORDS_PER_PROVIDER).expect("small") {
+            store.add_provider(own(key)).expect("its share");
+        }
+        assert!(store.add_provider(own(u32::MAX)).is_err());
+        store.add_provider(record(u32::MAX, None)).expect("another's share");
+        store.remove_provider(&own(0).key, &greedy);
+        store.add_provider(own(u32::MAX)).expect("room again");
+        assert_eq!(store.len(), MAX_RECORDS_PER_PROVIDER + 1);
     }
 
     #[test]

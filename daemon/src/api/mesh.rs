@@ -6,7 +6,8 @@ use axum::{Extension, extract::State};
 use protocol::{
     Code, MeshId, NodeId, Problem, TokenId,
     api::{
-        Admission, CreateToken, CreatedToken, Discovered, Entered, Join, List, MemberState, MeshState, Netcheck, Peer, Pong, TokenOutline,
+        Admission, Ban, BanPeer, CreateToken, CreatedToken, Discovered, Entered, Join, Limit, List, MemberState, MeshState, Netcheck, Peer,
+        Pong, TokenOutline,
     },
     credential::{Member, Zone},
 };
@@ -124,6 +125,66 @@ pub(super) async fn ping(State(api): State<Api>, Path(node): Path<String>) -> Re
     tracing::debug!(%node_id, took = ?begun.elapsed(), "pinged");
     let via = mesh.peers().into_iter().find(|peer| peer.node_id == node_id).map(|peer| peer.transport).unwrap_or_default();
     Ok(Json(Pong { node_id, rtt_us: u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX), via }))
+}
+
+pub(super) async fn limits(State(api): State<Api>) -> Result<Json<List<Limit>>, Failure> {
+    Ok(Json(api.node.mesh()?.limits().await.map_err(Problem::from)?.into()))
+}
+
+pub(super) async fn connect(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(node): Path<NodeId>,
+) -> Result<Json<List<Peer>>, Failure> {
+    require_owner(&api, &caller)?;
+    let mesh = api.node.mesh()?;
+    mesh.connect(node, JOIN_PATIENCE).await.map_err(Problem::from)?;
+    let peers: Vec<Peer> = mesh.peers().into_iter().filter(|peer| peer.node_id == node).collect();
+    Ok(Json(peers.into()))
+}
+
+pub(super) async fn disconnect(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(node): Path<NodeId>,
+) -> Result<Json<NodeId>, Failure> {
+    require_owner(&api, &caller)?;
+    api.node.mesh()?.disconnect(node).await;
+    Ok(Json(node))
+}
+
+pub(super) async fn bans(State(api): State<Api>) -> Result<Json<List<Ban>>, Failure> {
+    Ok(Json(api.node.mesh()?.membership().bans().into()))
+}
+
+pub(super) async fn ban(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(node): Path<NodeId>,
+    Json(ban): Json<BanPeer>,
+) -> Result<Json<Ban>, Failure> {
+    require_owner(&api, &caller)?;
+    if node == api.node.node_id {
+        return Err(Problem::new(Code::InvalidRequest, "a node doesn't ban itself").into());
+    }
+    let reason = ban.reason.unwrap_or_else(|| "the operator's reasons".into());
+    if ban.for_s == 0 || reason.is_empty() || reason.len() > 200 {
+        return Err(Problem::new(Code::InvalidRequest, "a ban is for 1 s at least, with a reason of 1 to 200 bytes").into());
+    }
+    let span = protocol::SignedDuration::from_secs(i64::try_from(ban.for_s).unwrap_or(i64::MAX));
+    Ok(Json(api.node.mesh()?.membership().ban(node, span, reason)))
+}
+
+pub(super) async fn unban(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(node): Path<NodeId>,
+) -> Result<Json<NodeId>, Failure> {
+    require_owner(&api, &caller)?;
+    if !api.node.mesh()?.membership().unban(node) {
+        return Err(Problem::new(Code::NotFound, format!("node {node} is not banned")).into());
+    }
+    Ok(Json(node))
 }
 
 pub(super) async fn netcheck(State(api): State<Api>) -> Result<Json<Netcheck>, Failure> {

@@ -17,6 +17,7 @@ pub(crate) mod peers;
 pub(crate) mod plugin;
 pub(crate) mod revoke;
 pub(crate) mod status;
+pub(crate) mod swarm;
 pub(crate) mod token;
 pub(crate) mod trace;
 

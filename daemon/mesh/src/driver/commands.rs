@@ -35,6 +35,16 @@ impl Driver {
                 // A caller that left needs no answer.
                 let _ = reply.send(self.book.get(&identity::peer_of(node)).iter().map(ToString::to_string).collect());
             }
+            Command::Limits(reply) => {
+                // A caller that left needs no answer.
+                let _ = reply.send(self.limits());
+            }
+            Command::Disconnect(node) => {
+                let peer = identity::peer_of(node);
+                self.redial.forget_peer(peer);
+                // Fails only for a peer that isn't connected.
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
             Command::Netcheck(reply) => {
                 // A caller that left needs no answer.
                 let _ = reply.send(self.netcheck());
@@ -82,6 +92,9 @@ impl Driver {
         for node in self.shared.peers.nodes() {
             if let Err(refusal) = self.membership.still(node, now) {
                 tracing::warn!(%node, code = %refusal.code, reason = refusal.detail, "a peer is no member any more: closing");
+                if refusal.code == protocol::Code::Banned {
+                    self.redial.forget_peer(identity::peer_of(node));
+                }
                 // Fails only for a peer that is gone already.
                 let _ = self.swarm.disconnect_peer_id(identity::peer_of(node));
             }

@@ -93,6 +93,10 @@ impl Driver {
             let _ = reply.send(Ok(()));
             return;
         }
+        if let Err(refusal) = self.membership.check_ban(node, protocol::Timestamp::now()) {
+            let _ = reply.send(Err(Error::Refused { target: node.to_string(), code: refusal.code, reason: refusal.detail }));
+            return;
+        }
         let peer = identity::peer_of(node);
         let wanted = self.dialling.wanted.entry(peer).or_default();
         if wanted.replies.len() >= MAX_WAITING {

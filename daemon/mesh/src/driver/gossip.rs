@@ -1,5 +1,7 @@
 //! Gossip: announcements are validated before they are forwarded or believed.
 
+use std::collections::HashMap;
+
 use libp2p::gossipsub::{Event, Message, MessageAcceptance, PublishError};
 use protocol::{
     NodeId, Timestamp,
@@ -8,7 +10,36 @@ use protocol::{
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::identity;
+use crate::{
+    bans::Offence,
+    identity,
+    limits::{GOSSIP_WINDOW, MAX_GOSSIP_PER_SOURCE, Met},
+};
+
+/// Sources whose rates are kept.
+const MAX_SOURCES: usize = 4_096;
+
+/// How much each source has said of late.
+#[derive(Debug, Default)]
+pub(super) struct Rates(HashMap<NodeId, (Instant, u32)>);
+
+impl Rates {
+    /// Whether `source` may say one thing more at `now`.
+    fn admits(&mut self, source: NodeId, now: Instant) -> bool {
+        if self.0.len() >= MAX_SOURCES && !self.0.contains_key(&source) {
+            self.0.retain(|_, (begun, _)| now.duration_since(*begun) < GOSSIP_WINDOW);
+            if self.0.len() >= MAX_SOURCES {
+                return false;
+            }
+        }
+        let (begun, said) = self.0.entry(source).or_insert((now, 0));
+        if now.duration_since(*begun) >= GOSSIP_WINDOW {
+            (*begun, *said) = (now, 0);
+        }
+        *said += 1;
+        *said <= MAX_GOSSIP_PER_SOURCE
+    }
+}
 
 /// What a message is worth.
 #[derive(Debug, PartialEq)]
@@ -24,13 +55,27 @@ impl Driver {
     pub(super) fn on_gossip(&mut self, event: Event) {
         match event {
             Event::Message { propagation_source, message_id, message } => {
+                let from = identity::node_of(&propagation_source);
                 let acceptance = match judge(&message, Timestamp::now()) {
-                    Verdict::Valid(source, announcement) => {
+                    Verdict::Valid(source, announcement) if self.rates.admits(source, Instant::now()) => {
                         self.handler.announced(source, announcement);
                         MessageAcceptance::Accept
                     }
+                    Verdict::Valid(source, _) => {
+                        self.membership.counters().met(Met::Gossip);
+                        // Who passes a flood on isn't to blame; whoever makes it is, and only its own hand proves that.
+                        if from == Some(source) {
+                            self.membership.offend(source, Offence::GossipFlood);
+                        }
+                        MessageAcceptance::Ignore
+                    }
                     Verdict::Stale => MessageAcceptance::Ignore,
                     Verdict::Forged(reason) => {
+                        self.membership.counters().met(Met::Gossip);
+                        if let Some(node) = from {
+                            // Honest nodes validate before they forward.
+                            self.membership.offend(node, Offence::ForgedGossip);
+                        }
                         tracing::debug!(from = %propagation_source, source = ?message.source, reason, "an announcement is refused");
                         MessageAcceptance::Reject
                     }
@@ -77,6 +122,21 @@ mod tests {
     use protocol::{Digest, Key};
 
     use super::*;
+
+    #[test]
+    fn a_source_has_a_rate_of_its_own() {
+        let (mut rates, now) = (Rates::default(), Instant::now());
+        let (loud, quiet) = (Key::generate().node_id(), Key::generate().node_id());
+        for _ in 0..MAX_GOSSIP_PER_SOURCE {
+            assert!(rates.admits(loud, now));
+        }
+        assert!(!rates.admits(loud, now) && rates.admits(quiet, now));
+        assert!(rates.admits(loud, now + GOSSIP_WINDOW));
+        for _ in 0..2 * MAX_SOURCES {
+            rates.admits(Key::generate().node_id(), now);
+        }
+        assert!(rates.0.len() <= MAX_SOURCES);
+    }
 
     #[test]
     fn announcements_are_believed_of_their_own_node_only() {

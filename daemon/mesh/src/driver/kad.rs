@@ -13,7 +13,7 @@ use protocol::NodeId;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::Driver;
-use crate::{error::Error, identity};
+use crate::{bans::Offence, error::Error, identity, limits::Met};
 
 /// Peers that join together are told of provider keys once, not one by one.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -113,12 +113,17 @@ impl Driver {
     fn on_provider_record(&mut self, mut record: ProviderRecord) {
         if record.key.as_ref().len() != 32 || identity::node_of(&record.provider).is_none() {
             tracing::debug!(provider = %record.provider, "a provider record is refused: its key isn't a SHA-256");
+            if let Some(node) = identity::node_of(&record.provider) {
+                // libp2p accepts records only from the provider itself.
+                self.membership.offend(node, Offence::PoisonedRecord);
+            }
             return;
         }
         record.addresses.retain(|address| self.permitted.by_anyone(address));
         record.addresses.truncate(MAX_ADDRESSES);
         if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add_provider(record) {
             tracing::debug!(%error, "a provider record isn't kept");
+            self.membership.counters().met(Met::Records);
         }
     }
 

@@ -35,13 +35,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::start::start;
-use self::{connections::Dialling, kad::Lookup, reach::Reach};
+use self::{connections::Dialling, gossip::Rates, kad::Lookup, reach::Reach};
 use crate::{
     Handler, address,
     announcing::Announcing,
     behaviour::{Behaviour, BehaviourEvent},
     book::Book,
     error::Error,
+    limits::{InUse, Met},
     membership::Membership,
     papers::Papers,
     peers::Peers,
@@ -72,6 +73,10 @@ pub(crate) enum Command {
     Learn { node: NodeId, addresses: Vec<String> },
     /// Where `node` is known to be.
     Known { node: NodeId, reply: oneshot::Sender<Vec<String>> },
+    /// What others may use of this node, and what they do.
+    Limits(oneshot::Sender<Vec<protocol::api::Limit>>),
+    /// End every connection with `node`, and don't dial it again by itself.
+    Disconnect(NodeId),
     /// How this node can be reached.
     Netcheck(oneshot::Sender<protocol::api::Netcheck>),
     /// Close connections with those who are members no longer.
@@ -111,6 +116,7 @@ pub(crate) struct Driver {
     /// Where peers are remembered, and when they are written down next.
     papers: Option<Papers>,
     remember_at: Option<Instant>,
+    rates: Rates,
     /// Whether others are told of loopback addresses: only where this node listens on nothing else.
     tell_loopback: bool,
     redial: Redial,
@@ -213,6 +219,9 @@ impl Driver {
             }
             SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "a listener failed for a moment"),
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                if matches!(error, libp2p::swarm::ListenError::Denied { .. }) {
+                    self.membership.counters().met(Met::Connections);
+                }
                 tracing::debug!(from = %send_back_addr, %error, "a connection from outside failed");
             }
             // The rest is told again by what follows it. The enum is open: later versions may add to it.
@@ -263,6 +272,19 @@ impl Driver {
             }
         })
         .await;
+    }
+
+    fn limits(&mut self) -> Vec<protocol::api::Limit> {
+        let info = self.swarm.network_info();
+        let counters = info.connection_counters();
+        let in_use = InUse {
+            connections: counters.num_established().into(),
+            inbound: counters.num_established_incoming().into(),
+            pending_in: counters.num_pending_incoming().into(),
+            pending_out: counters.num_pending_outgoing().into(),
+            records: self.swarm.behaviour_mut().kad.store_mut().len() as u64,
+        };
+        crate::limits::table(self.membership.counters(), &in_use)
     }
 
     fn close_connection(&mut self, connection: ConnectionId) {

@@ -1,7 +1,9 @@
 //! RPC: streams are handed to tasks of their own.
 
 use crate::{
+    bans::Offence,
     identity,
+    limits::Met,
     rpc::{Event, Serving, Session, Stage, serve},
 };
 
@@ -23,12 +25,21 @@ impl Driver {
                 self.dialling.connected(&peer);
             }
             Stage::Accepted(stream, place) => {
-                let serving = Serving { peer: node, handler: self.handler.clone(), places: self.shared.peers.places(node) };
+                let serving = Serving {
+                    peer: node,
+                    handler: self.handler.clone(),
+                    places: self.shared.peers.places(node),
+                    membership: self.membership.clone(),
+                };
                 let token = self.token.clone();
                 self.streams.spawn(async move {
                     serve(serving, stream, token).await;
                     drop(place);
                 });
+            }
+            Stage::Flooded => {
+                self.membership.counters().met(Met::Streams);
+                self.membership.offend(node, Offence::StreamFlood);
             }
             Stage::Failed(reason) => {
                 tracing::debug!(%node, %reason, "no stream for requests can be opened");

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Command, Dialling, Driver, Shared, reach::Reach};
+use super::{Command, Dialling, Driver, Shared, gossip::Rates, reach::Reach};
 use crate::{
     Handler, address,
     announcing::Announcing,
@@ -94,6 +94,7 @@ pub(crate) async fn start(
         reach: Reach::default(),
         papers: config.papers,
         remember_at: None,
+        rates: Rates::default(),
         tell_loopback: config.listen.host.is_loopback(),
         redial,
         book: Book::default(),

@@ -29,6 +29,8 @@ pub(crate) enum Stage {
     Opened(Stream),
     /// It can't be opened.
     Failed(String),
+    /// The peer opened more streams than it may.
+    Flooded,
     /// The peer opened a stream; its place among the connection's inbound streams.
     Accepted(Stream, OwnedSemaphorePermit),
 }

@@ -16,7 +16,8 @@ use libp2p::{
 };
 use tokio::sync::Semaphore;
 
-use super::{MAX_INBOUND, behaviour::Stage};
+use super::behaviour::Stage;
+use crate::limits::MAX_RPC_STREAMS;
 
 /// What the behaviour tells a connection.
 #[derive(Debug, Clone, Copy)]
@@ -34,13 +35,20 @@ pub(crate) struct Connection {
     opening: bool,
     held: bool,
     inbound: Arc<Semaphore>,
-    /// At most one outbound and `MAX_INBOUND` inbound streams.
+    /// At most one outbound and `MAX_RPC_STREAMS` inbound streams.
     done: VecDeque<Stage>,
 }
 
 impl Connection {
+    /// A stream too many; told once until the driver has heard of it, so that a flood costs nothing.
+    fn refused(&mut self) {
+        if !self.done.iter().any(|stage| matches!(stage, Stage::Flooded)) {
+            self.done.push_back(Stage::Flooded);
+        }
+    }
+
     pub(super) fn new(protocol: StreamProtocol) -> Self {
-        let inbound = Arc::new(Semaphore::new(MAX_INBOUND));
+        let inbound = Arc::new(Semaphore::new(MAX_RPC_STREAMS));
         Self { protocol, wanted: false, opening: false, held: false, inbound, done: VecDeque::new() }
     }
 }
@@ -87,7 +95,7 @@ impl ConnectionHandler for Connection {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. }) => {
                 match self.inbound.clone().try_acquire_owned() {
                     Ok(place) => self.done.push_back(Stage::Accepted(stream, place)),
-                    Err(_) => tracing::debug!("an inbound stream is refused: the peer has {MAX_INBOUND} open"),
+                    Err(_) => self.refused(),
                 }
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, .. }) => {

@@ -5,6 +5,9 @@ use std::io;
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures::{AsyncRead, AsyncReadExt as _};
 use protocol::wire::Kind;
+use tokio::time::{self, Instant};
+
+use crate::limits::FRAME;
 
 /// Length, kind and id.
 pub(super) const HEADER: usize = 4 + 1 + 8;
@@ -51,6 +54,8 @@ pub(super) enum Error {
     TooLarge { id: u64, size: usize, limit: usize },
     #[error("the peer sent what is no frame: {0}")]
     Malformed(&'static str),
+    #[error("the peer began a frame and didn't finish it in {} s", FRAME.as_secs())]
+    Unfinished,
 }
 
 /// Reads frames of at most `limit` bytes of payload. Memory grows with what arrives, never with what is announced.
@@ -58,21 +63,32 @@ pub(super) struct Reader<R> {
     stream: R,
     limit: usize,
     buffer: BytesMut,
+    /// Until when the frame that has begun must be whole.
+    begun: Option<Instant>,
     chunk: Box<[u8]>,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     pub(super) fn new(stream: R, limit: usize) -> Self {
-        Self { stream, limit, buffer: BytesMut::new(), chunk: vec![0; READ].into() }
+        Self { stream, limit, buffer: BytesMut::new(), begun: None, chunk: vec![0; READ].into() }
     }
 
     /// The next frame; `None` when the peer has closed the stream between two frames. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Option<Frame>, Error> {
         loop {
             if let Some(frame) = decode(&mut self.buffer, self.limit)? {
+                self.begun = None;
                 return Ok(Some(frame));
             }
-            match self.stream.read(&mut self.chunk).await? {
+            let read = self.stream.read(&mut self.chunk);
+            let read = if self.buffer.is_empty() {
+                self.begun = None;
+                read.await?
+            } else {
+                let until = *self.begun.get_or_insert_with(|| Instant::now() + FRAME);
+                time::timeout_at(until, read).await.map_err(|_| Error::Unfinished)??
+            };
+            match read {
                 0 if self.buffer.is_empty() => return Ok(None),
                 0 => return Err(Error::Io(io::ErrorKind::UnexpectedEof.into())),
                 read => self.buffer.extend_from_slice(&self.chunk[..read]),

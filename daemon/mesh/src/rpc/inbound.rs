@@ -20,7 +20,7 @@ use super::{
     frame::{self, Frame, Reader},
     queue::{self, Sender},
 };
-use crate::Handler;
+use crate::{Handler, bans::Offence, limits::Met, membership::Membership};
 
 /// For sending what is left when the peer breaks the protocol.
 const CLOSE: Duration = Duration::from_secs(1);
@@ -32,6 +32,15 @@ pub(crate) struct Serving {
     pub(crate) handler: Arc<dyn Handler>,
     /// Places for the requests that the peer may have under way, on all its streams together.
     pub(crate) places: Arc<Semaphore>,
+    /// Where its offences are told.
+    pub(crate) membership: Arc<Membership>,
+}
+
+impl Serving {
+    fn bad_frame(&self) {
+        self.membership.counters().met(Met::Frames);
+        self.membership.offend(self.peer, Offence::BadFrame);
+    }
 }
 
 /// Requests under way on a stream, by id. Dropping an entry drops the handler's future.
@@ -81,11 +90,15 @@ async fn read(serving: &Serving, stream: impl AsyncRead + Unpin, sender: &Sender
             Ok(Some(frame)) => frame,
             Ok(None) => return false,
             Err(frame::Error::TooLarge { id, size, limit }) => {
+                serving.bad_frame();
                 let detail = format!("a request of {size} bytes is over the limit of {limit}");
                 return refuse(sender, id, Problem::new(Code::TooLarge, detail)).await;
             }
             Err(error) => {
                 tracing::debug!(peer = %serving.peer, %error, "an inbound stream failed");
+                if let frame::Error::Malformed(_) | frame::Error::Unfinished = error {
+                    serving.bad_frame();
+                }
                 return false;
             }
         };
@@ -98,6 +111,7 @@ async fn read(serving: &Serving, stream: impl AsyncRead + Unpin, sender: &Sender
             Kind::Ping => sender.send(Frame::new(Kind::Pong, frame.id, Bytes::new())).await.is_ok(),
             Kind::Response | Kind::Problem | Kind::Pong => {
                 tracing::debug!(peer = %serving.peer, "the peer sent an answer on a stream for requests");
+                serving.bad_frame();
                 false
             }
         };
@@ -115,9 +129,12 @@ async fn refuse(sender: &Sender, id: u64, problem: Problem) -> bool {
 async fn accept(serving: &Serving, id: u64, payload: &[u8], sender: &Sender, running: &Running) -> bool {
     let call: Call = match wire::decode(payload) {
         Ok(call) => call,
+        // No offence: it may be a request of a later version.
         Err(error) => return refuse(sender, id, Problem::new(Code::InvalidRequest, error.to_string())).await,
     };
     let Ok(place) = serving.places.clone().try_acquire_owned() else {
+        serving.membership.counters().met(Met::Requests);
+        serving.membership.offend(serving.peer, Offence::RequestFlood);
         let detail = format!("{} requests of this node are under way here already", wire::MAX_IN_FLIGHT);
         return refuse(sender, id, Problem::new(Code::Overloaded, detail).hint("wait for some to end, then try again")).await;
     };
@@ -125,6 +142,7 @@ async fn accept(serving: &Serving, id: u64, payload: &[u8], sender: &Sender, run
     let mut entries = running.lock();
     if entries.contains_key(&id) {
         tracing::debug!(peer = %serving.peer, id, "the peer used a request's number twice");
+        serving.bad_frame();
         return false;
     }
     let work = work(serving.clone(), id, call, sender.clone(), running.clone(), place);
@@ -192,7 +210,9 @@ mod tests {
     /// Sends `bytes` to a served stream and returns what comes back until it ends.
     async fn answers(bytes: Vec<u8>) -> Vec<(Kind, u64, Code)> {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let serving = Serving { peer: Key::generate().node_id(), handler: Arc::new(Never), places: Arc::new(Semaphore::new(2)) };
+        let (peer, mesh) = (Key::generate().node_id(), "test".parse().expect("a mesh id"));
+        let membership = Arc::new(Membership::new(mesh, peer));
+        let serving = Serving { peer, handler: Arc::new(Never), places: Arc::new(Semaphore::new(2)), membership };
         let served = tokio::spawn(serve(serving, theirs.compat(), CancellationToken::new()));
         let (reading, mut writing) = ours.compat().split();
         writing.write_all(&bytes).await.expect("written");

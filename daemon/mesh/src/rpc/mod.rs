@@ -30,8 +30,6 @@ pub(crate) const MAX_REQUEST: usize = wire::MAX_PARAMS + 256 * 1024;
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Bytes of a request's id that are kept.
 pub(crate) const MAX_REQUEST_ID: usize = 64;
-/// Inbound streams on one connection: a peer needs one, and some while it replaces it.
-const MAX_INBOUND: usize = 4;
 
 /// Cuts `text` to `MAX_REQUEST_ID` bytes, between characters.
 pub(crate) fn cut(text: &str) -> &str {

@@ -31,12 +31,13 @@ use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
 pub(crate) use self::policy::Permitted;
 use self::policy::Policy;
-use crate::{admission, error::Error, membership::Membership};
+use crate::{
+    admission,
+    error::Error,
+    limits::{HANDSHAKE, MAX_STREAMS},
+    membership::Membership,
+};
 
-/// Streams that a peer may have open on a connection: RPC, gossip and Kademlia together stay far below.
-const MAX_STREAMS: u32 = 256;
-/// For connecting and the handshakes of TLS, Noise or QUIC: a dead peer holds a place no longer.
-const HANDSHAKE: Duration = Duration::from_secs(5);
 /// After this silence a QUIC connection is dead.
 const QUIC_IDLE: Duration = Duration::from_secs(30);
 /// Keeps NAT mappings of UDP alive (30 s in the wild).

@@ -39,7 +39,8 @@ const AT_ONCE: usize = 32;
 /// Round trips whose median is compared.
 const PINGS: usize = 400;
 
-struct Quiet(AtomicUsize);
+#[derive(Default)]
+pub(crate) struct Quiet(AtomicUsize);
 
 #[async_trait]
 impl Handler for Quiet {
@@ -82,7 +83,7 @@ impl Issuer {
         let config = Config { listen, private_addresses: true, ..Config::new(key.clone(), self.mesh()) };
         let credential = self.credential(&self.0, key.node_id(), Timestamp::now());
         config.membership.set_credential(credential, Timestamp::now()).expect("a credential");
-        let quiet = Arc::new(Quiet(AtomicUsize::new(0)));
+        let quiet = Arc::new(Quiet::default());
         (Mesh::spawn(config, quiet.clone()).await.expect("a node"), quiet)
     }
 }
@@ -117,7 +118,7 @@ fn attempt(issuer: &Issuer, foreign: &Issuer, stolen: &Sealed<Credential>, node:
     }
 }
 
-fn transport(key: &Keypair) -> Boxed<(libp2p::PeerId, StreamMuxerBox)> {
+pub(crate) fn transport(key: &Keypair) -> Boxed<(libp2p::PeerId, StreamMuxerBox)> {
     let noise = noise::Config::new(key).expect("Noise");
     tcp::tokio::Transport::new(tcp::Config::default())
         .upgrade(Version::V1Lazy)
@@ -170,7 +171,7 @@ async fn verdict(address: Multiaddr, keypair: Keypair, papers: Papers) -> io::Re
     .await
 }
 
-async fn read<T: serde::de::DeserializeOwned>(stream: &mut (impl futures::AsyncRead + Unpin)) -> io::Result<T> {
+pub(crate) async fn read<T: serde::de::DeserializeOwned>(stream: &mut (impl futures::AsyncRead + Unpin)) -> io::Result<T> {
     let mut length = [0; 2];
     stream.read_exact(&mut length).await?;
     let mut payload = vec![0; u16::from_be_bytes(length).into()];
@@ -179,7 +180,7 @@ async fn read<T: serde::de::DeserializeOwned>(stream: &mut (impl futures::AsyncR
 }
 
 /// The median round trip between two members.
-async fn median(from: &Mesh, to: NodeId) -> Duration {
+pub(crate) async fn median(from: &Mesh, to: NodeId) -> Duration {
     let mut trips = Vec::with_capacity(PINGS);
     for _ in 0..PINGS {
         trips.push(from.ping(to).await.expect("a member answers"));
@@ -190,7 +191,7 @@ async fn median(from: &Mesh, to: NodeId) -> Duration {
 }
 
 /// This process's resident memory, in bytes.
-fn resident() -> u64 {
+pub(crate) fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number") * 4096
 }

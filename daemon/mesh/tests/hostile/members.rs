@@ -1,0 +1,222 @@
+//! A peer that was let in, and then misbehaves: honest nodes keep their speed, and throw it out.
+
+use std::{io, sync::Arc, time::Duration};
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::poll_fn};
+use libp2p::{
+    Multiaddr, Transport as _,
+    core::{
+        Endpoint,
+        muxing::{StreamMuxerBox, StreamMuxerExt as _, SubstreamBox},
+        transport::{DialOpts, PortUse},
+    },
+    identity::Keypair,
+};
+use mesh::{Config, Listen, Mesh};
+use protocol::{
+    Digest, Key, NodeId, Timestamp,
+    admission::{Hello, Offer, VERSION, Verdict},
+    wire::{self, Announcement},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time,
+};
+
+use crate::strangers::{Quiet, median, read, resident, transport};
+
+const MESH: &str = "hostile";
+
+fn config(key: Key) -> Config {
+    let listen = Listen { tcp: Some(0), quic: None, wss: None, host: std::net::Ipv4Addr::LOCALHOST.into() };
+    Config { listen, private_addresses: true, ..Config::new(key, MESH.parse().expect("a mesh id")) }
+}
+
+async fn honest() -> Mesh {
+    Mesh::spawn(config(Key::generate()), Arc::new(Quiet::default())).await.expect("a node")
+}
+
+/// A connection that was admitted and is at the rogue's disposal.
+struct Rogue {
+    node: NodeId,
+    open: mpsc::Sender<oneshot::Sender<io::Result<SubstreamBox>>>,
+}
+
+impl Rogue {
+    async fn connect(address: &Multiaddr) -> io::Result<Self> {
+        let keypair = Keypair::generate_ed25519();
+        let public = keypair.public().try_into_ed25519().expect("its kind").to_bytes();
+        let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+        let dial = transport(&keypair).dial(address.clone(), options).map_err(|error| io::Error::other(error.to_string()))?;
+        let (_, muxer) = dial.await?;
+        let (open, receiver) = mpsc::channel(1);
+        tokio::spawn(drive(muxer, receiver));
+        let rogue = Self { node: NodeId::from_bytes(&public).expect("a key"), open };
+        let mut stream = rogue.stream().await?;
+        let hello = wire::encode(&Hello { version: VERSION, mesh: MESH.parse().expect("a mesh id"), offer: Offer::Nothing });
+        let length = u16::try_from(hello.len()).expect("small").to_be_bytes();
+        stream.write_all(&[&length[..], &hello].concat()).await?;
+        stream.flush().await?;
+        let _: Hello = read(&mut stream).await?;
+        match read(&mut stream).await? {
+            Verdict::Admitted => {}
+            Verdict::Refused(refusal) => return Err(io::Error::new(io::ErrorKind::PermissionDenied, refusal)),
+            Verdict::Enrolled(_) => unreachable!("the mesh is open"),
+        }
+        let admitted = wire::encode(&Verdict::Admitted);
+        let length = u16::try_from(admitted.len()).expect("small").to_be_bytes();
+        stream.write_all(&[&length[..], &admitted].concat()).await?;
+        stream.flush().await?;
+        Ok(rogue)
+    }
+
+    async fn stream(&self) -> io::Result<SubstreamBox> {
+        let (reply, opened) = oneshot::channel();
+        let gone = || io::Error::from(io::ErrorKind::ConnectionAborted);
+        self.open.send(reply).await.map_err(|_| gone())?;
+        opened.await.map_err(|_| gone())?
+    }
+
+    /// A stream of the RPC protocol (multistream-select 1.0.0, by hand).
+    async fn rpc(&self) -> io::Result<SubstreamBox> {
+        let mut stream = self.stream().await?;
+        let message = |text: &str| [&[u8::try_from(text.len() + 1).expect("short")][..], text.as_bytes(), b"\n"].concat();
+        let name = wire::rpc_protocol(&MESH.parse().expect("a mesh id"));
+        stream.write_all(&[message("/multistream/1.0.0"), message(&name)].concat()).await?;
+        stream.flush().await?;
+        let mut answer = vec![0; 20 + 2 + name.len()];
+        stream.read_exact(&mut answer).await?;
+        Ok(stream)
+    }
+}
+
+/// Opens streams as asked, and moves the connection's bytes.
+async fn drive(mut muxer: StreamMuxerBox, mut wanted: mpsc::Receiver<oneshot::Sender<io::Result<SubstreamBox>>>) {
+    let mut opening: Option<oneshot::Sender<io::Result<SubstreamBox>>> = None;
+    poll_fn(|cx| {
+        loop {
+            if opening.is_none() {
+                match wanted.poll_recv(cx) {
+                    std::task::Poll::Ready(None) => return std::task::Poll::Ready(()),
+                    std::task::Poll::Ready(Some(reply)) => opening = Some(reply),
+                    std::task::Poll::Pending => {}
+                }
+            }
+            if opening.is_some()
+                && let std::task::Poll::Ready(opened) = muxer.poll_outbound_unpin(cx)
+            {
+                let _ = opening.take().expect("it is some").send(opened);
+                continue;
+            }
+            // What the other side opens is let go.
+            if let std::task::Poll::Ready(opened) = muxer.poll_inbound_unpin(cx) {
+                if opened.is_err() {
+                    return std::task::Poll::Ready(());
+                }
+                continue;
+            }
+            match muxer.poll_unpin(cx) {
+                std::task::Poll::Ready(Ok(_)) => {}
+                std::task::Poll::Ready(Err(_)) => return std::task::Poll::Ready(()),
+                std::task::Poll::Pending => return std::task::Poll::Pending,
+            }
+        }
+    })
+    .await;
+}
+
+/// Connects again and again, and does `harm` each time, until it is banned; the reason.
+async fn until_banned(victim: &Mesh, harm: impl AsyncFn(&Rogue) -> io::Result<()>) -> String {
+    let address: Multiaddr = victim.addresses()[0].parse().expect("an address");
+    let rogue = Rogue::connect(&address).await.expect("the mesh is open");
+    let deadline = time::Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(ban) = victim.membership().bans().into_iter().find(|ban| ban.node == rogue.node) {
+            return ban.reason;
+        }
+        assert!(time::Instant::now() < deadline, "it was never banned");
+        // Fails as soon as it is thrown out.
+        let _ = time::timeout(Duration::from_secs(2), harm(&rogue)).await;
+    }
+}
+
+fn frame(length: u32, kind: u8, id: u64, payload: &[u8]) -> Vec<u8> {
+    [&length.to_be_bytes()[..], &[kind], &id.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_misbehave_are_thrown_out_and_slow_nobody() {
+    let (one, other) = (honest().await, honest().await);
+    one.join(&other.addresses()[0], Duration::from_secs(20)).await.expect("an open mesh");
+    let calm = median(&other, one.node_id()).await;
+    let before = resident();
+
+    let harm = async {
+        let oversized = until_banned(&one, async |rogue| {
+            let mut stream = rogue.rpc().await?;
+            stream.write_all(&frame(u32::MAX, 1, 1, &[0; 64])).await?;
+            stream.flush().await?;
+            stream.read_to_end(&mut Vec::new()).await.map(drop)
+        });
+        let malformed = until_banned(&one, async |rogue| {
+            let mut stream = rogue.rpc().await?;
+            stream.write_all(&frame(9, 200, 1, &[])).await?;
+            stream.flush().await?;
+            stream.read_to_end(&mut Vec::new()).await.map(drop)
+        });
+        let misplaced = until_banned(&one, async |rogue| {
+            let mut stream = rogue.rpc().await?;
+            stream.write_all(&frame(9, 2, 1, &[])).await?;
+            stream.flush().await?;
+            stream.read_to_end(&mut Vec::new()).await.map(drop)
+        });
+        let streams = until_banned(&one, async |rogue| {
+            let mut held = Vec::new();
+            for _ in 0..200 {
+                held.push(rogue.rpc().await?);
+            }
+            Ok(())
+        });
+        tokio::join!(oversized, malformed, misplaced, streams)
+    };
+    let (under_attack, reasons) = tokio::join!(median(&other, one.node_id()), harm);
+    assert_eq!([&*reasons.0, &*reasons.1, &*reasons.2], ["bad frames"; 3]);
+    assert_eq!(reasons.3, "a flood of streams");
+    other.ping(one.node_id()).await.expect("honest nodes are served as before");
+    assert!(one.membership().bans().iter().all(|ban| ban.node != other.node_id()));
+    let limits = one.limits().await.expect("it runs");
+    let refused = |name: &str| limits.iter().find(|limit| limit.name == name).and_then(|limit| limit.refused).unwrap_or_default();
+    assert!(refused("frame.request") >= 12 && refused("streams.rpc") >= 20, "{limits:?}");
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 64 << 20, "{} MiB more", grown >> 20);
+    // Attackers and defenders share this machine's cores, so the floor is what their work may take of them.
+    assert!(under_attack < (calm * 2).max(Duration::from_millis(20)), "p50 {under_attack:?} under attack, {calm:?} before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_gossip_ends_in_a_ban() {
+    let (one, other) = (honest().await, honest().await);
+    let key = Key::generate();
+    let loud = Mesh::spawn(config(key.clone()), Arc::new(Quiet::default())).await.expect("a node");
+    for node in [&other, &loud] {
+        node.join(&one.addresses()[0], Duration::from_secs(20)).await.expect("an open mesh");
+    }
+    let deadline = time::Instant::now() + Duration::from_secs(60);
+    let mut sequence = 0_u64;
+    while one.membership().bans().is_empty() {
+        assert!(time::Instant::now() < deadline, "it was never banned");
+        sequence += 1;
+        let digest = Digest::blake3(&sequence.to_be_bytes());
+        let expires_at = Timestamp::now() + Duration::from_secs(60);
+        loud.announce(Announcement { node: key.node_id(), sequence, digest, expires_at }).await;
+        time::sleep(Duration::from_millis(1)).await;
+    }
+    let ban = one.membership().bans().remove(0);
+    assert_eq!((ban.node, ban.reason.as_str()), (key.node_id(), "a flood of gossip"));
+    // Who only passed it on is not to blame.
+    assert!(one.peers().iter().any(|peer| peer.node_id == other.node_id()));
+    let refused = loud.join(&one.addresses()[0], Duration::from_secs(20)).await.expect_err("banned");
+    assert_eq!(refused.code(), protocol::Code::Banned, "{refused}");
+    one.membership().unban(key.node_id());
+    loud.join(&one.addresses()[0], Duration::from_secs(20)).await.expect("let in again");
+}
