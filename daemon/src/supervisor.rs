@@ -68,6 +68,7 @@ impl Supervisor {
             membership: membership.clone(),
             authority: directory.existing_key("authority.key")?,
             credential_validity: protocol::SignedDuration::from_secs(i64::try_from(config.credential_seconds).unwrap_or(i64::MAX)),
+            zone: config.zone.clone(),
             directory: Arc::clone(&directory),
             bootstrap: config.mesh.as_ref().map(|mesh| mesh.bootstrap_peers.clone()).unwrap_or_default(),
             store,

@@ -138,7 +138,7 @@ impl Command {
         match self {
             Self::Completions(_) | Self::Config(_) | Self::Devstack(_) | Self::Trace(trace::Command::Verify(_)) => None,
             Self::Agent(command) => Some(command.patience().unwrap_or(PATIENCE)),
-            Self::Discover(arguments) => Some(arguments.patience()),
+            Self::Discover(arguments) => arguments.patience(),
             Self::Agreement(_)
             | Self::Id
             | Self::Join(_)
@@ -200,6 +200,10 @@ mod tests {
             "mcpctl --data-dir /d join /ip4/127.0.0.1/tcp/8766 wss://host:8765",
             "mcpctl discover docs.search",
             "mcpctl mesh init --zone eu-1",
+            "mcpctl discover docs.search --watch",
+            "mcpctl peers ban 12D3KooWQQNidjS78ajB97Ss9d4CBEqJhpufsZEUSLH2PXigYoC4 --for 1h --reason noise",
+            "mcpctl swarm limits",
+            "mcpctl netcheck",
             "mcpctl token create --ttl 24h --uses 5 --role edge --zone eu-1",
             "mcpctl join mcpz1_abc",
             "mcpctl join --bootstrap /ip4/127.0.0.1/tcp/8766 --token mcpz1_abc",

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agreement::Pricing,
+    credential::Zone,
     digest::Digest,
     document::{Document, Header},
     id::AgentId,
@@ -89,6 +90,12 @@ pub struct Advert {
     pub owner: Did,
     /// Grows with each advert of the node; the highest wins.
     pub sequence: u64,
+    /// Where the node is, as its operator names places.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Zone>,
+    /// How much of its places for calls is taken, in percent, coarsely.
+    #[serde(default)]
+    pub load: u8,
     /// Where to reach the node: dialable multiaddrs.
     pub addresses: Vec<String>,
     /// What it offers.

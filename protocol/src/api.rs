@@ -378,6 +378,12 @@ pub struct Discovered {
     pub pricing: Pricing,
     /// The last measured round trip to the node, in microseconds.
     pub rtt_us: Option<u64>,
+    /// Where its node is.
+    #[serde(default)]
+    pub zone: Option<Zone>,
+    /// How much of its node's places for calls is taken, in percent.
+    #[serde(default)]
+    pub load: u8,
     /// How it was found: `local`, `gossip` or `kademlia`.
     pub via: String,
 }
@@ -538,6 +544,9 @@ pub struct Executed {
 pub struct Propose {
     /// The agent to call.
     pub agent: AgentId,
+    /// The node that provides it, where several claim the agent.
+    #[serde(default)]
+    pub node: Option<NodeId>,
     /// Its methods; empty for all.
     #[serde(default)]
     pub methods: Vec<String>,

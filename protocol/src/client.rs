@@ -84,6 +84,19 @@ impl Client {
         self.ask(Method::PUT, path, body, None).await
     }
 
+    /// Follows a stream of server-sent events (WHATWG HTML, section 9.2).
+    pub async fn events(&self, path: &str) -> Result<Events, Problem> {
+        let request = Request::get(uri(path)?).header(header::ACCEPT, "text/event-stream").body(Full::new(Bytes::new()));
+        let request = request.map_err(|error| Problem::new(Code::InvalidRequest, error.to_string()))?;
+        let response = self.http.request(request).await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(Events { body: response.into_body(), buffer: Vec::new() });
+        }
+        let body = Limited::new(response.into_body(), MAX_FRAME).collect().await;
+        let body = body.map_err(|error| Problem::new(Code::NotRunning, format!("the daemon's answer broke off: {error}")))?.to_bytes();
+        Err(serde_json::from_slice(&body).unwrap_or_else(|error| Problem::new(Code::Internal, error.to_string())))
+    }
+
     /// Sends any request on; the gateway's way. The path and query of its URI are kept.
     pub async fn forward(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Problem> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
@@ -119,6 +132,51 @@ impl Client {
         Problem::new(Code::NotRunning, format!("no daemon answers on {}: {cause}", self.socket.display()))
             .hint("start one with 'mcpd', or name its directory with '--data-dir' or its socket with '--socket'")
     }
+}
+
+/// Events as they come.
+#[derive(Debug)]
+pub struct Events {
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What kind.
+    pub name: String,
+    /// What it tells: JSON.
+    pub data: String,
+}
+
+impl Events {
+    /// The next event; `None` when the daemon has ended the stream.
+    pub async fn next(&mut self) -> Result<Option<Event>, Problem> {
+        loop {
+            while let Some(at) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let block: Vec<u8> = self.buffer.drain(..at + 2).collect();
+                if let Some(event) = event(&String::from_utf8_lossy(&block)) {
+                    return Ok(Some(event));
+                }
+            }
+            if self.buffer.len() > MAX_FRAME {
+                return Err(Problem::new(Code::TooLarge, "an event is over the limit of a frame"));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map(|data| &data[..]).unwrap_or_default()),
+                Some(Err(error)) => return Err(Problem::new(Code::NotRunning, format!("the daemon went away: {error}"))),
+            }
+        }
+    }
+}
+
+/// An event of a block of lines; comments alone, which keep the connection alive, are none.
+fn event(block: &str) -> Option<Event> {
+    let field = |name: &'static str| block.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim_start);
+    let data: Vec<&str> = field("data").collect();
+    (!data.is_empty()).then(|| Event { name: field("event").next().unwrap_or("message").to_owned(), data: data.join("\n") })
 }
 
 fn json<B: Serialize>(body: &B) -> Result<Bytes, Problem> {
@@ -177,5 +235,18 @@ impl hyper::rt::Write for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_blocks_of_fields() {
+        let read = event("event: added\nid: 1\ndata: {\"a\":1}\n\n").expect("an event");
+        assert_eq!((read.name.as_str(), read.data.as_str()), ("added", "{\"a\":1}"));
+        assert_eq!(event(": keep-alive\n\n"), None);
+        assert_eq!(event("data: a\ndata: b\n\n").expect("an event").data, "a\nb");
     }
 }

@@ -106,6 +106,9 @@ pub struct Announcement {
     pub digest: Digest,
     /// When the advert expires.
     pub expires_at: Timestamp,
+    /// The node leaves, or stops: its adverts up to this sequence hold no longer.
+    #[serde(default)]
+    pub withdrawn: bool,
 }
 
 /// A request with what goes along with each.
@@ -136,6 +139,8 @@ pub enum Request {
     Execute(Execute),
     /// Prove that an operation of mine is in your trace.
     Prove(OperationId),
+    /// I leave, or stop: my adverts up to this sequence hold no longer.
+    Withdraw(u64),
     /// Where can this node be reached?
     Where(NodeId),
     /// To the mesh's authority: make this node a member.

@@ -95,7 +95,7 @@ proptest! {
     #[test]
     fn other_messages_survive(execute in executes(), node in nodes(), sequence in any::<u64>(), digest in digests(), at in times()) {
         survives_cbor(&call(Request::Execute(execute)))?;
-        survives_cbor(&Announcement { node, sequence, digest, expires_at: at })?;
+        survives_cbor(&Announcement { node, sequence, digest, expires_at: at, withdrawn: sequence % 2 == 0 })?;
         for request in [Request::Advert, Request::Adverts, Request::Prove(OperationId::new())] {
             survives_cbor(&call(request))?;
         }

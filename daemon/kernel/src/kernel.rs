@@ -162,6 +162,13 @@ impl Kernel {
     }
 
     /// Waits for a place in the sandbox, first come, first served.
+    /// How much of the places for calls is taken, in percent.
+    pub fn occupancy(&self) -> u8 {
+        let Parts { places, max_concurrent, .. } = &*self.0;
+        let taken = max_concurrent.saturating_sub(places.available_permits());
+        u8::try_from(taken * 100 / (*max_concurrent).max(1)).unwrap_or(100)
+    }
+
     async fn place(&self, wait_ms: u64) -> Result<SemaphorePermit<'_>, Failure> {
         match timeout(Duration::from_millis(wait_ms), self.0.places.acquire()).await {
             Ok(Ok(place)) => Ok(place),

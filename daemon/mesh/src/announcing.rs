@@ -69,7 +69,8 @@ mod tests {
         announcing.subscribed(now);
         assert!(announcing.next().is_none(), "there is nothing to say");
         let expires_at = Timestamp::from_second(1000).expect("a time");
-        let announcement = Announcement { node: Key::generate().node_id(), sequence: 1, digest: Digest::blake3(b"advert"), expires_at };
+        let announcement =
+            Announcement { node: Key::generate().node_id(), sequence: 1, digest: Digest::blake3(b"advert"), expires_at, withdrawn: false };
         announcing.set(announcement.clone(), now);
         assert_eq!(announcing.take(now, time, 0.5), Some(announcement.clone()));
         assert!(announcing.take(now, time, 0.5).is_none());

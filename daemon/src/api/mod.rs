@@ -9,6 +9,7 @@ mod reply;
 mod serve;
 mod status;
 mod trace;
+mod watch;
 
 use std::sync::Arc;
 
@@ -62,6 +63,7 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/peers", get(mesh::peers))
         .route("/v1/peers/{node}/ping", post(mesh::ping))
         .route("/v1/discover", get(mesh::discover))
+        .route("/v1/discover/watch", get(watch::discover))
         .route("/v1/plugins", post(plugins::register).get(plugins::list))
         .route("/v1/plugins/{digest}", get(plugins::show))
         .route("/v1/publishers", get(plugins::publishers))

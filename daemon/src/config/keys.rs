@@ -50,6 +50,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("mesh.upnp", "MCP_MESH_UPNP", Kind::Bool, "true"),
     key("mesh.mdns", "MCP_MESH_MDNS", Kind::Bool, "true"),
     key("mesh.private_addresses", "MCP_MESH_PRIVATE_ADDRESSES", Kind::Bool, "false"),
+    key("node.zone", "MCP_NODE_ZONE", Kind::Text, "\"\""),
     key("kernel.max_concurrent", "MCP_KERNEL_MAX_CONCURRENT", Kind::Number(64), "64"),
     key("agreements.accept", "MCP_AGREEMENTS_ACCEPT", Kind::Choice(&["auto", "manual", "deny"]), "\"manual\""),
     key("agreements.max_days", "MCP_AGREEMENTS_MAX_DAYS", Kind::Number(3_650), "366"),

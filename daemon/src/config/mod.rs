@@ -9,7 +9,7 @@ use std::{
 };
 
 use agreement::policy::{Acceptance, Policy};
-use protocol::{MeshId, agreement::Pricing, api::Setting};
+use protocol::{MeshId, agreement::Pricing, api::Setting, credential::Zone};
 use toml::Value;
 
 use self::keys::{KEYS, Key, OTHER_VARIABLES};
@@ -81,6 +81,8 @@ pub(crate) struct Config {
     pub(crate) mesh_id: Option<MeshId>,
     /// A file with a join token, for machines that nobody types at.
     pub(crate) join_token_file: Option<PathBuf>,
+    /// Where this node is, in an open mesh.
+    pub(crate) zone: Option<Zone>,
     /// How long the credentials are valid that this node issues, if it has the authority's key.
     pub(crate) credential_seconds: u64,
     pub(crate) max_concurrent: usize,
@@ -223,6 +225,7 @@ impl Layers {
             mesh: self.bool("mesh.enabled").then_some(mesh),
             mesh_id: (!self.str("mesh.id").is_empty()).then(|| self.get("mesh.id")).transpose()?,
             join_token_file: Some(self.str("mesh.join_token_file")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            zone: (!self.str("node.zone").is_empty()).then(|| self.get("node.zone")).transpose()?,
             credential_seconds: self.number("mesh.credential_seconds").max(1),
             max_concurrent: (self.number("kernel.max_concurrent") as usize).max(1),
             policy,

@@ -13,14 +13,19 @@ use protocol::{
     AgentId, Expect, Header, Key, MeshId, NodeId, Problem, Signed, Timestamp,
     advert::{Advert, Offered, Service, TTL_SECONDS},
     api::Discovered,
+    credential::Zone,
     document::Sealed,
     wire::{self, Announcement},
 };
+
+use tokio::sync::watch;
 
 use super::{agents::Agent, plugins::Plugins};
 
 /// Adverts kept of other nodes; the one that expires first makes room.
 const MAX_ADVERTS: usize = 4_096;
+/// Bytes of adverts of other nodes that are kept; the largest makes room.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of adverts in one snapshot: half a frame.
 const MAX_SNAPSHOT: usize = wire::MAX_FRAME / 2;
 
@@ -32,11 +37,16 @@ pub(crate) struct Directory {
     owner: protocol::Did,
     own: RwLock<Option<Signed<Advert>>>,
     known: RwLock<HashMap<NodeId, Arc<Signed<Advert>>>>,
+    /// Nodes that withdrew: up to which sequence, and until when an old advert might be offered again.
+    withdrawn: RwLock<HashMap<NodeId, (u64, Timestamp)>>,
+    /// Counts changes of what is known, for those who watch.
+    changes: watch::Sender<u64>,
 }
 
 impl Directory {
     pub(crate) fn new(mesh: MeshId, key: Key, owner: protocol::Did) -> Self {
-        Self { mesh, key, owner, own: RwLock::default(), known: RwLock::default() }
+        let (changes, _) = watch::channel(0);
+        Self { mesh, key, owner, own: RwLock::default(), known: RwLock::default(), withdrawn: RwLock::default(), changes }
     }
 
     /// Signs a new advert of these agents; returns it with the capabilities to provide.
@@ -45,6 +55,7 @@ impl Directory {
         agents: Vec<Arc<Agent>>,
         plugins: &Plugins,
         addresses: Vec<String>,
+        (zone, load): (Option<Zone>, u8),
     ) -> Result<(Announcement, HashSet<String>), Problem> {
         let now = Timestamp::now();
         let services = services(agents, plugins).await?;
@@ -55,11 +66,12 @@ impl Directory {
         let header = Header::new::<Advert>(&self.mesh, now, protocol::SignedDuration::from_secs(TTL_SECONDS));
         let expires_at = header.expires_at;
         let node = self.key.node_id();
-        let advert = Advert { header, node, owner: self.owner, sequence, addresses, services };
+        let advert = Advert { header, node, owner: self.owner, sequence, zone, load, addresses, services };
         let signed = Signed::sign(advert, &[&self.key]);
         let digest = protocol::Digest::blake3(signed.envelope().payload.as_bytes());
         *self.own.write() = Some(signed);
-        Ok((Announcement { node, sequence, digest, expires_at }, capabilities))
+        self.changed();
+        Ok((Announcement { node, sequence, digest, expires_at, withdrawn: false }, capabilities))
     }
 
     /// This node's advert.
@@ -106,6 +118,9 @@ impl Directory {
         if node == self.key.node_id() {
             return Ok(signed);
         }
+        if self.withdrawn.read().get(&node).is_some_and(|(sequence, until)| *until > now && signed.document().sequence <= *sequence) {
+            return Err(Problem::new(protocol::Code::NotFound, format!("node {node} has withdrawn this advert")));
+        }
         let mut known = self.known.write();
         if let Some(have) = known.get(&node).filter(|have| have.document().sequence >= signed.document().sequence) {
             return Ok(Arc::clone(have));
@@ -114,25 +129,93 @@ impl Directory {
             let first = known.iter().min_by_key(|(_, advert)| advert.document().header.expires_at).map(|(node, _)| *node);
             first.and_then(|first| known.remove(&first));
         }
+        // Bytes count too: a mesh of large adverts must not fill the memory, whoever brings them.
+        let size = |advert: &Signed<Advert>| advert.envelope().payload.len();
+        let mut bytes: usize = known.values().map(|advert| size(advert)).sum::<usize>() + size(&signed);
+        while bytes > MAX_BYTES
+            && let Some(largest) = known.iter().max_by_key(|(_, advert)| size(advert)).map(|(node, _)| *node)
+        {
+            bytes -= known.remove(&largest).map_or(0, |advert| size(&advert));
+        }
         known.insert(node, Arc::clone(&signed));
+        drop(known);
+        self.changed();
         Ok(signed)
+    }
+
+    /// `node` withdraws its adverts up to `sequence`; whether that is news.
+    pub(crate) fn withdraw(&self, node: NodeId, sequence: u64) -> bool {
+        let now = Timestamp::now();
+        let until = now.saturating_add(protocol::SignedDuration::from_secs(TTL_SECONDS)).unwrap_or(now);
+        let mut withdrawn = self.withdrawn.write();
+        withdrawn.retain(|_, (_, until)| *until > now);
+        if withdrawn.len() < MAX_ADVERTS {
+            withdrawn.insert(node, (sequence, until));
+        }
+        drop(withdrawn);
+        let mut known = self.known.write();
+        let news = known.get(&node).is_some_and(|advert| advert.document().sequence <= sequence);
+        if news {
+            known.remove(&node);
+        }
+        drop(known);
+        if news {
+            self.changed();
+        }
+        news
+    }
+
+    /// This node's own withdrawal, if it has an advert.
+    pub(crate) fn withdrawal(&self) -> Option<Announcement> {
+        let own = self.own.write().take()?;
+        let Advert { node, sequence, header, .. } = own.document();
+        let digest = protocol::Digest::blake3(own.envelope().payload.as_bytes());
+        Some(Announcement { node: *node, sequence: *sequence, digest, expires_at: header.expires_at, withdrawn: true })
+    }
+
+    /// Rings when what is known has changed.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// Drops what has expired.
     pub(crate) fn sweep(&self) {
         let now = Timestamp::now();
-        self.known.write().retain(|_, advert| advert.document().header.expires_at > now);
+        let mut known = self.known.write();
+        let before = known.len();
+        known.retain(|_, advert| advert.document().header.expires_at > now);
+        let gone = known.len() < before;
+        drop(known);
+        if gone {
+            self.changed();
+        }
     }
 
-    /// The advert that offers an agent.
-    pub(crate) fn locate(&self, agent: &AgentId) -> Option<Arc<Signed<Advert>>> {
+    /// The advert that offers an agent, of `node` where one is named.
+    ///
+    /// # Errors
+    /// Several nodes claim the agent: which one is meant must be said.
+    pub(crate) fn locate(&self, agent: &AgentId, node: Option<NodeId>) -> Result<Option<Arc<Signed<Advert>>>, Problem> {
         let now = Timestamp::now();
         let offers = |advert: &&Arc<Signed<Advert>>| {
             let document = advert.document();
             document.header.expires_at > now
+                && node.is_none_or(|node| document.node == node)
                 && document.services.iter().any(|service| service.agents.iter().any(|offered| offered.id == *agent))
         };
-        self.known.read().values().find(offers).cloned()
+        let known = self.known.read();
+        let mut found = known.values().filter(offers);
+        let Some(first) = found.next() else { return Ok(None) };
+        if let Some(other) = found.next() {
+            let (one, two) = (first.document().node, other.document().node);
+            return Err(Problem::new(protocol::Code::Conflict, format!("agent {agent} is claimed by {one} and by {two}, at least"))
+                .hint("name the node that you mean ('--node')"));
+        }
+        Ok(Some(Arc::clone(first)))
     }
 
     /// Agents of other nodes that provide a capability, by adverts known here.
@@ -160,6 +243,8 @@ pub(crate) fn offers(advert: &Advert, capability: &str, via: &str) -> Vec<Discov
         methods: service.methods.clone(),
         pricing: service.pricing.clone(),
         rtt_us: None,
+        zone: advert.zone.clone(),
+        load: advert.load,
         via: via.into(),
     };
     advert.providing(capability).flat_map(|service| service.agents.iter().map(move |offered| found(service, offered))).collect()

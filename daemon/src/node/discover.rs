@@ -7,16 +7,23 @@ use protocol::{
     AgentId, Code, NodeId, Problem, Signed,
     advert::Advert,
     api::Discovered,
+    credential::Zone,
     document::Sealed,
     wire::{self, Announcement, Request, Response},
 };
 
-use super::{Node, directory::offers};
+use super::{
+    Node,
+    directory::offers,
+    rank::{self, Offer},
+};
 
 /// Providers of one capability that are asked for their advert in one look-up.
 const MAX_PROVIDERS: usize = 32;
 /// Of those, how many at once.
 const AT_ONCE: usize = 8;
+/// How long neighbours are waited for that are told of this node's leaving.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long one peer is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -41,13 +48,53 @@ impl Node {
             let lookup = self.look_up(capability, timeout);
             found = tokio::time::timeout(timeout, lookup).await.unwrap_or_else(|_| Ok(Vec::new()))?;
         }
-        if let Ok(mesh) = self.mesh() {
-            for item in &mut found {
-                item.rtt_us = mesh.rtt(item.node_id).map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
-            }
-        }
-        found.sort_by_key(|item| (item.node_id != self.node_id, item.rtt_us.unwrap_or(u64::MAX), item.pricing.per_call, item.agent));
+        self.rank(&mut found);
         Ok(found)
+    }
+
+    /// Agents that provide a capability, by adverts known here alone.
+    pub(crate) fn providing(&self, capability: &str) -> Vec<Discovered> {
+        let mut found = self.directory.providing_here(capability);
+        found.extend(self.directory.providing(capability, "gossip"));
+        self.rank(&mut found);
+        found
+    }
+
+    /// The best first: what lives here, then by distance, load, zone and price.
+    fn rank(&self, found: &mut [Discovered]) {
+        let mesh = self.mesh().ok();
+        for item in found.iter_mut() {
+            let rtt = mesh.and_then(|mesh| mesh.rtt(item.node_id));
+            item.rtt_us = rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+        }
+        let cheapest = found.iter().map(|item| item.pricing.per_call).min().unwrap_or_default();
+        let zone = self.zone();
+        found.sort_by_key(|item| {
+            let rtt = item.rtt_us.map(Duration::from_micros);
+            let offer = Offer { rtt, load: item.load, zone: item.zone.as_ref().map(Zone::as_str), per_call: item.pricing.per_call };
+            (item.node_id != self.node_id, rank::cost(offer, zone.as_ref().map(Zone::as_str), cheapest), item.agent)
+        });
+    }
+
+    /// Where this node is: by its credential, or by configuration in an open mesh.
+    pub(crate) fn zone(&self) -> Option<Zone> {
+        match self.membership.as_ref().and_then(|membership| membership.credential()) {
+            Some(own) => own.document().zone.clone(),
+            None => self.configured_zone.clone(),
+        }
+    }
+
+    /// Tells the mesh that this node's adverts hold no longer: neighbours at once, the others by gossip.
+    pub(crate) async fn withdraw(&self) {
+        let (Some(withdrawal), Ok(mesh)) = (self.directory.withdrawal(), self.mesh()) else { return };
+        let sequence = withdrawal.sequence;
+        mesh.announce(withdrawal).await;
+        let told = stream::iter(mesh.peers()).map(|peer| async move {
+            if let Err(problem) = mesh.request(peer.node_id, Request::Withdraw(sequence), "", FAREWELL).await {
+                tracing::debug!(node = %peer.node_id, %problem, "was not told that this node leaves");
+            }
+        });
+        let _ = tokio::time::timeout(FAREWELL, told.buffer_unordered(AT_ONCE * 2).collect::<()>()).await;
     }
 
     /// The providers of the capability's key, each asked for its advert.
@@ -75,18 +122,19 @@ impl Node {
     }
 
     /// The advert that offers an agent; neighbours are asked if none is known here.
-    pub(crate) async fn locate(&self, agent: &AgentId) -> Option<Arc<Signed<Advert>>> {
-        if let Some(advert) = self.directory.locate(agent) {
-            return Some(advert);
+    pub(crate) async fn locate(&self, agent: &AgentId, node: Option<NodeId>) -> Result<Option<Arc<Signed<Advert>>>, Problem> {
+        if let Some(advert) = self.directory.locate(agent, node)? {
+            return Ok(Some(advert));
         }
-        let neighbours: Vec<_> = self.mesh().ok()?.peers().into_iter().map(|peer| peer.node_id).take(MAX_PROVIDERS).collect();
+        let Ok(mesh) = self.mesh() else { return Ok(None) };
+        let neighbours: Vec<_> = mesh.peers().into_iter().map(|peer| peer.node_id).take(MAX_PROVIDERS).collect();
         let mut answers = stream::iter(neighbours).map(|node| self.pull(node)).buffer_unordered(AT_ONCE);
         while answers.next().await.is_some() {
-            if let Some(advert) = self.directory.locate(agent) {
-                return Some(advert);
+            if let Some(advert) = self.directory.locate(agent, node)? {
+                return Ok(Some(advert));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Takes over the adverts that a neighbour knows. Each is verified; a bad one doesn't spoil the rest.
@@ -134,6 +182,10 @@ impl Node {
 
     /// Gossip says that a newer advert exists: it is fetched, unless too many fetches are under way.
     pub(super) fn on_announced(&self, announcement: Announcement) {
+        if announcement.withdrawn {
+            self.directory.withdraw(announcement.node, announcement.sequence);
+            return;
+        }
         if !self.directory.is_news(&announcement) {
             return;
         }

@@ -95,7 +95,7 @@ impl Node {
         if let Some(contract) = contract {
             return Ok(contract.terms().provider_node);
         }
-        if let Some(advert) = self.locate(agent).await {
+        if let Some(advert) = self.locate(agent, None).await? {
             return Ok(advert.document().node);
         }
         Err(Problem::new(Code::AgentNotFound, format!("agent {agent} is known neither here nor to the neighbours"))

@@ -36,6 +36,10 @@ impl mesh::Handler for Inbound {
                 node.directory.own().map(Response::Advert).ok_or_else(none)
             }
             Request::Adverts => Ok(Response::Adverts(node.directory.snapshot())),
+            Request::Withdraw(sequence) => {
+                node.directory.withdraw(from, sequence);
+                Ok(Response::Done)
+            }
             Request::Propose(sealed) => node.answer_proposal(from, &caller, sealed).await.map(Response::Agreement),
             Request::Accept(sealed) => node.take_acceptance(from, &caller, sealed).await.map(|()| Response::Done),
             Request::Transition(sealed) => node.take_transition(from, &caller, sealed).await.map(|()| Response::Done),

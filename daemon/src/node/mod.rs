@@ -22,6 +22,7 @@ mod join;
 pub(crate) mod journal;
 pub(crate) mod negotiate;
 pub(crate) mod plugins;
+mod rank;
 pub(crate) mod run;
 pub(crate) mod trace_log;
 mod view;
@@ -35,7 +36,7 @@ use std::{
 use agreement::policy::Policy;
 use kernel::Kernel;
 use mesh::{Keys, Membership, Mesh, Papers};
-use protocol::{Code, Did, Key, MeshId, NodeId, Problem, SignedDuration};
+use protocol::{Code, Did, Key, MeshId, NodeId, Problem, SignedDuration, credential::Zone};
 use store::{Blobs, Store};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -73,6 +74,7 @@ pub(crate) struct Parts {
     pub(crate) membership: Option<Arc<Membership>>,
     pub(crate) authority: Option<Key>,
     pub(crate) credential_validity: SignedDuration,
+    pub(crate) zone: Option<Zone>,
     pub(crate) directory: Arc<DataDir>,
     pub(crate) bootstrap: Vec<String>,
     pub(crate) store: Arc<dyn Store>,
@@ -101,6 +103,8 @@ pub(crate) struct Rooms {
     /// Where this node has the key of the mesh's authority.
     books: Option<Books>,
     credential_validity: SignedDuration,
+    /// Where the operator says that this node is; a credential says it otherwise.
+    configured_zone: Option<Zone>,
     directory_on_disk: Arc<DataDir>,
     papers: Papers,
     /// Entry nodes by configuration.
@@ -146,6 +150,7 @@ impl Node {
             membership: parts.membership,
             configured_mesh: parts.configured_mesh,
             credential_validity: parts.credential_validity,
+            configured_zone: parts.zone,
             bootstrap: parts.bootstrap,
             papers: Papers::at(parts.directory.path()),
             directory_on_disk: parts.directory,
@@ -202,7 +207,10 @@ impl Node {
     /// Tells the mesh what this node offers now.
     pub(crate) async fn publish(&self) -> Result<(), Problem> {
         let Some(mesh) = self.mesh.get() else { return Ok(()) };
-        let (announcement, capabilities) = self.directory.sign(self.agents.all(), &self.plugins, mesh.addresses()).await?;
+        let (announcement, capabilities) = self
+            .directory
+            .sign(self.agents.all(), &self.plugins, mesh.addresses(), (self.zone(), coarse(self.plugins.occupancy())))
+            .await?;
         mesh.set_provided(capabilities.iter().map(|capability| protocol::wire::capability_key(capability)).collect()).await;
         mesh.announce(announcement).await;
         Ok(())
@@ -249,10 +257,16 @@ impl Node {
             tracing::warn!(%problem, "the last checkpoint was not signed");
         }
         if let Some(mesh) = self.mesh.get() {
+            self.withdraw().await;
             mesh.clone().shutdown().await;
         }
         if let Err(error) = self.journal.close().await {
             tracing::error!(%error, "the store did not close cleanly");
         }
     }
+}
+
+/// In tens, so that an advert says something for a while.
+fn coarse(percent: u8) -> u8 {
+    percent.saturating_add(5) / 10 * 10
 }

@@ -39,7 +39,7 @@ impl Node {
         if self.agents.get(&propose.agent).is_some() {
             return Err(Problem::new(Code::Conflict, format!("agent {} lives on this node: its owner needs no agreement", propose.agent)));
         }
-        let advert = self.locate(&propose.agent).await.ok_or_else(unknown)?;
+        let advert = self.locate(&propose.agent, propose.node).await?.ok_or_else(unknown)?;
         let offer = advert.document();
         let service =
             offer.services.iter().find(|service| service.agents.iter().any(|agent| agent.id == propose.agent)).ok_or_else(unknown)?;

@@ -32,6 +32,11 @@ struct Record {
 }
 
 impl Plugins {
+    /// How much of the sandbox's places is taken, in percent.
+    pub(crate) fn occupancy(&self) -> u8 {
+        self.kernel.occupancy()
+    }
+
     pub(crate) fn new(journal: Journal, blobs: Blobs, kernel: Kernel, mesh: MeshId) -> Self {
         Self { journal, blobs, kernel, mesh, loaded: Mutex::default() }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use protocol::{
-    AgentId, AgreementId, Client, Problem, Timestamp,
+    AgentId, AgreementId, Client, NodeId, Problem, Timestamp,
     agreement::{Bundle, Limit, Reason},
     api::{AgreementOutline, AgreementState, Close, List, Propose},
     error::Code,
@@ -78,6 +78,9 @@ pub(crate) struct ProposeArguments {
     /// The agent to call
     #[arg(long, value_name = "ID", required_unless_present = "capability")]
     agent: Option<AgentId>,
+    /// The node that provides it, where several claim the agent
+    #[arg(long, value_name = "NODE", conflicts_with = "capability")]
+    node: Option<NodeId>,
     /// Agree with the best provider of PLUGIN.METHOD, on this method if --method is not given
     #[arg(long, value_name = "C", conflicts_with = "agent")]
     capability: Option<String>,
@@ -136,7 +139,7 @@ enum Shown {
 }
 
 async fn propose(arguments: ProposeArguments, client: &Client, output: Output) -> Result {
-    let ProposeArguments { agent, capability, template, set, mut method } = arguments;
+    let ProposeArguments { agent, node, capability, template, set, mut method } = arguments;
     let agent = match (agent, capability) {
         (Some(agent), _) => agent,
         (None, Some(capability)) => {
@@ -156,7 +159,7 @@ async fn propose(arguments: ProposeArguments, client: &Client, output: Output) -
             ));
         }
     }
-    let state: AgreementState = client.post("/v1/agreements", &Propose { agent, methods: method, template, parameters }).await?;
+    let state: AgreementState = client.post("/v1/agreements", &Propose { agent, node, methods: method, template, parameters }).await?;
     output.show(&state, describe)
 }
 

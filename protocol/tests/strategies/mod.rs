@@ -106,8 +106,18 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
 }
 
 pub(crate) fn adverts() -> impl Strategy<Value = Advert> {
-    (headers::<Advert>(), nodes(), dids(), any::<u64>(), vec(texts(), 0..3), vec(services(), 0..3))
-        .prop_map(|(header, node, owner, sequence, addresses, services)| Advert { header, node, owner, sequence, addresses, services })
+    (headers::<Advert>(), nodes(), dids(), any::<u64>(), vec(texts(), 0..3), vec(services(), 0..3)).prop_map(
+        |(header, node, owner, sequence, addresses, services)| Advert {
+            header,
+            node,
+            owner,
+            sequence,
+            zone: None,
+            load: 50,
+            addresses,
+            services,
+        },
+    )
 }
 
 pub(crate) fn manifests() -> impl Strategy<Value = Manifest> {

@@ -12,3 +12,4 @@ mod mesh;
 mod plugins;
 mod proofs;
 mod rogue;
+mod swarm;

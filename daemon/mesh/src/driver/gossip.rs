@@ -142,7 +142,8 @@ mod tests {
     fn announcements_are_believed_of_their_own_node_only() {
         let (key, now) = (Key::generate(), Timestamp::now());
         let expires_at = now + std::time::Duration::from_secs(60);
-        let announcement = Announcement { node: key.node_id(), sequence: 1, digest: Digest::blake3(b"advert"), expires_at };
+        let announcement =
+            Announcement { node: key.node_id(), sequence: 1, digest: Digest::blake3(b"advert"), expires_at, withdrawn: false };
         let message = |source: &Key, data: Vec<u8>| Message {
             source: Some(identity::peer_of(source.node_id())),
             data,

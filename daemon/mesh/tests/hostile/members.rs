@@ -208,13 +208,18 @@ async fn a_flood_of_gossip_ends_in_a_ban() {
         sequence += 1;
         let digest = Digest::blake3(&sequence.to_be_bytes());
         let expires_at = Timestamp::now() + Duration::from_secs(60);
-        loud.announce(Announcement { node: key.node_id(), sequence, digest, expires_at }).await;
+        loud.announce(Announcement { node: key.node_id(), sequence, digest, expires_at, withdrawn: false }).await;
         time::sleep(Duration::from_millis(1)).await;
     }
     let ban = one.membership().bans().remove(0);
     assert_eq!((ban.node, ban.reason.as_str()), (key.node_id(), "a flood of gossip"));
     // Who only passed it on is not to blame.
     assert!(one.peers().iter().any(|peer| peer.node_id == other.node_id()));
+    let gone = || one.peers().iter().all(|peer| peer.node_id != key.node_id()) && loud.peers().is_empty();
+    while !gone() {
+        assert!(time::Instant::now() < deadline, "it was never thrown out");
+        time::sleep(Duration::from_millis(5)).await;
+    }
     let refused = loud.join(&one.addresses()[0], Duration::from_secs(20)).await.expect_err("banned");
     assert_eq!(refused.code(), protocol::Code::Banned, "{refused}");
     one.membership().unban(key.node_id());

@@ -50,6 +50,7 @@ async fn announcements_spread_and_forged_ones_do_not() {
         sequence,
         digest: Digest::blake3(b"advert"),
         expires_at: Timestamp::now() + Duration::from_secs(300),
+        withdrawn: false,
     };
     let victim = Key::generate().node_id();
     forger.mesh.announce(announcement(victim, 1)).await;
