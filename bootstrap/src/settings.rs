@@ -8,7 +8,7 @@ use std::{
 
 use clap::Parser;
 use directories::ProjectDirs;
-use mesh::{Config, Keys, Listen, Papers};
+use mesh::{CertificateFiles, Config, Keys, Listen, Papers};
 use protocol::{Key, MeshId, Timestamp};
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -60,6 +60,12 @@ pub(crate) struct Arguments {
     /// container.
     #[arg(long, value_name = "ADDR", env = "MCP_MESH_ANNOUNCE", value_delimiter = ',', num_args = 1..)]
     announce: Option<Vec<String>>,
+    /// A PEM file with the certificate that WebSocket over TLS shows, read again when it changes.
+    #[arg(long, value_name = "FILE", env = "MCP_MESH_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// A PEM file with its key.
+    #[arg(long, value_name = "FILE", env = "MCP_MESH_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Tell on standard output where the node listens, and log, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -79,6 +85,8 @@ struct File {
     bootstrap: Option<Vec<String>>,
     private_addresses: Option<bool>,
     announce: Option<Vec<String>>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
 }
 
 /// What the node is run with.
@@ -91,6 +99,7 @@ pub(crate) struct Settings {
     bootstrap: Vec<String>,
     private_addresses: bool,
     announce: Vec<String>,
+    certificate: Option<CertificateFiles>,
 }
 
 impl Arguments {
@@ -111,12 +120,18 @@ impl Arguments {
         if port != 0 && listen.tcp == listen.wss {
             return Err(Error::Settings(format!("port and tcp_port are both {port}: they are both TCP ports and can't be the same")));
         }
+        let certificate = match (self.tls_cert.or(file.tls_cert), self.tls_key.or(file.tls_key)) {
+            (None, None) => None,
+            (Some(chain), Some(key)) => Some(CertificateFiles { chain, key }),
+            _ => return Err(Error::Settings("tls_cert and tls_key go together: one of them is missing".into())),
+        };
         Ok(Settings {
             data_dir: self.data_dir.or(file.data_dir).map_or_else(default_data_dir, Ok)?,
             mesh: self.mesh_id.or(file.mesh_id),
             token,
             listen,
             bootstrap: self.bootstrap.or(file.bootstrap).unwrap_or_default(),
+            certificate,
             announce: self.announce.or(file.announce).unwrap_or_default(),
             private_addresses: self.private_addresses || file.private_addresses.unwrap_or_default(),
         })
@@ -143,6 +158,7 @@ impl Settings {
             listen: self.listen,
             bootstrap: self.bootstrap.into_iter().filter(|address| !address.is_empty()).collect(),
             private_addresses: self.private_addresses,
+            certificate: self.certificate,
             announce: self.announce,
             relay: true,
             server: true,

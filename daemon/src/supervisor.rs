@@ -198,6 +198,7 @@ fn mesh_config(
         listen: mesh::Listen { host: mesh.host, tcp: Some(mesh.tcp_port), quic: Some(mesh.quic_port), wss: Some(mesh.wss_port) },
         bootstrap,
         private_addresses: mesh.private_addresses,
+        certificate: mesh.certificate.clone().map(|(chain, key)| mesh::CertificateFiles { chain, key }),
         announce: mesh.announce.clone(),
         relay: mesh.relay,
         upnp: mesh.upnp,

@@ -8,7 +8,7 @@
 //!   manifest, advert, agreement, receipt, credential
 //! token, admission           how a node enters a private mesh, and what two nodes show one another first
 //! merkle, checkpoint, entry  the trace: RFC 6962 proofs, C2SP checkpoints
-//! wire                       mesh messages and their size limits
+//! wire, frame                mesh messages, their size limits, and how they are cut
 //! api, client                the local API and its client over the Unix socket
 //! error                      stable codes and RFC 9457 problems
 //! ```
@@ -27,6 +27,7 @@ pub mod document;
 pub mod entry;
 pub mod envelope;
 pub mod error;
+pub mod frame;
 pub mod id;
 pub mod key;
 pub mod manifest;

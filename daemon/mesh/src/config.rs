@@ -7,7 +7,7 @@ use std::{
 
 use protocol::{Key, MeshId};
 
-use crate::{membership::Membership, papers::Papers};
+use crate::{membership::Membership, papers::Papers, transport::CertificateFiles};
 
 /// How to run a node of a mesh.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct Config {
     pub papers: Option<Papers>,
     /// Where to listen.
     pub listen: Listen,
+    /// What WebSocket over TLS shows; a certificate of the node's own if left out.
+    pub certificate: Option<CertificateFiles>,
     /// Where to enter: multiaddrs or `wss://host:port`. Redialled for ever.
     pub bootstrap: Vec<String>,
     /// Whether loopback and private addresses are exchanged with others: for LANs and development.
@@ -49,6 +51,7 @@ impl Config {
             key,
             membership,
             papers: None,
+            certificate: None,
             listen: Listen::default(),
             bootstrap: Vec::new(),
             private_addresses: false,

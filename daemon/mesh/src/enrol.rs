@@ -105,9 +105,14 @@ pub async fn enrol(key: &Key, membership: &Arc<Membership>, address: &str, timeo
 async fn dial(key: &Key, membership: &Arc<Membership>, address: &Multiaddr) -> std::io::Result<NodeId> {
     let permitted = Permitted::new(false);
     permitted.name(address);
-    let mut transport =
-        transport::build(&identity::keypair(key), permitted, membership.clone(), relay::client::new(identity::peer_of(key.node_id())).0)
-            .map_err(|error| std::io::Error::other(error.to_string()))?;
+    let mut transport = transport::build(
+        &identity::keypair(key),
+        permitted,
+        membership.clone(),
+        relay::client::new(identity::peer_of(key.node_id())).0,
+        None,
+    )
+    .map_err(|error| std::io::Error::other(error.to_string()))?;
     let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
     let dialled = transport.dial(address.clone(), options).map_err(|error| match error {
         TransportError::Other(error) => error,

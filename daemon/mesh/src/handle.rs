@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -152,6 +155,12 @@ impl Mesh {
             }
         });
         joined.await.map_err(|_| Error::TimedOut { target: address.to_owned(), after: timeout })?
+    }
+
+    /// Look-ups in Kademlia that have ended, and the requests that all of them took.
+    pub fn lookups(&self) -> (u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.shared.lookups.0), load(&self.shared.lookups.1))
     }
 
     /// Tells where `node` can be reached, by what it has signed: multiaddrs. Those that may not be dialled are left out.

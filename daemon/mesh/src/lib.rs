@@ -49,3 +49,4 @@ pub use handle::Mesh;
 pub use handler::Handler;
 pub use membership::{Authority, Membership, Pending};
 pub use papers::{Keys, Papers};
+pub use transport::CertificateFiles;

@@ -45,6 +45,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("mesh.quic_port", "MCP_MESH_QUIC_PORT", PORT, "8765"),
     key("mesh.tcp_port", "MCP_MESH_TCP_PORT", PORT, "8766"),
     key("mesh.bootstrap_peers", "MCP_BOOTSTRAP_PEERS", Kind::List, "[]"),
+    key("mesh.tls_cert", "MCP_MESH_TLS_CERT", Kind::Text, "\"\""),
+    key("mesh.tls_key", "MCP_MESH_TLS_KEY", Kind::Text, "\"\""),
     key("mesh.announce", "MCP_MESH_ANNOUNCE", Kind::List, "[]"),
     key("mesh.relay", "MCP_MESH_RELAY", Kind::Bool, "true"),
     key("mesh.upnp", "MCP_MESH_UPNP", Kind::Bool, "true"),

@@ -110,6 +110,8 @@ pub(crate) struct Mesh {
     pub(crate) tcp_port: u16,
     pub(crate) bootstrap_peers: Vec<String>,
     pub(crate) private_addresses: bool,
+    /// The certificate of WebSocket over TLS and its key, in files.
+    pub(crate) certificate: Option<(PathBuf, PathBuf)>,
     pub(crate) announce: Vec<String>,
     pub(crate) relay: bool,
     pub(crate) upnp: bool,
@@ -215,6 +217,7 @@ impl Layers {
             tcp_port: self.number("mesh.tcp_port") as u16,
             bootstrap_peers: self.list("mesh.bootstrap_peers"),
             private_addresses: self.bool("mesh.private_addresses"),
+            certificate: self.certificate()?,
             announce: self.list("mesh.announce"),
             relay: self.bool("mesh.relay"),
             upnp: self.bool("mesh.upnp"),
@@ -234,6 +237,16 @@ impl Layers {
             strange_variables,
             settings: self.settings(),
         })
+    }
+
+    fn certificate(&self) -> Result<Option<(PathBuf, PathBuf)>, Error> {
+        let file = |name| Some(self.str(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
+        match (file("mesh.tls_cert"), file("mesh.tls_key")) {
+            (None, None) => Ok(None),
+            (Some(chain), Some(key)) => Ok(Some((chain, key))),
+            (Some(_), None) => Err(Error::Value { origin: self.0["mesh.tls_cert"].1.clone(), message: "mesh.tls_key is missing".into() }),
+            (None, Some(_)) => Err(Error::Value { origin: self.0["mesh.tls_key"].1.clone(), message: "mesh.tls_cert is missing".into() }),
+        }
     }
 
     fn settings(&self) -> Vec<Setting> {

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::{measure::Pace, place};
 
 /// The sections there are.
-const SECTIONS: [&str; 4] = ["start", "memory", "local", "remote"];
-const USAGE: &str = "usage: tests/bench [--quick] [--only start,memory,local,remote] [--json FILE]";
+const SECTIONS: [&str; 6] = ["start", "memory", "local", "remote", "rpc", "scale"];
+const USAGE: &str = "usage: tests/bench [--quick] [--only start,memory,local,remote,rpc,scale] [--json FILE]";
 
 /// What this process is to do.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(crate) enum Wanted {
     Nothing,
     /// Be the responder of the NATS yardstick.
     Responder { url: String, directory: PathBuf, agents: usize },
+    /// Be the echo at the other end.
+    Echo,
     /// Measure.
     Figures(Arguments),
 }
@@ -41,6 +43,7 @@ impl Arguments {
                 "--quick" => arguments.quick = true,
                 "--json" => arguments.json = value()?.into(),
                 "--only" => arguments.only = value()?.split(',').map(str::to_owned).collect(),
+                "--echo" => return Ok(Wanted::Echo),
                 "--responder" => return Ok(Wanted::Responder { url: value()?, directory: value()?.into(), agents: value()?.parse()? }),
                 other => bail!("'{other}' is no argument; {USAGE}"),
             }

@@ -3,6 +3,8 @@
 //! ```text
 //! main ─► local    execute through the socket     | the raw parts: sandbox and group commit, in this process
 //!      ─► remote   execute on another node        | NATS request/reply to the same raw parts
+//!      ─► rpc      requests of the mesh alone      | NATS request/reply, raw QUIC
+//!      ─► scale    50, 200, 500 nodes in this process
 //!      ─► memory   idle node, gateway, 1,000 agents
 //!      ─► start    spawn to first answer           (both beside nats-server)
 //!      ─► report   a table on stdout, JSON in target/bench.json
@@ -19,9 +21,12 @@ mod nats;
 mod node;
 mod place;
 mod proc;
+mod quic;
 mod raw;
 mod remote;
 mod report;
+mod rpc;
+mod scale;
 mod start;
 
 use std::process::ExitCode;
@@ -32,10 +37,16 @@ use crate::{arguments::Arguments, place::Place, report::Report};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    // Both of rustls' providers are linked: say which one counts.
+    let _ = quinn::rustls::crypto::ring::default_provider().install_default();
     let arguments = match Arguments::parse(std::env::args().skip(1))? {
         arguments::Wanted::Nothing => return Ok(ExitCode::SUCCESS),
         arguments::Wanted::Responder { url, directory, agents } => {
             nats::respond(&url, &directory, agents).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        arguments::Wanted::Echo => {
+            rpc::echo().await?;
             return Ok(ExitCode::SUCCESS);
         }
         arguments::Wanted::Figures(arguments) => arguments,
@@ -62,6 +73,12 @@ async fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.wants("remote") {
         remote::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("rpc") {
+        rpc::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("scale") {
+        scale::measure(arguments, &mut report).await?;
     }
     report.finish(&arguments.json)
 }

@@ -73,6 +73,13 @@ impl Requester {
         counter::counted(&answer.payload)
     }
 
+    /// Has a text sent back.
+    pub(crate) async fn echo_of(&self, text: &str) -> Result<()> {
+        let answer = self.0.request("echo", Bytes::copy_from_slice(text.as_bytes())).await?;
+        anyhow::ensure!(answer.payload == text, "the echo is another text");
+        Ok(())
+    }
+
     /// Has the parameters sent back.
     pub(crate) async fn echo(&self) -> Result<()> {
         let answer = self.0.request("echo", Bytes::from_static(counter::PARAMS.as_bytes())).await?;

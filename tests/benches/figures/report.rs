@@ -55,6 +55,7 @@ pub(crate) struct Report {
     elapsed_s: f64,
     races: Vec<Race>,
     gauges: Vec<Gauge>,
+    rows: Vec<(&'static str, Value)>,
     #[serde(skip)]
     begun: Instant,
 }
@@ -63,7 +64,7 @@ impl Report {
     pub(crate) fn new(quick: bool) -> Self {
         let machine = Machine::here();
         say(&format!("{machine}{}", if quick { "; quick: shows that it works, not how fast" } else { "" }));
-        Self { version: 1, quick, machine, elapsed_s: 0.0, races: Vec::new(), gauges: Vec::new(), begun: Instant::now() }
+        Self { version: 1, quick, machine, elapsed_s: 0.0, races: Vec::new(), gauges: Vec::new(), rows: Vec::new(), begun: Instant::now() }
     }
 
     /// Opens the table of a section of races.
@@ -114,6 +115,16 @@ impl Report {
     /// Opens the table of a section of gauges.
     pub(crate) fn gauges(&self, title: &str) {
         say(&format!("\n{title}"));
+    }
+
+    /// A line of a table of its own.
+    pub(crate) fn text(&self, text: &str) {
+        say(text);
+    }
+
+    /// Keeps a row of such a table for programs.
+    pub(crate) fn keep(&mut self, section: &'static str, row: Value) {
+        self.rows.push((section, row));
     }
 
     /// Adds a gauge.

@@ -1,6 +1,6 @@
 //! Kademlia: look-ups end here, and what others ask us to keep is judged here.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use libp2p::{
     PeerId,
@@ -35,7 +35,13 @@ pub(super) enum Lookup {
 impl Driver {
     pub(super) fn on_kad(&mut self, event: Event) {
         match event {
-            Event::OutboundQueryProgressed { id, result, step, .. } => self.on_progress(id, result, step.last),
+            Event::OutboundQueryProgressed { id, result, step, stats } => {
+                if step.last && matches!(self.lookups.get(&id), Some(Lookup::Providers(_))) {
+                    self.shared.lookups.0.fetch_add(1, Ordering::Relaxed);
+                    self.shared.lookups.1.fetch_add(stats.num_requests().into(), Ordering::Relaxed);
+                }
+                self.on_progress(id, result, step.last);
+            }
             Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => self.on_provider_record(record),
             Event::RoutingUpdated { is_new_peer: true, .. } => self.on_new_peer(),
             Event::ModeChanged { new_mode } => tracing::info!(mode = %new_mode, "Kademlia's mode has changed"),

@@ -16,7 +16,11 @@ mod reach;
 mod rpc;
 mod start;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use futures::StreamExt as _;
 use libp2p::{
@@ -91,6 +95,8 @@ pub(crate) struct Shared {
     pub(crate) listening: RwLock<Vec<Multiaddr>>,
     /// Addresses that are known to lead here from elsewhere.
     pub(crate) external: RwLock<Vec<Multiaddr>>,
+    /// Look-ups of providers that have ended, and the requests that they took.
+    pub(crate) lookups: (AtomicU64, AtomicU64),
     /// Cancelled when the driver has ended, however it did.
     pub(crate) stopped: CancellationToken,
 }

@@ -67,7 +67,7 @@ pub(crate) async fn start(
         .with_dial_concurrency_factor(PARALLEL_DIALS)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let (relayed, relay_client) = relay::client::new(key.public().to_peer_id());
-    let transport = transport::build(&key, permitted.clone(), config.membership.clone(), relayed)?;
+    let transport = transport::build(&key, permitted.clone(), config.membership.clone(), relayed, config.certificate.clone())?;
     let behaviour = Behaviour::new(&config, &key, &topic, relay_client)?;
     let announced = config.announce.iter().map(|text| address::parse(text).map(|address| address::split_peer(address).0));
     let announced = announced.collect::<Result<Vec<Multiaddr>, Error>>()?;
@@ -76,6 +76,7 @@ pub(crate) async fn start(
         peers: crate::peers::Peers::default(),
         listening: parking_lot::RwLock::default(),
         external: parking_lot::RwLock::default(),
+        lookups: Default::default(),
         stopped: CancellationToken::new(),
     });
     let mut driver = Driver {

@@ -1,59 +1,24 @@
-//! Frames: `length u32 BE | kind u8 | id u64 BE | payload`; `length` counts what follows it.
+//! Reads frames (`protocol::frame`) off a stream.
 
 use std::io;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::{AsyncRead, AsyncReadExt as _};
-use protocol::wire::Kind;
+use protocol::frame::{self, Frame};
 use tokio::time::{self, Instant};
 
 use crate::limits::FRAME;
 
-/// Length, kind and id.
-pub(super) const HEADER: usize = 4 + 1 + 8;
-/// What `length` counts besides the payload.
-const COUNTED: usize = HEADER - 4;
 /// One read: what Yamux hands out at once.
 const READ: usize = 16 * 1024;
-
-/// One message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) kind: Kind,
-    pub(super) id: u64,
-    pub(super) payload: Bytes,
-}
-
-impl Frame {
-    pub(super) fn new(kind: Kind, id: u64, payload: impl Into<Bytes>) -> Self {
-        Self { kind, id, payload: payload.into() }
-    }
-
-    /// What stands before the payload on the wire.
-    pub(super) fn header(&self) -> [u8; HEADER] {
-        let length = u32::try_from(COUNTED + self.payload.len()).expect("payloads are checked against limits below 4 GiB");
-        let mut header = [0; HEADER];
-        header[..4].copy_from_slice(&length.to_be_bytes());
-        header[4] = self.kind as u8;
-        header[5..].copy_from_slice(&self.id.to_be_bytes());
-        header
-    }
-
-    /// Bytes on the wire.
-    pub(super) fn size(&self) -> usize {
-        HEADER + self.payload.len()
-    }
-}
 
 /// Why no more frames can be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("frame {id} of {size} bytes is over the limit of {limit}")]
-    TooLarge { id: u64, size: usize, limit: usize },
-    #[error("the peer sent what is no frame: {0}")]
-    Malformed(&'static str),
+    #[error(transparent)]
+    Frame(#[from] frame::Error),
     #[error("the peer began a frame and didn't finish it in {} s", FRAME.as_secs())]
     Unfinished,
 }
@@ -76,7 +41,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// The next frame; `None` when the peer has closed the stream between two frames. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Option<Frame>, Error> {
         loop {
-            if let Some(frame) = decode(&mut self.buffer, self.limit)? {
+            if let Some(frame) = Frame::decode(&mut self.buffer, self.limit)? {
                 self.begun = None;
                 return Ok(Some(frame));
             }
@@ -97,31 +62,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 }
 
-/// Takes one whole frame off the front of `buffer`, if there is one.
-fn decode(buffer: &mut BytesMut, limit: usize) -> Result<Option<Frame>, Error> {
-    let Some((header, _)) = buffer.split_first_chunk::<HEADER>() else { return Ok(None) };
-    let [l0, l1, l2, l3, kind, id @ ..] = *header;
-    let id = u64::from_be_bytes(id);
-    let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
-    let kind = Kind::try_from(kind).map_err(|_| Error::Malformed("a kind that this version doesn't know"))?;
-    let size = length.checked_sub(COUNTED).ok_or(Error::Malformed("a length shorter than a header"))?;
-    if size > limit {
-        return Err(Error::TooLarge { id, size, limit });
-    }
-    if buffer.len() < HEADER + size {
-        return Ok(None);
-    }
-    buffer.advance(HEADER);
-    let payload = buffer.split_to(size).freeze();
-    if buffer.is_empty() {
-        // Lets go of what a large frame took; the next small one allocates little.
-        *buffer = BytesMut::new();
-    }
-    Ok(Some(Frame { kind, id, payload }))
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use protocol::wire::Kind;
+
     use super::*;
 
     fn encoded(frame: &Frame) -> Vec<u8> {
@@ -150,13 +95,13 @@ mod tests {
     async fn what_is_no_frame_is_refused_from_its_header_alone() {
         let mut large = Frame::new(Kind::Request, 3, Bytes::new()).header().to_vec();
         large[..4].copy_from_slice(&(u32::MAX).to_be_bytes());
-        assert!(matches!(Reader::new(&large[..], 1000).next().await, Err(Error::TooLarge { id: 3, .. })));
+        assert!(matches!(Reader::new(&large[..], 1000).next().await, Err(Error::Frame(frame::Error::TooLarge { id: 3, .. }))));
         let mut short = large.clone();
         short[..4].copy_from_slice(&8_u32.to_be_bytes());
-        assert!(matches!(Reader::new(&short[..], 1000).next().await, Err(Error::Malformed(_))));
+        assert!(matches!(Reader::new(&short[..], 1000).next().await, Err(Error::Frame(frame::Error::Malformed(_)))));
         let mut unknown = large;
         unknown[4] = 99;
-        assert!(matches!(Reader::new(&unknown[..], 1000).next().await, Err(Error::Malformed(_))));
+        assert!(matches!(Reader::new(&unknown[..], 1000).next().await, Err(Error::Frame(frame::Error::Malformed(_)))));
         let cut = encoded(&Frame::new(Kind::Request, 4, vec![1; 10]));
         assert!(matches!(Reader::new(&cut[..20], 1000).next().await, Err(Error::Io(_))));
     }

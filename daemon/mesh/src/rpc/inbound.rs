@@ -7,6 +7,7 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, FutureExt as _};
 use parking_lot::Mutex;
 use protocol::{
     Code, NodeId, Problem,
+    frame::Frame,
     wire::{self, Call, Kind},
 };
 use tokio::{
@@ -17,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     MAX_REQUEST, MAX_TIMEOUT, cut,
-    frame::{self, Frame, Reader},
+    frame::{self, Reader},
     queue::{self, Sender},
 };
 use crate::{Handler, bans::Offence, limits::Met, membership::Membership};
@@ -89,14 +90,14 @@ async fn read(serving: &Serving, stream: impl AsyncRead + Unpin, sender: &Sender
         let frame = match reader.next().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return false,
-            Err(frame::Error::TooLarge { id, size, limit }) => {
+            Err(frame::Error::Frame(protocol::frame::Error::TooLarge { id, size, limit })) => {
                 serving.bad_frame();
                 let detail = format!("a request of {size} bytes is over the limit of {limit}");
                 return refuse(sender, id, Problem::new(Code::TooLarge, detail)).await;
             }
             Err(error) => {
                 tracing::debug!(peer = %serving.peer, %error, "an inbound stream failed");
-                if let frame::Error::Malformed(_) | frame::Error::Unfinished = error {
+                if let frame::Error::Frame(_) | frame::Error::Unfinished = error {
                     serving.bad_frame();
                 }
                 return false;

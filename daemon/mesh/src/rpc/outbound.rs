@@ -13,12 +13,15 @@ use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use libp2p::swarm::ConnectionId;
 use parking_lot::Mutex;
-use protocol::wire::{self, Kind};
+use protocol::{
+    frame::Frame,
+    wire::{self, Kind},
+};
 use tokio::{sync::oneshot, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    frame::{Frame, Reader},
+    frame::Reader,
     queue::{self, Receiver, Sender},
 };
 use crate::address::Transport;

@@ -5,13 +5,11 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{AsyncWrite, AsyncWriteExt as _};
 use parking_lot::Mutex;
-use protocol::wire::Kind;
+use protocol::{frame::Frame, wire::Kind};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     time,
 };
-
-use super::frame::Frame;
 
 /// Frames that wait: several batches, so that the writer never idles while callers are woken.
 const MAX_FRAMES: usize = 256;

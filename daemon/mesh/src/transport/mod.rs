@@ -8,6 +8,7 @@
 //! ```
 //! DNS names are resolved above TCP and QUIC, but below WebSocket, whose TLS and HTTP name the host they ask for.
 
+mod certificate;
 mod policy;
 mod tls;
 mod wss;
@@ -29,8 +30,9 @@ use libp2p::{
 use tokio::net::TcpStream;
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
+pub use self::certificate::CertificateFiles;
 pub(crate) use self::policy::Permitted;
-use self::policy::Policy;
+use self::{certificate::Shown, policy::Policy};
 use crate::{
     admission,
     error::Error,
@@ -52,12 +54,13 @@ pub(crate) fn build(
     permitted: Permitted,
     membership: Arc<Membership>,
     relay: relay::client::Transport,
+    certificate: Option<CertificateFiles>,
 ) -> Result<Boxed<Connection>, Error> {
     let noise = noise::Config::new(key).map_err(|error| setup("Noise", &error))?;
     let tcp = tcp_transport().upgrade(Version::V1Lazy).authenticate(noise.clone()).multiplex(yamux_config()).boxed();
     let quic = quic::tokio::Transport::new(quic_config(key)).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let direct = resolving(tcp.or_transport(quic).map(|either, _| either.into_inner()))?;
-    let wss = wss::transport(resolving(tcp_transport())?, tls::Tls::new()?)
+    let wss = wss::transport(resolving(tcp_transport())?, tls::Tls::new(certificate.map_or_else(Shown::own, Shown::of)?)?)
         .upgrade(Version::V1Lazy)
         .authenticate(noise.clone())
         .multiplex(yamux_config())
@@ -102,7 +105,7 @@ fn resolving<T>(inner: T) -> Result<dns::tokio::Transport<T>, Error> {
 /// The TLS handshake alone, as a dialler of `address` makes it.
 pub(crate) async fn tls_handshake(stream: TcpStream, address: &Multiaddr) -> io::Result<()> {
     let endpoint = ConnectedPoint::Dialer { address: address.clone(), role_override: Endpoint::Dialer, port_use: PortUse::New };
-    let tls = tls::Tls::new().map_err(|error| io::Error::other(error.to_string()))?;
+    let tls = Shown::own().and_then(tls::Tls::new).map_err(|error| io::Error::other(error.to_string()))?;
     tls.secure(stream.compat(), endpoint).await.map(|_| ())
 }
 

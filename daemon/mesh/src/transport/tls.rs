@@ -2,7 +2,8 @@
 //!
 //! TLS is here so that firewalls and proxies let the connection through as HTTPS. It authenticates nobody: the Noise
 //! handshake inside it proves both peers' keys, whatever the certificates say. Hence a node makes its own certificate
-//! at each start, and a dialler accepts any.
+//! at each start, and a dialler accepts any. Where something on the way looks at certificates, an operator gives one in
+//! files (certificate.rs), which are read again when they change.
 
 use std::{io, sync::Arc};
 
@@ -12,12 +13,12 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
 
-use super::setup;
+use super::{certificate::Shown, setup};
 use crate::error::Error;
 
 /// What a proxy that inspects ALPN expects before a WebSocket handshake.
@@ -34,18 +35,15 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// TLS with a fresh certificate of this node's own.
-    pub(super) fn new() -> Result<Self, Error> {
+    /// TLS that shows what `certificate` holds at the moment of each handshake.
+    pub(super) fn new(certificate: Arc<Shown>) -> Result<Self, Error> {
         let provider = Arc::new(ring::default_provider());
         let failed = |error: &dyn std::error::Error| setup("TLS", error);
-        let made = rcgen::generate_simple_self_signed(["mcp-zero.invalid".to_owned()]).map_err(|error| failed(&error))?;
-        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| failed(&error))?
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key.into())
-            .map_err(|error| failed(&error))?;
+            .with_cert_resolver(certificate);
         server.alpn_protocols = vec![ALPN.to_vec()];
         let mut client = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
