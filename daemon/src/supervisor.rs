@@ -131,6 +131,19 @@ impl Supervisor {
                 })
             }
         });
+        parts.spawn({
+            let (mesh, stop) = (node.mesh().ok().cloned(), stop.clone());
+            async move {
+                let Some(mesh) = mesh else {
+                    stop.cancelled().await;
+                    return ("the mesh", Ok(()));
+                };
+                tokio::select! {
+                    () = stop.cancelled() => ("the mesh", Ok(())),
+                    () = mesh.stopped() => ("the mesh", Err("its driver ended, see the log above".into())),
+                }
+            }
+        });
         notify(&[sd_notify::NotifyState::Ready]);
         parts.spawn(watchdog(stop.clone()));
 

@@ -40,6 +40,7 @@ mod reserving;
 mod rpc;
 mod store;
 mod transport;
+mod trimming;
 
 pub use address::parse_address;
 pub use config::{Config, Listen};

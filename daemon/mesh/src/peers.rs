@@ -10,7 +10,7 @@ use std::{
 use libp2p::{Multiaddr, swarm::ConnectionId};
 use parking_lot::RwLock;
 use protocol::{NodeId, api, wire};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{address::Transport, rpc::Session};
 
@@ -20,6 +20,7 @@ pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) address: Multiaddr,
     pub(crate) transport: Transport,
+    pub(crate) since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +141,16 @@ impl Peers {
 
     pub(crate) fn rtt(&self, node: NodeId) -> Option<Duration> {
         self.0.read().get(&node)?.rtt
+    }
+
+    /// Every peer, since when it is connected, and whether requests use or have used the connection.
+    pub(crate) fn ages(&self) -> Vec<(NodeId, Instant, bool)> {
+        let peers = self.0.read();
+        let age = |(node, peer): (&NodeId, &Peer)| {
+            let since = peer.connections.iter().map(|connection| connection.since).min()?;
+            Some((*node, since, peer.sessions.iter().any(|session| session.is_open()) || peer.places.strong_count() > 0))
+        };
+        peers.iter().filter_map(age).collect()
     }
 
     pub(crate) fn nodes(&self) -> Vec<NodeId> {

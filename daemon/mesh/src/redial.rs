@@ -18,6 +18,10 @@ use crate::error::Error;
 
 /// The first wait: short enough to heal at once when a link returns.
 const FIRST: Duration = Duration::from_millis(500);
+/// So many tries are made at most [`FIRST`] times two to the power of [`BRISK_DOUBLINGS`] apart: some minutes, in which a
+/// link that was cut comes back more often than not, and is to be used at once.
+const BRISK: u32 = 100;
+const BRISK_DOUBLINGS: u32 = 3;
 /// The longest wait in the LAN profile.
 const CAP_PRIVATE: Duration = Duration::from_secs(30);
 /// The longest wait.
@@ -27,7 +31,7 @@ const MAX_ADDRESSES: usize = 64;
 /// Lost peers that are kept.
 const MAX_PEERS: usize = 256;
 /// A lost peer is given up after this many failures, which take about half an hour.
-const PEER_ATTEMPTS: u32 = 32;
+const PEER_ATTEMPTS: u32 = 132;
 /// With this many peers connected, lost ones are let go: a gossip mesh holds 8.
 const ENOUGH: usize = 8;
 
@@ -94,7 +98,8 @@ impl Redial {
     /// A dial of `target` failed; `jitter` in 0..1 spreads the next ones.
     pub(crate) fn failed(&mut self, target: &Target, now: Instant, jitter: f64) {
         let wait = |failures: u32, cap: Duration| {
-            let full = FIRST.saturating_mul(1 << failures.min(10)).min(cap);
+            let doublings = if failures < BRISK { failures.min(BRISK_DOUBLINGS) } else { failures - BRISK + BRISK_DOUBLINGS };
+            let full = FIRST.saturating_mul(1 << doublings.min(10)).min(cap);
             full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
         };
         if let Some(state) = self.targets.get_mut(target) {
@@ -174,7 +179,7 @@ mod tests {
         let (mut redial, mut now) = (Redial::new(true), Instant::now());
         redial.add(address(), Some(now)).expect("room");
         let mut waits = Vec::new();
-        for _ in 0..100 {
+        for _ in 0..200 {
             let due = redial.due(now, 0);
             assert_eq!(due, [Target::Address(address())]);
             assert!(redial.due(now, 0).is_empty(), "it is being dialled");
@@ -184,7 +189,7 @@ mod tests {
             now = next;
         }
         assert_eq!(waits[..3], [FIRST, FIRST * 2, FIRST * 4]);
-        assert_eq!(waits[99], CAP_PRIVATE);
+        assert_eq!((waits[99], waits[199]), (FIRST * 8, CAP_PRIVATE));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     Caller, Node,
     agents::{Agent, not_here},
     execute::result_digest,
-    run::{Ran, Run},
+    run::{Answered, Ran, Run},
 };
 
 /// Receipts must be readable for as long as there may be a dispute.
@@ -98,6 +98,12 @@ impl Node {
         if terms.provider != self.owner {
             return Err(required(format!("agreement {id} is not one of this provider")));
         }
+        // Before anything is set aside: a repetition takes nothing, and is answered though the limit be used up meanwhile.
+        if contract.consumer_node() == from
+            && let Some(ran) = self.repeated(id, &agent, &execute.method, execute.idempotency_key.as_deref(), &execute.params).await?
+        {
+            return Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran));
+        }
         let request = agreement::authorize::Request { caller_node: from, agent: execute.agent, method: &execute.method };
         let held = contract.reserve(&request, Timestamp::now())?;
         let run = Run {
@@ -109,13 +115,14 @@ impl Node {
             deadline,
         };
         let ran = self.run(&caller(terms.consumer), run).await?;
-        let receipt = self.receipt(&terms, &agent, &execute.method, &execute.params, &ran);
-        Ok(Executed {
-            outcome: ran.answered.outcome,
-            operation: ran.answered.operation,
-            usage: ran.answered.usage,
-            receipt: receipt.into(),
-        })
+        Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran))
+    }
+
+    /// A call's answer with its receipt.
+    fn executed(&self, terms: &protocol::agreement::Agreement, agent: &Agent, method: &str, params: &[u8], ran: Ran) -> Executed {
+        let receipt = self.receipt(terms, agent, method, params, &ran);
+        let Answered { outcome, operation, usage, .. } = ran.answered;
+        Executed { outcome, operation, usage, receipt: receipt.into() }
     }
 
     fn receipt(&self, terms: &protocol::agreement::Agreement, agent: &Agent, method: &str, params: &[u8], ran: &Ran) -> Signed<Receipt> {

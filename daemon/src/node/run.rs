@@ -91,12 +91,12 @@ impl Node {
         let limits = limits(&run);
         let params =
             String::from_utf8(run.params.to_vec()).map_err(|_| Problem::new(Code::InvalidParams, "the parameters are not UTF-8"))?;
-        let view = self.journal.store().view(&run.agent.outline.id).await?;
+        let state = super::view::StoredState::new(Arc::clone(self.journal.store()), run.agent.outline.id);
         let call = kernel::Call {
             method: run.method.clone(),
             params,
             limits,
-            state: Box::new(super::view::StoredState(view)),
+            state: Box::new(state),
             label: format!("{} {}", run.agent.outline.name, caller.request_id),
         };
         if run.held.is_none() {
@@ -199,13 +199,24 @@ impl Node {
         }
     }
 
+    /// The answer to a call under an agreement that was made before under the same key, whatever has become of the
+    /// agreement since: it was paid for.
+    pub(crate) async fn repeated(
+        &self,
+        agreement: AgreementId,
+        agent: &Agent,
+        method: &str,
+        key: Option<&str>,
+        params: &[u8],
+    ) -> Result<Option<Ran>, Problem> {
+        let once = key.map(|key| once(&agreement.to_string(), agent, method, key)).transpose()?;
+        self.answered(&once, Some(agreement), params).await
+    }
+
     fn once(&self, caller: &Caller, run: &Run, agreement: Option<AgreementId>) -> Result<Option<Once>, Problem> {
         let Some(key) = &run.idempotency_key else { return Ok(None) };
-        if key.is_empty() || key.len() > wire::MAX_IDEMPOTENCY_KEY {
-            return Err(Problem::new(Code::InvalidRequest, format!("an idempotency key has 1 to {} bytes", wire::MAX_IDEMPOTENCY_KEY)));
-        }
         let by = agreement.map_or_else(|| caller.principal.to_string(), |id| id.to_string());
-        Ok(Some(Once { scope: format!("execute/{by}/{}/{}", run.agent.outline.id, run.method), key: key.clone() }))
+        once(&by, &run.agent, &run.method, key).map(Some)
     }
 
     /// The answer that was given before.
@@ -240,6 +251,14 @@ fn limits(run: &Run) -> Limits {
     let left = run.deadline.saturating_duration_since(Instant::now());
     limits.wall_ms = limits.wall_ms.min(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
     limits
+}
+
+/// Under which name the answer to a call is kept.
+fn once(by: &str, agent: &Agent, method: &str, key: &str) -> Result<Once, Problem> {
+    if key.is_empty() || key.len() > wire::MAX_IDEMPOTENCY_KEY {
+        return Err(Problem::new(Code::InvalidRequest, format!("an idempotency key has 1 to {} bytes", wire::MAX_IDEMPOTENCY_KEY)));
+    }
+    Ok(Once { scope: format!("execute/{by}/{}/{method}", agent.outline.id), key: key.to_owned() })
 }
 
 fn unknown_method(run: &Run, plugin: &kernel::Plugin) -> Problem {

@@ -1,19 +1,42 @@
 //! Lends the store's view of an agent's state to the sandbox.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use protocol::AgentId;
+use store::{Store, View};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A view, as the kernel wants it.
-pub(crate) struct StoredState(pub(crate) Box<dyn store::View>);
+/// An agent's state as of the call's first look at it. Opened then and not before: calls that still wait for a place in
+/// the sandbox hold no view, of which there are few.
+pub(crate) struct StoredState {
+    store: Arc<dyn Store>,
+    agent: AgentId,
+    view: Option<Box<dyn View>>,
+}
+
+impl StoredState {
+    pub(crate) fn new(store: Arc<dyn Store>, agent: AgentId) -> Self {
+        Self { store, agent, view: None }
+    }
+
+    async fn view(&mut self) -> Result<&mut Box<dyn View>, store::Error> {
+        let view = match self.view.take() {
+            Some(view) => view,
+            None => self.store.view(&self.agent).await?,
+        };
+        Ok(self.view.insert(view))
+    }
+}
 
 #[async_trait]
 impl kernel::State for StoredState {
     async fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
-        Ok(self.0.get(key).await?)
+        Ok(self.view().await?.get(key).await?)
     }
 
     async fn list(&mut self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Failure> {
-        Ok(self.0.list(prefix, after, limit).await?)
+        Ok(self.view().await?.list(prefix, after, limit).await?)
     }
 }

@@ -114,6 +114,17 @@ async fn a_provider_that_denies_says_so_and_prices_are_what_was_advertised() {
     assert!(wrong.detail.contains("calls") || wrong.hint.as_deref().unwrap_or_default().contains("calls"), "{wrong:?}");
 }
 
+/// What was paid for is handed out again, whatever has become of the limit meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_is_answered_when_the_limit_is_used_up() {
+    let (pair, _) = Pair::agreed(&[("calls", "1/total")]).await;
+    let agent = pair.agent.id.to_string();
+    let first = pair.consumer.execute_once(&agent, "count", &json!({}), "the-one").await.expect("the one call");
+    assert_eq!(pair.count().await.expect_err("used up").code, Code::AgreementExhausted);
+    let again = pair.consumer.execute_once(&agent, "count", &json!({}), "the-one").await.expect("the same answer");
+    assert_eq!((again.operation, value(&again)), (first.operation, value(&first)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_idempotency_key_is_one_operation_and_counts_once() {
     let (pair, state) = Pair::agreed(&[]).await;

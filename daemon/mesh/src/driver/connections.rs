@@ -186,7 +186,7 @@ impl Driver {
         if endpoint.is_dialer() && transport != Transport::Relayed {
             self.book.add(peer, [address.clone()]);
         }
-        self.shared.peers.opened(node, Connection { id, address, transport });
+        self.shared.peers.opened(node, Connection { id, address, transport, since: Instant::now() });
         if let Some(target) = self.dialling.targets.remove(&id) {
             self.redial.answered(&target, peer);
         }

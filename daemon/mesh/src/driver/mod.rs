@@ -17,7 +17,7 @@ mod rpc;
 mod start;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -46,6 +46,7 @@ use crate::{
     behaviour::{Behaviour, BehaviourEvent},
     book::Book,
     error::Error,
+    identity,
     limits::{InUse, Met},
     membership::Membership,
     papers::Papers,
@@ -54,10 +55,13 @@ use crate::{
     redial::{Redial, Target},
     reserving::Reserving,
     transport::Permitted,
+    trimming::{self, Candidate},
 };
 
 /// Streams are given this long to end at shutdown, and then connections as long.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often connections are looked through that nobody needs.
+const TRIM: Duration = Duration::from_secs(10);
 /// The loop wakes at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -123,6 +127,8 @@ pub(crate) struct Driver {
     papers: Option<Papers>,
     remember_at: Option<Instant>,
     rates: Rates,
+    /// When connections are looked through that nobody needs.
+    trim_at: Instant,
     /// Whether others are told of loopback addresses: only where this node listens on nothing else.
     tell_loopback: bool,
     redial: Redial,
@@ -161,13 +167,25 @@ impl Driver {
     }
 
     fn next_wake(&self) -> Instant {
-        let due = [self.redial.next(), self.announcing.next(), self.repeat_at, self.reserving.next(), self.reach.next(), self.remember_at];
+        let due = [
+            self.redial.next(),
+            self.announcing.next(),
+            self.repeat_at,
+            self.reserving.next(),
+            self.reach.next(),
+            self.remember_at,
+            Some(self.trim_at),
+        ];
         due.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + LONGEST_SLEEP)
     }
 
     fn on_tick(&mut self, now: Instant) {
         self.on_reach_tick(now);
         self.on_memory_tick(now);
+        if self.trim_at <= now {
+            self.trim_at = now + TRIM;
+            self.trim(now);
+        }
         for target in self.redial.due(now, self.shared.peers.len()) {
             match &target {
                 Target::Address(address) => {
@@ -278,6 +296,23 @@ impl Driver {
             }
         })
         .await;
+    }
+
+    /// Lets connections go that are more than this node needs.
+    fn trim(&mut self, now: Instant) {
+        let gossiping: HashSet<PeerId> = self.swarm.behaviour().gossip.all_mesh_peers().copied().collect();
+        let relays: HashSet<PeerId> = self.reserving.held().into_iter().map(|(peer, _)| peer).collect();
+        let candidates = self.shared.peers.ages().into_iter().map(|(node, since, used)| {
+            let peer = identity::peer_of(node);
+            let needed = used || gossiping.contains(&peer) || relays.contains(&peer) || self.redial.is_bootstrap(peer);
+            Candidate { peer, since, needed }
+        });
+        for peer in trimming::excess(candidates.collect(), now) {
+            tracing::debug!(%peer, "a connection that isn't needed is closed");
+            self.redial.forget_peer(peer);
+            // Fails only for a peer that is gone already.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
     }
 
     fn limits(&mut self) -> Vec<protocol::api::Limit> {
