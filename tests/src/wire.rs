@@ -58,7 +58,7 @@ impl Wire {
             };
             frame.truncate(length);
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            if self.loses_one_in > 0 && (random >> 33) % u64::from(self.loses_one_in) == 0 {
+            if self.loses_one_in > 0 && (random >> 33).is_multiple_of(self.loses_one_in.into()) {
                 continue;
             }
             // A full cable loses frames, as a router's queue does.

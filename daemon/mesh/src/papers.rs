@@ -68,7 +68,7 @@ impl Papers {
             Err(problem) if credential.is_some() => (None, Some(problem)),
             Err(problem) => return Err(problem),
         };
-        let of_credential = credential.as_ref().map(|sealed| mesh_of(sealed)).transpose()?;
+        let of_credential = credential.as_ref().map(mesh_of).transpose()?;
         let of_token = token.as_ref().map(|(_, grant)| grant.mesh.clone());
         let Some(mesh) = of_credential.clone().or(of_token).or_else(|| configured.cloned()) else { return Ok(None) };
         if let Some(configured) = configured.filter(|configured| **configured != mesh) {

@@ -163,7 +163,7 @@ impl Driver {
                 () = time::sleep_until(wake) => self.on_tick(Instant::now()),
             }
         }
-        self.close().await;
+        Box::pin(self.close()).await;
     }
 
     fn next_wake(&self) -> Instant {
