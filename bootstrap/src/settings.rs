@@ -211,4 +211,11 @@ mod tests {
         let error = settings(&[]).expect_err("an unknown key").to_string();
         assert!(error.contains("prot") && error.contains("port"), "{error}");
     }
+
+    #[test]
+    fn the_example_is_valid() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/bootstrap.example.toml");
+        let file: File = toml::from_str(&std::fs::read_to_string(path).expect("it is there")).expect("it is valid");
+        assert_eq!((file.port, file.tcp_port), (Some(PORT), Some(TCP_PORT)));
+    }
 }
