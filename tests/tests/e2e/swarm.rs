@@ -30,6 +30,15 @@ async fn an_operator_bans_and_disconnects() {
     a.is_connected(b.id()).await;
     a.json(&["peers", "disconnect", &id]).await;
     until("it to be gone", async || a.peers().await.iter().all(|peer| peer.node_id != b.id()).then_some(())).await;
+    // With both of one mind it stays so, though look-ups and redialling go on.
+    b.json(&["peers", "disconnect", &a.id().to_string()]).await;
+    a.json(&["peers", "disconnect", &id]).await;
+    until("it to be gone", async || a.peers().await.iter().all(|peer| peer.node_id != b.id()).then_some(())).await;
+    let begun = std::time::Instant::now();
+    while begun.elapsed().as_secs() < 3 {
+        a.mcpctl(&["discover", "demo.nothing", "--kademlia", "--timeout", "1s"]).await;
+        assert!(a.peers().await.iter().all(|peer| peer.node_id != b.id()), "it was sent away");
+    }
     let limits = a.json(&["swarm", "limits"]).await;
     let limits = limits["items"].as_array().expect("a table");
     assert!(limits.len() > 20 && limits.iter().all(|limit| limit["value"].is_u64() && limit["why"].is_string()));

@@ -10,6 +10,8 @@ use tokio::{
 use super::{Command, Driver, kad::Lookup};
 use crate::{address, error::Error, identity, providing::ProviderKey, redial::Target};
 
+/// Peers that an operator keeps disconnected: more than anybody does by hand.
+const MAX_UNWANTED: usize = 1_024;
 /// Look-ups under way for callers; each costs some twenty requests.
 const MAX_LOOKUPS: usize = 256;
 
@@ -42,6 +44,9 @@ impl Driver {
             Command::Disconnect(node) => {
                 let peer = identity::peer_of(node);
                 self.redial.forget_peer(peer);
+                if self.unwanted.len() < MAX_UNWANTED {
+                    self.unwanted.insert(peer);
+                }
                 // Fails only for a peer that isn't connected.
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
@@ -60,6 +65,9 @@ impl Driver {
             return;
         }
         self.permitted.name(&address);
+        if let (_, Some(peer)) = address::split_peer(address.clone()) {
+            self.unwanted.remove(&peer);
+        }
         let target = Target::Address(address.clone());
         let named = address::split_peer(address.clone()).1;
         let connected = named.and_then(|peer| Some((peer, identity::node_of(&peer)?)));

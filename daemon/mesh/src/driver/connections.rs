@@ -98,6 +98,8 @@ impl Driver {
             return;
         }
         let peer = identity::peer_of(node);
+        // Somebody asks for it: that is what an operator's disconnecting waits for.
+        self.unwanted.remove(&peer);
         let wanted = self.dialling.wanted.entry(peer).or_default();
         if wanted.replies.len() >= MAX_WAITING {
             let _ = reply.send(Err(Error::Limit { what: "callers that wait for one peer" }));
@@ -175,6 +177,11 @@ impl Driver {
             self.close_connection(id);
             return;
         };
+        if endpoint.is_dialer() && self.unwanted.contains(&peer) {
+            // A look-up has met it.
+            self.close_connection(id);
+            return;
+        }
         // Whoever comes through a relay shows no address of its own: what is known is the circuit that it came by.
         let remote = match endpoint {
             ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr,
@@ -210,7 +217,9 @@ impl Driver {
             self.membership.forget(node);
             self.reserving.gone(&peer);
             self.dialling.unreachable(&peer, &reason);
-            self.redial.lost(peer, confirmed, Instant::now(), jitter());
+            if !self.unwanted.contains(&peer) && self.membership.check_ban(node, protocol::Timestamp::now()).is_ok() {
+                self.redial.lost(peer, confirmed, Instant::now(), jitter());
+            }
             if confirmed {
                 self.handler.disconnected(node);
             }

@@ -21,23 +21,36 @@ const MAX_SOURCES: usize = 4_096;
 
 /// How much each source has said of late.
 #[derive(Debug, Default)]
-pub(super) struct Rates(HashMap<NodeId, (Instant, u32)>);
+pub(super) struct Rates(HashMap<NodeId, Rate>);
+
+#[derive(Debug)]
+struct Rate {
+    begun: Instant,
+    said: u32,
+    /// Gossip's own number of the newest message; it grows, over restarts too.
+    newest: u64,
+}
 
 impl Rates {
+    fn is_replay(&self, source: NodeId, seqno: u64) -> bool {
+        self.0.get(&source).is_some_and(|rate| seqno <= rate.newest)
+    }
+
     /// Whether `source` may say one thing more at `now`.
-    fn admits(&mut self, source: NodeId, now: Instant) -> bool {
+    fn admits(&mut self, source: NodeId, seqno: u64, now: Instant) -> bool {
         if self.0.len() >= MAX_SOURCES && !self.0.contains_key(&source) {
-            self.0.retain(|_, (begun, _)| now.duration_since(*begun) < GOSSIP_WINDOW);
+            self.0.retain(|_, rate| now.duration_since(rate.begun) < GOSSIP_WINDOW);
             if self.0.len() >= MAX_SOURCES {
                 return false;
             }
         }
-        let (begun, said) = self.0.entry(source).or_insert((now, 0));
-        if now.duration_since(*begun) >= GOSSIP_WINDOW {
-            (*begun, *said) = (now, 0);
+        let rate = self.0.entry(source).or_insert(Rate { begun: now, said: 0, newest: 0 });
+        if now.duration_since(rate.begun) >= GOSSIP_WINDOW {
+            (rate.begun, rate.said) = (now, 0);
         }
-        *said += 1;
-        *said <= MAX_GOSSIP_PER_SOURCE
+        rate.newest = rate.newest.max(seqno);
+        rate.said += 1;
+        rate.said <= MAX_GOSSIP_PER_SOURCE
     }
 }
 
@@ -56,8 +69,11 @@ impl Driver {
         match event {
             Event::Message { propagation_source, message_id, message } => {
                 let from = identity::node_of(&propagation_source);
+                let seqno = message.sequence_number.unwrap_or_default();
                 let acceptance = match judge(&message, Timestamp::now()) {
-                    Verdict::Valid(source, announcement) if self.rates.admits(source, Instant::now()) => {
+                    // An old message that somebody sends again says nothing about its source.
+                    Verdict::Valid(source, _) if self.rates.is_replay(source, seqno) => MessageAcceptance::Ignore,
+                    Verdict::Valid(source, announcement) if self.rates.admits(source, seqno, Instant::now()) => {
                         self.handler.announced(source, announcement);
                         MessageAcceptance::Accept
                     }
@@ -128,12 +144,13 @@ mod tests {
         let (mut rates, now) = (Rates::default(), Instant::now());
         let (loud, quiet) = (Key::generate().node_id(), Key::generate().node_id());
         for _ in 0..MAX_GOSSIP_PER_SOURCE {
-            assert!(rates.admits(loud, now));
+            assert!(rates.admits(loud, 7, now));
         }
-        assert!(!rates.admits(loud, now) && rates.admits(quiet, now));
-        assert!(rates.admits(loud, now + GOSSIP_WINDOW));
+        assert!(!rates.admits(loud, 8, now) && rates.admits(quiet, 1, now));
+        assert!(rates.admits(loud, 9, now + GOSSIP_WINDOW));
+        assert!(rates.is_replay(loud, 9) && !rates.is_replay(loud, 10));
         for _ in 0..2 * MAX_SOURCES {
-            rates.admits(Key::generate().node_id(), now);
+            rates.admits(Key::generate().node_id(), 1, now);
         }
         assert!(rates.0.len() <= MAX_SOURCES);
     }

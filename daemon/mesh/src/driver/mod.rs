@@ -127,6 +127,8 @@ pub(crate) struct Driver {
     papers: Option<Papers>,
     remember_at: Option<Instant>,
     rates: Rates,
+    /// Peers that the operator has disconnected: not dialled until the operator connects them again.
+    unwanted: HashSet<PeerId>,
     /// When connections are looked through that nobody needs.
     trim_at: Instant,
     /// Whether others are told of loopback addresses: only where this node listens on nothing else.

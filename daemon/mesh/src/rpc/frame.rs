@@ -1,6 +1,6 @@
 //! Reads frames (`protocol::frame`) off a stream.
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::BytesMut;
 use futures::{AsyncRead, AsyncReadExt as _};
@@ -9,6 +9,8 @@ use tokio::time::{self, Instant};
 
 use crate::limits::FRAME;
 
+/// Bytes a second that the slowest link is served at.
+const SLOWEST: usize = 16 * 1024;
 /// One read: what Yamux hands out at once.
 const READ: usize = 16 * 1024;
 
@@ -50,7 +52,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.begun = None;
                 read.await?
             } else {
-                let until = *self.begun.get_or_insert_with(|| Instant::now() + FRAME);
+                // What has arrived earns time for the rest: a slow link is no offence, a trickle is.
+                let earned = Duration::from_secs((self.buffer.len() / SLOWEST) as u64);
+                let until = *self.begun.get_or_insert_with(|| Instant::now() + FRAME) + earned;
                 time::timeout_at(until, read).await.map_err(|_| Error::Unfinished)??
             };
             match read {

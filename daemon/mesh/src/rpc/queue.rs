@@ -19,6 +19,8 @@ const MAX_KIBIBYTES: usize = 36 * 1024;
 const BATCH: usize = 64;
 /// Frames up to this size are gathered into one write.
 const SMALL: usize = 16 * 1024;
+/// A large frame is written in pieces of this size.
+const PIECE: usize = 64 * 1024;
 /// A peer that takes nothing for this long is gone.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -132,7 +134,10 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             } else {
                 in_time(self.stream.write_all(&self.buffer)).await?;
                 self.buffer.clear();
-                in_time(self.stream.write_all(&frame.payload)).await?;
+                // Piece by piece, each in its time: a slow link takes long for the whole.
+                for piece in frame.payload.chunks(PIECE) {
+                    in_time(self.stream.write_all(piece)).await?;
+                }
             }
         }
         in_time(self.stream.write_all(&self.buffer)).await?;
