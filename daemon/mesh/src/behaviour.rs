@@ -24,7 +24,7 @@ use crate::{
         CIRCUIT, CIRCUIT_BYTES, MAX_CIRCUITS, MAX_CIRCUITS_PER_PEER, MAX_CONNECTIONS, MAX_INBOUND, MAX_MEMORY, MAX_PENDING_IN,
         MAX_PENDING_OUT, MAX_PER_PEER, MAX_RESERVATIONS, PING, PING_TIMEOUT, RELAY_RATE,
     },
-    rpc,
+    rpc, shunning,
     store::Store,
 };
 
@@ -40,6 +40,7 @@ const RESERVATION: Duration = Duration::from_secs(3_600);
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
+    pub(crate) shunning: shunning::Behaviour,
     memory: memory_connection_limits::Behaviour,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
@@ -77,6 +78,7 @@ impl Behaviour {
             .with_push_listen_addr_updates(true);
         Ok(Self {
             limits: connection_limits::Behaviour::new(limits),
+            shunning: shunning::Behaviour::new(config.membership.clone()),
             memory: memory_connection_limits::Behaviour::with_max_bytes(MAX_MEMORY),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING_TIMEOUT)),

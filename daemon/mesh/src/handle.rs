@@ -176,8 +176,9 @@ impl Mesh {
         answer.await.map_err(|_| Error::Stopped)
     }
 
-    /// Connects with `node` now.
+    /// Connects with `node` now, also if it was disconnected.
     pub async fn connect(&self, node: NodeId, timeout: Duration) -> Result<(), Error> {
+        self.tell(Command::Welcome(node)).await;
         self.session(node, Instant::now() + timeout, timeout).await.map(drop)
     }
 

@@ -38,6 +38,7 @@ mod providing;
 mod redial;
 mod reserving;
 mod rpc;
+mod shunning;
 mod store;
 mod transport;
 mod trimming;

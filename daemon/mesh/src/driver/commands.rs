@@ -10,8 +10,6 @@ use tokio::{
 use super::{Command, Driver, kad::Lookup};
 use crate::{address, error::Error, identity, providing::ProviderKey, redial::Target};
 
-/// Peers that an operator keeps disconnected: more than anybody does by hand.
-const MAX_UNWANTED: usize = 1_024;
 /// Look-ups under way for callers; each costs some twenty requests.
 const MAX_LOOKUPS: usize = 256;
 
@@ -20,6 +18,7 @@ impl Driver {
         match command {
             Command::Join { address, reply } => self.on_join(address, reply),
             Command::Connect { node, reply } => self.on_connect(node, reply),
+            Command::Welcome(node) => self.swarm.behaviour_mut().shunning.welcome(&identity::peer_of(node)),
             Command::Provide(keys) => {
                 for gone in self.providing.set(keys) {
                     self.swarm.behaviour_mut().kad.stop_providing(&RecordKey::new(&gone));
@@ -44,9 +43,7 @@ impl Driver {
             Command::Disconnect(node) => {
                 let peer = identity::peer_of(node);
                 self.redial.forget_peer(peer);
-                if self.unwanted.len() < MAX_UNWANTED {
-                    self.unwanted.insert(peer);
-                }
+                self.swarm.behaviour_mut().shunning.shun(peer);
                 // Fails only for a peer that isn't connected.
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
@@ -66,7 +63,7 @@ impl Driver {
         }
         self.permitted.name(&address);
         if let (_, Some(peer)) = address::split_peer(address.clone()) {
-            self.unwanted.remove(&peer);
+            self.swarm.behaviour_mut().shunning.welcome(&peer);
         }
         let target = Target::Address(address.clone());
         let named = address::split_peer(address.clone()).1;

@@ -10,7 +10,7 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use protocol::NodeId;
+use protocol::{NodeId, admission::Refusal};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{Driver, jitter};
@@ -21,6 +21,7 @@ use crate::{
     identity,
     peers::Connection,
     redial::Target,
+    shunning::Shunned,
 };
 
 /// Callers that wait for a session with one peer.
@@ -93,13 +94,13 @@ impl Driver {
             let _ = reply.send(Ok(()));
             return;
         }
-        if let Err(refusal) = self.membership.check_ban(node, protocol::Timestamp::now()) {
-            let _ = reply.send(Err(Error::Refused { target: node.to_string(), code: refusal.code, reason: refusal.detail }));
+        let peer = identity::peer_of(node);
+        if self.shared.peers.best(node).is_none()
+            && let Err(Shunned(refusal)) = self.swarm.behaviour().shunning.check(&peer)
+        {
+            let _ = reply.send(Err(refused(node.to_string(), refusal)));
             return;
         }
-        let peer = identity::peer_of(node);
-        // Somebody asks for it: that is what an operator's disconnecting waits for.
-        self.unwanted.remove(&peer);
         let wanted = self.dialling.wanted.entry(peer).or_default();
         if wanted.replies.len() >= MAX_WAITING {
             let _ = reply.send(Err(Error::Limit { what: "callers that wait for one peer" }));
@@ -177,11 +178,6 @@ impl Driver {
             self.close_connection(id);
             return;
         };
-        if endpoint.is_dialer() && self.unwanted.contains(&peer) {
-            // A look-up has met it.
-            self.close_connection(id);
-            return;
-        }
         // Whoever comes through a relay shows no address of its own: what is known is the circuit that it came by.
         let remote = match endpoint {
             ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr,
@@ -217,7 +213,7 @@ impl Driver {
             self.membership.forget(node);
             self.reserving.gone(&peer);
             self.dialling.unreachable(&peer, &reason);
-            if !self.unwanted.contains(&peer) && self.membership.check_ban(node, protocol::Timestamp::now()).is_ok() {
+            if self.swarm.behaviour().shunning.check(&peer).is_ok() {
                 self.redial.lost(peer, confirmed, Instant::now(), jitter());
             }
             if confirmed {
@@ -251,6 +247,11 @@ impl Driver {
 
 /// A failed dial, for whoever asked for it.
 fn failure(target: String, error: &DialError) -> Error {
+    if let DialError::Denied { cause } = error
+        && let Some(Shunned(refusal)) = cause.source().and_then(|cause| cause.downcast_ref())
+    {
+        return refused(target, refusal.clone());
+    }
     let attempts = if let DialError::Transport(attempts) = error { attempts.as_slice() } else { &[] };
     let refused = attempts.iter().find_map(|(_, error)| match error {
         TransportError::Other(error) => Refused::within(error),
@@ -261,6 +262,10 @@ fn failure(target: String, error: &DialError) -> Error {
         Some(refused) => Error::Refused { target, code: refused.refusal.code, reason: refused.to_string() },
         None => Error::Unreachable { target, reason: describe(error) },
     }
+}
+
+fn refused(target: String, refusal: Refusal) -> Error {
+    Error::Refused { target, code: refusal.code, reason: refusal.detail }
 }
 
 /// Why a dial failed, in one line, each cause once.

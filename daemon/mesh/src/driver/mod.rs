@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Join { address: Multiaddr, reply: oneshot::Sender<Result<NodeId, Error>> },
     /// Have a session with `node`.
     Connect { node: NodeId, reply: oneshot::Sender<Result<(), Error>> },
+    /// `node` was disconnected, and may be dialled again.
+    Welcome(NodeId),
     /// The full set of keys that this node provides.
     Provide(Vec<ProviderKey>),
     /// Look for providers; the sender is dropped when the look-up is over.
@@ -127,8 +129,6 @@ pub(crate) struct Driver {
     papers: Option<Papers>,
     remember_at: Option<Instant>,
     rates: Rates,
-    /// Peers that the operator has disconnected: not dialled until the operator connects them again.
-    unwanted: HashSet<PeerId>,
     /// When connections are looked through that nobody needs.
     trim_at: Instant,
     /// Whether others are told of loopback addresses: only where this node listens on nothing else.

@@ -96,7 +96,6 @@ pub(crate) async fn start(
         papers: config.papers,
         remember_at: None,
         rates: Rates::default(),
-        unwanted: std::collections::HashSet::new(),
         trim_at: Instant::now(),
         tell_loopback: config.listen.host.is_loopback(),
         redial,
