@@ -15,7 +15,8 @@ pub(crate) struct Entry;
 impl Handler for Entry {
     async fn request(&self, from: NodeId, request: Request, request_id: &str, _: Instant) -> Result<Response, Problem> {
         match request {
-            Request::Adverts => Ok(Response::Adverts(Vec::new())),
+            // It knows of none: an answer without items.
+            Request::Adverts(_) => Ok(Response::Done),
             Request::Advert => Err(Problem::new(Code::NotFound, "this is an entry node: it offers nothing, so it has no advert")),
             _ => {
                 tracing::debug!(%from, request_id, "a request that an entry node doesn't serve");

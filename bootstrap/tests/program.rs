@@ -100,7 +100,7 @@ async fn nodes_enter_through_it_over_each_transport_and_it_serves_nothing_else()
     let node = node().await;
     node.join(&listening.addresses[0], PATIENCE).await.expect("entered");
     let ask = |request| node.request(listening.node_id, request, "r", PATIENCE);
-    assert_eq!(ask(Request::Adverts).await.expect("an answer"), Response::Adverts(Vec::new()));
+    assert_eq!(ask(Request::Adverts(Default::default())).await.expect("an answer"), Response::Done);
     assert_eq!(ask(Request::Advert).await.expect_err("no advert").code, Code::NotFound);
     let problem = ask(Request::Prove(protocol::OperationId::new())).await.expect_err("no trace");
     assert!(problem.code == Code::NotFound && problem.hint.is_some(), "{problem}");

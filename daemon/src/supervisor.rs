@@ -76,6 +76,7 @@ impl Supervisor {
             kernel,
             policy: config.policy.clone(),
             pricing: config.pricing.clone(),
+            share: config.share,
         };
         let node = Node::open(parts).await?;
         match (&config.mesh, membership) {

@@ -137,6 +137,15 @@ pub struct Plugin {
     pub methods: Vec<Method>,
 }
 
+/// Body of `POST /v1/plugins/fetch`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FetchPlugin {
+    /// The node that has the plugin.
+    pub node: NodeId,
+    /// The digest of its component.
+    pub component: Digest,
+}
+
 /// An item of `GET /v1/publishers`, and the body of `PUT /v1/publishers/{did}`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Publisher {

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! id, key, digest, time      names for things
+//! tree                       BLAKE3 piece by piece, for content that is verified as it arrives
 //! envelope -> document       what one party can prove to another (DSSE v1 over JSON)
 //!   manifest, advert, agreement, receipt, credential
 //! token, admission           how a node enters a private mesh, and what two nodes show one another first
@@ -34,6 +35,7 @@ pub mod manifest;
 pub mod merkle;
 pub mod receipt;
 pub mod token;
+pub mod tree;
 pub mod usage;
 pub mod wire;
 

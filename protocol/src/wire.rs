@@ -3,6 +3,8 @@
 //! A message is one frame: `length u32 BE | kind u8 | request id u64 BE | payload`; `length` counts what follows it.
 //! Payloads are CBOR (RFC 8949) of the types below.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
@@ -18,6 +20,7 @@ use crate::{
     error::Problem,
     id::{AgentId, AgreementId, MeshId, OperationId},
     key::NodeId,
+    manifest::Manifest,
     receipt::Receipt,
     token::Enrolment,
     usage::Usage,
@@ -33,6 +36,12 @@ pub const MAX_IDEMPOTENCY_KEY: usize = 128;
 pub const MAX_FRAME: usize = MAX_RESULT + 256 * 1024;
 /// Requests that one peer may have under way with us; more are refused as overloaded.
 pub const MAX_IN_FLIGHT: usize = 1024;
+/// The largest item of a streamed answer.
+pub const MAX_ITEM: usize = 256 * 1024;
+/// The most that [`Call::window`] may be; the least is one item's frame.
+pub const MAX_WINDOW: u32 = 4 * 1024 * 1024;
+/// See [`MAX_WINDOW`].
+pub const MIN_WINDOW: u32 = (MAX_ITEM + crate::frame::HEADER) as u32;
 /// The largest gossip message: announcements take 200 bytes.
 pub const MAX_GOSSIP: usize = 64 * 1024;
 
@@ -77,6 +86,11 @@ pub enum Kind {
     Ping = 5,
     /// The answer to a [`Kind::Ping`]. No payload.
     Pong = 6,
+    /// Part of a streamed answer, before the [`Kind::Response`] or [`Kind::Problem`] that ends it; its frame takes as much
+    /// of the call's window as it has bytes.
+    Item = 7,
+    /// The caller has taken items: so many bytes (u32 BE) of the window are free again.
+    Credit = 8,
 }
 
 impl TryFrom<u8> for Kind {
@@ -90,6 +104,8 @@ impl TryFrom<u8> for Kind {
             4 => Ok(Self::Cancel),
             5 => Ok(Self::Ping),
             6 => Ok(Self::Pong),
+            7 => Ok(Self::Item),
+            8 => Ok(Self::Credit),
             other => Err(other),
         }
     }
@@ -111,15 +127,18 @@ pub struct Announcement {
     pub withdrawn: bool,
 }
 
-/// A request with what goes along with each.
+/// A request with what goes along with each; encoded from parts that are borrowed, too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Call {
+pub struct Call<I = String, R = Request> {
     /// How long the caller waits, in milliseconds, from when the frame was sent.
     pub timeout_ms: u32,
     /// The request's id, for spans, logs and traces on every node (at most 64 bytes are kept).
-    pub request_id: String,
+    pub request_id: I,
+    /// Bytes of items that may come before the caller has taken any; 0 if it expects none.
+    #[serde(default)]
+    pub window: u32,
     /// The request.
-    pub request: Request,
+    pub request: R,
 }
 
 /// What one node asks of another.
@@ -127,8 +146,19 @@ pub struct Call {
 pub enum Request {
     /// Your newest advert.
     Advert,
-    /// Every advert you know, for a node that has just joined.
-    Adverts,
+    /// The adverts that you know, but for those of a sequence that I have: one [`Sealed<Advert>`] an item, then
+    /// [`Response::Done`].
+    Adverts(BTreeMap<NodeId, u64>),
+    /// The manifest of a plugin, by its component's digest.
+    Manifest(Digest),
+    /// Content, from this group on (see `crate::tree`): an [`Outline`](crate::tree::Outline)'s size (u64 BE) as the first
+    /// item, its groups' chaining values, then the groups, one an item; then [`Response::Done`].
+    Fetch {
+        /// The content's BLAKE3 digest.
+        content: Digest,
+        /// The first group that is wanted.
+        from: u64,
+    },
     /// Sign these terms, which I have signed.
     Propose(Sealed<Agreement>),
     /// I have signed the terms that you proposed.
@@ -179,8 +209,8 @@ pub struct Execute {
 pub enum Response {
     /// Its newest advert.
     Advert(Sealed<Advert>),
-    /// The adverts it knows, its own first; as many as fit a frame.
-    Adverts(Vec<Sealed<Advert>>),
+    /// The manifest.
+    Manifest(Sealed<Manifest>),
     /// The terms, signed by the provider too, or as proposed where its operator decides later.
     Agreement(Sealed<Agreement>),
     /// It is so.

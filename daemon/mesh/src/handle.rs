@@ -36,7 +36,7 @@ use crate::{
 /// Commands that wait for the driver; callers wait when it is full.
 const COMMANDS: usize = 256;
 /// A session can end between being chosen and being used; more than this is no chance.
-const ATTEMPTS: usize = 3;
+pub(crate) const ATTEMPTS: usize = 3;
 /// For one ping, dial included.
 const PING: Duration = Duration::from_secs(10);
 /// Neighbours that are asked where a node is, and how long each is waited for.
@@ -217,7 +217,9 @@ impl Mesh {
                         self.shared.peers.measured(node, rtt);
                         Ok(rtt)
                     }
-                    Reply::Response(_) | Reply::Problem(_) => Err(unreachable(node, "it answered a ping with something else")),
+                    Reply::Response(_) | Reply::Problem(_) | Reply::Item(_) => {
+                        Err(unreachable(node, "it answered a ping with something else"))
+                    }
                 };
             }
         }
@@ -253,17 +255,10 @@ impl Mesh {
             return Err(Problem::new(Code::InvalidRequest, "a node doesn't send requests to itself over the mesh"));
         }
         let deadline = Instant::now() + timeout;
-        let mut call = Call { timeout_ms: 0, request_id: rpc::cut(request_id).to_owned(), request };
         for _ in 0..ATTEMPTS {
             let session = self.session(node, deadline, timeout).await?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            call.timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
-            let payload = wire::encode(&call);
-            if payload.len() > rpc::MAX_REQUEST {
-                let detail = format!("a request of {} bytes is over the limit of {}", payload.len(), rpc::MAX_REQUEST);
-                return Err(Problem::new(Code::TooLarge, detail));
-            }
-            if let Some(reply) = exchange(&session, node, Kind::Request, payload.into(), deadline, timeout).await? {
+            let payload = encode(&request, request_id, deadline, 0)?;
+            if let Some(reply) = exchange(&session, node, Kind::Request, payload, deadline, timeout).await? {
                 return read(node, reply);
             }
         }
@@ -271,7 +266,7 @@ impl Mesh {
     }
 
     /// An open session with `node`, dialled if need be.
-    async fn session(&self, node: NodeId, deadline: Instant, timeout: Duration) -> Result<Arc<Session>, Error> {
+    pub(crate) async fn session(&self, node: NodeId, deadline: Instant, timeout: Duration) -> Result<Arc<Session>, Error> {
         let mut asked = false;
         for _ in 0..ATTEMPTS {
             if let Some(session) = self.shared.peers.session(node) {
@@ -300,8 +295,8 @@ impl Mesh {
             self.tell(Command::Connect { node: peer.node_id, reply }).await;
             let _ = time::timeout_at(until, opened).await;
             let session = self.shared.peers.session(peer.node_id)?;
-            let call = Call { timeout_ms: 2_000, request_id: String::new(), request: wire::Request::Where(node) };
-            let reply = exchange(&session, peer.node_id, Kind::Request, wire::encode(&call).into(), until, NEIGHBOUR).await;
+            let call = encode(&wire::Request::Where(node), "", until, 0).ok()?;
+            let reply = exchange(&session, peer.node_id, Kind::Request, call, until, NEIGHBOUR).await;
             match read(peer.node_id, reply.ok()??).ok()? {
                 wire::Response::Addresses(addresses) => Some(addresses),
                 _ => None,
@@ -372,7 +367,7 @@ impl Mesh {
         }
     }
 
-    async fn send(&self, command: Command) -> Result<(), Error> {
+    pub(crate) async fn send(&self, command: Command) -> Result<(), Error> {
         self.commands.send(command).await.map_err(|_| Error::Stopped)
     }
 
@@ -380,6 +375,18 @@ impl Mesh {
     async fn tell(&self, command: Command) {
         let _ = self.send(command).await;
     }
+}
+
+/// A request as it is sent; items of `window` bytes may come.
+pub(crate) fn encode(request: &wire::Request, request_id: &str, deadline: Instant, window: u32) -> Result<Bytes, Problem> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+    let payload = wire::encode(&Call { timeout_ms, request_id: rpc::cut(request_id), window, request });
+    if payload.len() > rpc::MAX_REQUEST {
+        let detail = format!("a request of {} bytes is over the limit of {}", payload.len(), rpc::MAX_REQUEST);
+        return Err(Problem::new(Code::TooLarge, detail));
+    }
+    Ok(payload.into())
 }
 
 /// One exchange; `None` if the session had ended before anything was sent.
@@ -400,16 +407,16 @@ async fn exchange(
     }
 }
 
-fn read(node: NodeId, reply: Reply) -> Result<wire::Response, Problem> {
+pub(crate) fn read(node: NodeId, reply: Reply) -> Result<wire::Response, Problem> {
     let malformed =
         |error: wire::Malformed| Problem::new(Code::Unreachable, format!("{node} answered with what this node can't read: {error}"));
     match reply {
         Reply::Response(payload) => wire::decode(&payload).map_err(malformed),
         Reply::Problem(payload) => Err(wire::decode(&payload).map_err(malformed)?),
-        Reply::Pong => Err(unreachable(node, "it answered a request with something else").into()),
+        Reply::Pong | Reply::Item(_) => Err(unreachable(node, "it answered a request with something else").into()),
     }
 }
 
-fn unreachable(node: NodeId, reason: &str) -> Error {
+pub(crate) fn unreachable(node: NodeId, reason: &str) -> Error {
     Error::Unreachable { target: node.to_string(), reason: reason.to_owned() }
 }

@@ -34,6 +34,8 @@ use crate::{
     limits::MAX_ENROLMENTS,
     membership::{Authority, Desk, Membership},
     papers::Papers,
+    rpc::Items,
+    transfer,
 };
 
 /// How often it is looked whether somebody's credential has expired or this node's is to be renewed.
@@ -55,6 +57,7 @@ pub(crate) struct Keeper {
     /// Set when the mesh runs. Weak where it is used, as the mesh holds the keeper.
     mesh: OnceLock<WeakMesh>,
     enrolments: Semaphore,
+    transfers: transfer::Serving,
     tasks: TaskTracker,
     this: Weak<Self>,
 }
@@ -67,6 +70,7 @@ impl Keeper {
             inner,
             mesh: OnceLock::new(),
             enrolments: Semaphore::new(MAX_ENROLMENTS),
+            transfers: transfer::Serving::default(),
             tasks: TaskTracker::new(),
             this: this.clone(),
         })
@@ -244,6 +248,17 @@ impl Handler for Keeper {
             }
             Request::Revoked(sealed) => self.membership.learn(sealed, Timestamp::now()).map(|_news| Response::Done),
             other => self.inner.request(from, other, request_id, deadline).await,
+        }
+    }
+
+    async fn stream(&self, from: NodeId, request: Request, request_id: &str, deadline: Instant, items: Items) -> Result<Response, Problem> {
+        match request {
+            Request::Fetch { content, from: first } => {
+                let path = self.inner.content(from, &content).await?;
+                self.transfers.serve(from, content, first, path, &items).await
+            }
+            Request::Adverts(_) => self.inner.stream(from, request, request_id, deadline, items).await,
+            other => self.request(from, other, request_id, deadline).await,
         }
     }
 

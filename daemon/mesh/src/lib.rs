@@ -13,12 +13,15 @@
 //!
 //! What others may use of this node stands in limits.rs; who doesn't keep to it, in bans.rs.
 //!
+//! Answers in parts: answers.rs, and transfer/ for content too large for a message.
+//!
 //! A request uses a stream that a task of its own serves; the driver only opens it. What the handle and the driver both
 //! know of connected peers is in peers.rs; whom to redial when is decided in redial.rs, without a clock or I/O.
 
 mod address;
 mod admission;
 mod announcing;
+mod answers;
 mod bans;
 mod behaviour;
 mod book;
@@ -40,10 +43,12 @@ mod reserving;
 mod rpc;
 mod shunning;
 mod store;
+mod transfer;
 mod transport;
 mod trimming;
 
 pub use address::parse_address;
+pub use answers::{Answers, Piece};
 pub use config::{Config, Listen};
 pub use enrol::{Enrolling, Step, enrol};
 pub use error::Error;
@@ -51,4 +56,5 @@ pub use handle::Mesh;
 pub use handler::Handler;
 pub use membership::{Authority, Membership, Pending};
 pub use papers::{Keys, Papers};
+pub use rpc::Items;
 pub use transport::CertificateFiles;

@@ -30,8 +30,12 @@ pub(crate) const PING: Duration = Duration::from_millis(1_500);
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_millis(3_500);
 /// Streams that a peer may have open on a connection: RPC, gossip and Kademlia together stay far below.
 pub(crate) const MAX_STREAMS: u32 = 256;
-/// Inbound RPC streams on one connection: a peer needs one, and some while it replaces it.
-pub(crate) const MAX_RPC_STREAMS: usize = 4;
+/// Inbound RPC streams on one connection: a peer needs one, some while it replaces it, and one for each transfer.
+pub(crate) const MAX_RPC_STREAMS: usize = 8;
+/// Transfers of content that are served at once, in all and to one node: each reads ahead some MiB.
+pub(crate) const MAX_TRANSFERS: usize = 32;
+/// See [`MAX_TRANSFERS`].
+pub(crate) const MAX_TRANSFERS_PER_PEER: usize = 4;
 /// A frame that has begun must end within this time.
 pub(crate) const FRAME: Duration = Duration::from_secs(30);
 /// Announcements of one node in [`GOSSIP_WINDOW`]: it has one a minute, and some while agents come and go.
@@ -142,7 +146,12 @@ pub(crate) fn table(counters: &Counters, in_use: &InUse) -> Vec<api::Limit> {
         row("ping.interval", "milliseconds", PING.as_millis() as u64, "a dead link is noticed after this and the time-out"),
         row("ping.timeout", "milliseconds", PING_TIMEOUT.as_millis() as u64, "an answer on a machine that is busy"),
         row("streams", "per connection", MAX_STREAMS.into(), "RPC, gossip and look-ups stay far below"),
-        counted(row("streams.rpc", "per connection", MAX_RPC_STREAMS as u64, "one, and some while it is replaced"), Met::Streams),
+        counted(
+            row("streams.rpc", "per connection", MAX_RPC_STREAMS as u64, "one, some while it is replaced, one for each transfer"),
+            Met::Streams,
+        ),
+        row("transfers", "under way", MAX_TRANSFERS as u64, "each reads ahead up to 4 MiB"),
+        row("transfers.per_peer", "under way", MAX_TRANSFERS_PER_PEER as u64, "each has a stream of its own"),
         counted(row("requests.in_flight", "per peer", wire::MAX_IN_FLIGHT as u64, "more are refused as overloaded"), Met::Requests),
         counted(row("frame.request", "bytes", crate::rpc::MAX_REQUEST as u64, "parameters and what goes along"), Met::Frames),
         row("frame.response", "bytes", wire::MAX_FRAME as u64, "a result and its receipt"),

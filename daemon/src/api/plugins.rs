@@ -3,7 +3,7 @@
 use axum::{Extension, extract::State};
 use protocol::{
     Code, Did, Digest, Problem,
-    api::{List, Plugin, Publisher, RegisterPlugin, Trust},
+    api::{FetchPlugin, List, Plugin, Publisher, RegisterPlugin, Trust},
 };
 
 use super::{
@@ -33,6 +33,18 @@ pub(super) async fn register(
 ) -> Result<Json<Plugin>, Failure> {
     require_owner(&api, &caller)?;
     Ok(Json(api.node.plugins.register(body.manifest).await?))
+}
+
+pub(super) async fn fetch(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(body): Json<FetchPlugin>,
+) -> Result<Json<Plugin>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    // In a task of its own: what has arrived when the caller leaves is not for nothing.
+    let fetched = api.node.tasks.spawn(async move { node.fetch_plugin(&caller, body.node, body.component).await });
+    Ok(Json(fetched.await.map_err(|error| Problem::new(Code::Internal, format!("the transfer failed: {error}")))??))
 }
 
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<List<Plugin>>, Failure> {

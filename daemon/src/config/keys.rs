@@ -54,6 +54,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("mesh.private_addresses", "MCP_MESH_PRIVATE_ADDRESSES", Kind::Bool, "false"),
     key("node.zone", "MCP_NODE_ZONE", Kind::Text, "\"\""),
     key("kernel.max_concurrent", "MCP_KERNEL_MAX_CONCURRENT", Kind::Number(64), "64"),
+    key("plugins.share", "MCP_PLUGINS_SHARE", Kind::Choice(&["owner", "members", "nobody"]), "\"owner\""),
     key("agreements.accept", "MCP_AGREEMENTS_ACCEPT", Kind::Choice(&["auto", "manual", "deny"]), "\"manual\""),
     key("agreements.max_days", "MCP_AGREEMENTS_MAX_DAYS", Kind::Number(3_650), "366"),
     key("agreements.currency", "MCP_AGREEMENTS_CURRENCY", Kind::Text, "\"credit\""),

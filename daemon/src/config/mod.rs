@@ -12,6 +12,8 @@ use agreement::policy::{Acceptance, Policy};
 use protocol::{MeshId, agreement::Pricing, api::Setting, credential::Zone};
 use toml::Value;
 
+use crate::node::Share;
+
 use self::keys::{KEYS, Key, OTHER_VARIABLES};
 
 /// A configuration file over this is refused unread.
@@ -88,6 +90,7 @@ pub(crate) struct Config {
     pub(crate) max_concurrent: usize,
     pub(crate) policy: Policy,
     pub(crate) pricing: Pricing,
+    pub(crate) share: Share,
     pub(crate) checkpoint_seconds: u64,
     /// What looks like a setting of ours in the environment and isn't: told once the log is open.
     pub(crate) strange_variables: Vec<String>,
@@ -233,6 +236,11 @@ impl Layers {
             max_concurrent: (self.number("kernel.max_concurrent") as usize).max(1),
             policy,
             pricing,
+            share: match self.str("plugins.share") {
+                "members" => Share::Members,
+                "nobody" => Share::Nobody,
+                _ => Share::Owner,
+            },
             checkpoint_seconds: self.number("trace.checkpoint_seconds").max(1),
             strange_variables,
             settings: self.settings(),

@@ -15,7 +15,7 @@ use protocol::{
     api::Discovered,
     credential::Zone,
     document::Sealed,
-    wire::{self, Announcement},
+    wire::Announcement,
 };
 
 use tokio::sync::watch;
@@ -26,8 +26,6 @@ use super::{agents::Agent, plugins::Plugins};
 const MAX_ADVERTS: usize = 4_096;
 /// Bytes of adverts of other nodes that are kept; the largest makes room.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// Bytes of adverts in one snapshot: half a frame.
-const MAX_SNAPSHOT: usize = wire::MAX_FRAME / 2;
 
 /// Adverts of this node and of others.
 #[derive(Debug)]
@@ -79,18 +77,22 @@ impl Directory {
         self.own.read().clone().map(Into::into)
     }
 
-    /// This node's advert and those it knows, as many as fit.
-    pub(crate) fn snapshot(&self) -> Vec<Sealed<Advert>> {
+    /// The sequences of the adverts that are known here, to tell a neighbour what needn't be sent.
+    pub(crate) fn known(&self) -> BTreeMap<NodeId, u64> {
+        let own = self.own.read().as_ref().map(|own| (self.key.node_id(), own.document().sequence));
+        self.known.read().iter().map(|(node, advert)| (*node, advert.document().sequence)).chain(own).collect()
+    }
+
+    /// This node's advert and those it knows, but for what is no news to somebody who has these.
+    pub(crate) fn newer(&self, have: &BTreeMap<NodeId, u64>) -> Vec<Arc<Signed<Advert>>> {
         let now = Timestamp::now();
+        let own = self.own.read().clone().map(Arc::new);
         let known = self.known.read();
-        let others =
-            known.values().filter(|advert| advert.document().header.expires_at > now).map(|advert| Sealed::from((**advert).clone()));
-        let mut size = 0;
-        let fits = |advert: &Sealed<Advert>| {
-            size += advert.envelope().payload.len() + 512;
-            size <= MAX_SNAPSHOT
+        let news = |advert: &Arc<Signed<Advert>>| {
+            let Advert { node, sequence, header, .. } = advert.document();
+            header.expires_at > now && have.get(node).is_none_or(|have| have < sequence)
         };
-        self.own().into_iter().chain(others).take_while(fits).collect()
+        own.into_iter().chain(known.values().cloned()).filter(news).collect()
     }
 
     /// Whether an announced advert is news.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
+use mesh::Piece;
 use protocol::{
     AgentId, Code, NodeId, Problem, Signed,
     advert::Advert,
@@ -24,6 +25,8 @@ const MAX_PROVIDERS: usize = 32;
 const AT_ONCE: usize = 8;
 /// How long neighbours are waited for that are told of this node's leaving.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// For all of a neighbour's adverts, however many.
+const PULL: Duration = Duration::from_secs(30);
 /// How long one peer is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -139,15 +142,18 @@ impl Node {
 
     /// Takes over the adverts that a neighbour knows. Each is verified; a bad one doesn't spoil the rest.
     async fn pull(&self, node: NodeId) {
-        let answer = async { self.mesh()?.request(node, Request::Adverts, "", PATIENCE).await };
-        match answer.await {
-            Ok(Response::Adverts(adverts)) => {
-                for sealed in adverts {
-                    self.learn_quietly(node, sealed);
+        let pulled = async {
+            let mut answers = self.mesh()?.stream(node, Request::Adverts(self.directory.known()), "", PULL).await?;
+            while let Piece::Item(item) = answers.next().await? {
+                match wire::decode(&item) {
+                    Ok(sealed) => self.learn_quietly(node, sealed),
+                    Err(error) => tracing::debug!(%node, %error, "an advert can't be read"),
                 }
             }
-            Ok(_) => tracing::debug!(%node, "answered what was not asked"),
-            Err(problem) => tracing::debug!(%node, %problem, "gave no adverts"),
+            Ok::<_, Problem>(())
+        };
+        if let Err(problem) = pulled.await {
+            tracing::debug!(%node, %problem, "gave no adverts, or not all");
         }
     }
 

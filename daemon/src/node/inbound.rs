@@ -1,13 +1,15 @@
 //! What peers ask of this node. Never forwarded: a peer's call is for an agent that lives here, or refused.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
+use mesh::Items;
 use protocol::{
     Code, Digest, Expect, Header, NodeId, OperationId, Problem, Signed, Timestamp, Usage,
+    document::Sealed,
     entry::{Action, InclusionProof},
     receipt::{Position, Receipt},
-    wire::{Announcement, Execute, Executed, Request, Response},
+    wire::{self, Announcement, Execute, Executed, Request, Response},
 };
 use tokio::time::Instant;
 
@@ -35,7 +37,6 @@ impl mesh::Handler for Inbound {
                 let none = || Problem::new(Code::NotFound, "this node has not published an advert yet");
                 node.directory.own().map(Response::Advert).ok_or_else(none)
             }
-            Request::Adverts => Ok(Response::Adverts(node.directory.snapshot())),
             Request::Withdraw(sequence) => {
                 node.directory.withdraw(from, sequence);
                 Ok(Response::Done)
@@ -45,6 +46,10 @@ impl mesh::Handler for Inbound {
             Request::Transition(sealed) => node.take_transition(from, &caller, sealed).await.map(|()| Response::Done),
             Request::Execute(execute) => node.serve(from, &caller, execute, deadline).await.map(Response::Executed),
             Request::Prove(operation) => node.prove_to(from, &operation).await.map(Response::Proof),
+            Request::Manifest(component) => node.manifest_for(from, &component).await.map(Response::Manifest),
+            Request::Adverts(_) | Request::Fetch { .. } => {
+                Err(Problem::new(Code::InvalidRequest, "this answer comes in items, and the caller has no window for them"))
+            }
             Request::Enrol(_)
             | Request::Renew
             | Request::Leave
@@ -53,6 +58,18 @@ impl mesh::Handler for Inbound {
             | Request::Revoked(_)
             | Request::Where(_) => Err(Problem::new(Code::Internal, "the mesh answers questions of membership itself")),
         }
+    }
+
+    async fn stream(&self, from: NodeId, request: Request, request_id: &str, deadline: Instant, items: Items) -> Result<Response, Problem> {
+        let Request::Adverts(have) = request else { return self.request(from, request, request_id, deadline).await };
+        for advert in self.0.directory.newer(&have) {
+            items.send(wire::encode(&Sealed::from((*advert).clone()))).await?;
+        }
+        Ok(Response::Done)
+    }
+
+    async fn content(&self, from: NodeId, content: &Digest) -> Result<PathBuf, Problem> {
+        self.0.plugin_for(from, content).await
     }
 
     fn authority(&self) -> Option<Arc<dyn mesh::Authority>> {

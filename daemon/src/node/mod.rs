@@ -24,6 +24,7 @@ pub(crate) mod negotiate;
 pub(crate) mod plugins;
 mod rank;
 pub(crate) mod run;
+mod sharing;
 pub(crate) mod trace_log;
 mod view;
 
@@ -44,6 +45,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::sharing::Share;
 use self::{
     agents::Agents, agreements::Agreements, api_keys::ApiKeys, authority::Books, directory::Directory, journal::Journal, plugins::Plugins,
     trace_log::TraceLog,
@@ -82,6 +84,7 @@ pub(crate) struct Parts {
     pub(crate) kernel: Kernel,
     pub(crate) policy: Policy,
     pub(crate) pricing: protocol::agreement::Pricing,
+    pub(crate) share: Share,
 }
 
 /// A running node. Cheap to clone.
@@ -110,6 +113,7 @@ pub(crate) struct Rooms {
     /// Entry nodes by configuration.
     bootstrap: Vec<String>,
     policy: Policy,
+    share: Share,
     pub(crate) journal: Journal,
     pub(crate) agents: Agents,
     pub(crate) plugins: Plugins,
@@ -159,6 +163,7 @@ impl Node {
             node_id,
             owner,
             policy: parts.policy,
+            share: parts.share,
             agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
             plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone()),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,

@@ -106,13 +106,19 @@ impl Plugins {
         Ok(self.kernel.load(&component, manifest).await?)
     }
 
+    /// The manifest of a registered plugin.
+    pub(crate) async fn manifest(&self, component: &Digest) -> Result<Sealed<Manifest>, Problem> {
+        Ok(self.record(component).await?.manifest)
+    }
+
     async fn record(&self, component: &Digest) -> Result<Record, Problem> {
         let bytes = self.journal.store().record(Kind::Plugin, &component.to_string()).await?;
         let missing = || Problem::new(Code::NotFound, format!("no plugin {component} is registered on this node"));
         journal::decode("plugin", &bytes.ok_or_else(missing)?)
     }
 
-    async fn verify(&self, manifest: Sealed<Manifest>) -> Result<Signed<Manifest>, Problem> {
+    /// Whether a manifest is genuine and its publisher trusted here.
+    pub(crate) async fn verify(&self, manifest: Sealed<Manifest>) -> Result<Signed<Manifest>, Problem> {
         let signed = manifest.open(Expect::at(&self.mesh, Timestamp::now()))?;
         let publisher = signed.document().publisher;
         signed.require(publisher)?;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! root/tmp/…         being written: emptied when opened
+//! root/partial/…     being fetched: kept for a week, so that an interrupted transfer goes on
 //! root/ab/abcdef…    the content whose BLAKE3 digest is abcdef…
 //! ```
 //!
@@ -9,22 +10,65 @@
 //! stays once [`put`](Blobs::put) returned. It is verified whenever it is read: disks do flip bits.
 
 use std::{
+    collections::HashSet,
     fs::{self, DirBuilder, File},
     io::{self, ErrorKind, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
+use parking_lot::Mutex;
 use protocol::{Digest, digest::unhex32};
 use tempfile::NamedTempFile;
 
 use crate::error::Error;
 
+/// A transfer that nobody took up again in this time is given up.
+const MAX_PARTIAL: Duration = Duration::from_secs(7 * 24 * 3_600);
+
 /// A directory of blobs; cheap to clone. One process uses it at a time.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     root: Arc<Path>,
+    /// Those that are being gathered, each by one.
+    gathering: Arc<Mutex<HashSet<Digest>>>,
+}
+
+/// A blob that isn't whole yet. What is in its file stays when this is dropped.
+#[derive(Debug)]
+pub struct Partial {
+    blobs: Blobs,
+    digest: Digest,
+    path: PathBuf,
+}
+
+impl Partial {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file is whole, verified and durable: it becomes the blob.
+    pub async fn adopt(self) -> Result<(), Error> {
+        let (digest, from) = (self.digest, self.path.clone());
+        let blobs = self.blobs.clone();
+        blobs
+            .run(move |blobs| {
+                let path = blobs.path(&digest);
+                let shard = blobs.shard(&path)?;
+                fs::rename(&from, &path).map_err(Error::files("rename", &from))?;
+                flush(shard)
+            })
+            .await
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        self.blobs.gathering.lock().remove(&self.digest);
+    }
 }
 
 impl Blobs {
@@ -37,9 +81,18 @@ impl Blobs {
             let path = file.map_err(Error::files("list", &temporary))?.path();
             fs::remove_file(&path).map_err(Error::files("remove", &path))?;
         }
+        let partial = root.join("partial");
+        DirBuilder::new().recursive(true).mode(0o700).create(&partial).map_err(Error::files("create", &partial))?;
+        for file in fs::read_dir(&partial).map_err(Error::files("list", &partial))? {
+            let file = file.map_err(Error::files("list", &partial))?;
+            let age = file.metadata().and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
+            if age.is_some_and(|age| age > MAX_PARTIAL) {
+                fs::remove_file(file.path()).map_err(Error::files("remove", file.path()))?;
+            }
+        }
         // A crash may have come between making a shard and flushing its name.
         flush(root)?;
-        Ok(Self { root: root.into() })
+        Ok(Self { root: root.into(), gathering: Arc::default() })
     }
 
     /// Stores content; returns its digest when it is durable.
@@ -80,6 +133,17 @@ impl Blobs {
             None => Ok(None),
         })
         .await
+    }
+
+    /// The file in which a blob is gathered that comes piece by piece; one at a time.
+    ///
+    /// # Errors
+    /// It is being gathered already.
+    pub async fn partial(&self, digest: &Digest) -> Result<Partial, Error> {
+        if !self.gathering.lock().insert(*digest) {
+            return Err(Error::Busy { what: format!("blob {digest}") });
+        }
+        Ok(Partial { blobs: self.clone(), digest: *digest, path: self.root.join("partial").join(digest.hex()) })
     }
 
     /// Whether a blob is there.
@@ -129,18 +193,24 @@ impl Blobs {
             return Ok(());
         }
         let path = self.path(digest);
-        let shard = path.parent().unwrap_or(&self.root);
-        match DirBuilder::new().mode(0o700).create(shard) {
-            Ok(()) => flush(&self.root)?,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Error::files("create", shard)(error)),
-        }
+        let shard = self.shard(&path)?;
         // The mode of a temporary file is 0600, and is kept.
         let temporary = self.root.join("tmp");
         let mut file = NamedTempFile::new_in(&temporary).map_err(Error::files("create a file in", &temporary))?;
         file.write_all(content).and_then(|()| file.as_file().sync_all()).map_err(Error::files("write", file.path()))?;
         file.persist(&path).map_err(|failed| Error::files("rename to", &path)(failed.error))?;
         flush(shard)
+    }
+
+    /// The directory that a blob's file stands in, made if it isn't there.
+    fn shard<'a>(&'a self, path: &'a Path) -> Result<&'a Path, Error> {
+        let shard = path.parent().unwrap_or(&self.root);
+        match DirBuilder::new().mode(0o700).create(shard) {
+            Ok(()) => flush(&self.root)?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::files("create", shard)(error)),
+        }
+        Ok(shard)
     }
 
     /// Hashing and flushing take milliseconds: off the runtime's threads. Dropping the future doesn't stop it.

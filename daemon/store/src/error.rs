@@ -48,6 +48,12 @@ pub enum Error {
         /// The digest announced.
         expected: Digest,
     },
+    /// Somebody else is at it.
+    #[error("{what} is being gathered already")]
+    Busy {
+        /// What.
+        what: String,
+    },
     /// Too many snapshots are open.
     #[error("too many calls read the store at once")]
     Overloaded,
@@ -88,6 +94,7 @@ impl Error {
             Self::Locked => Code::Locked,
             Self::Mismatch { .. } => Code::BadSignature,
             Self::Overloaded => Code::Overloaded,
+            Self::Busy { .. } => Code::Conflict,
             Self::Closed => Code::ShuttingDown,
             Self::Foreign { .. } | Self::Full | Self::Damaged { .. } | Self::Interrupted | Self::Failed { .. } | Self::Files { .. } => {
                 Code::StoreFailed
@@ -101,7 +108,7 @@ impl Error {
             Self::Foreign { .. } => Some("point the data directory elsewhere, or move the file away"),
             Self::Full => Some("free some space; nothing was lost and no restart is needed"),
             Self::Damaged { .. } => Some("check the disk, then restore a backup or let a replica recover the agents"),
-            Self::Overloaded => Some("try again later"),
+            Self::Overloaded | Self::Busy { .. } => Some("try again later"),
             Self::Interrupted => Some("look the operation up before repeating it"),
             Self::Rejected(_) | Self::Locked | Self::Mismatch { .. } | Self::Closed | Self::Failed { .. } | Self::Files { .. } => None,
         }

@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use protocol::{AgentId, AgreementId, OperationId, Usage, merkle::Hash};
 
 pub use crate::{
-    blobs::Blobs,
+    blobs::{Blobs, Partial},
     commit::{Answer, Append, Charge, Commit, Committed, Kind, MAX_NAME, MAX_VALUE, RecordWrite, Rejected, StateWrites, TreeNode, Write},
     committer::Committer,
     error::Error,

@@ -11,8 +11,8 @@ use std::{
 };
 
 use protocol::{
-    Client, Did, Digest, Expect, Header, Key, MeshId, Problem, Signed, Timestamp,
-    api::{List, Plugin, Publisher, Trust},
+    Client, Did, Digest, Expect, Header, Key, MeshId, NodeId, Problem, Signed, Timestamp,
+    api::{FetchPlugin, List, Plugin, Publisher, Trust},
     document::Sealed,
     error::Code,
     manifest::{INTERFACE, Import, MAX_COMPONENT, Manifest},
@@ -41,6 +41,14 @@ pub(crate) enum Command {
     Inspect {
         /// The manifest, or the component beside which it lies
         file: PathBuf,
+    },
+    /// Fetch a plugin from another node and register it here; its publisher must be trusted
+    Fetch {
+        /// The node that has it
+        #[arg(long, value_name = "NODE")]
+        from: NodeId,
+        /// The digest of its component
+        component: Digest,
     },
     /// Run plugins that this publisher signed
     Trust {
@@ -94,6 +102,16 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
     match command {
         Command::Sign(arguments) => sign(arguments, output),
         Command::Inspect { file } => inspect(&file, output),
+        Command::Fetch { from, component } => {
+            let plugin: Plugin = client.post("/v1/plugins/fetch", &FetchPlugin { node: from, component }).await?;
+            output.show(&plugin, |plugin| {
+                fields([
+                    ("plugin", format!("{} {}", plugin.name, plugin.release)),
+                    ("publisher", plugin.publisher.to_string()),
+                    ("component", plugin.component.to_string()),
+                ])
+            })
+        }
         Command::Trust { did, name } => {
             client
                 .put::<_, IgnoredAny>(&format!("/v1/publishers/{}", parse::segment(&did.to_string())), &Trust { name: name.clone() })

@@ -166,3 +166,35 @@ async fn fuel_ends_a_loop_and_a_loop_holds_up_nobody_else() {
     assert_eq!(looping.expect_err("it burns its fuel").code, Code::OutOfFuel);
     assert_eq!(value(&echoed.expect("beside it")), json!({ "here": 1 }));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_is_fetched_from_another_node_that_shares_it() {
+    let (cluster, _bootstrap) = Cluster::with_bootstrap().await;
+    let giver = cluster.node("giver").set("plugins.share", "members").join().await;
+    let taker = cluster.node("taker").join().await;
+    let (publisher, component) = (Publisher::new(), counter());
+    let plugin = publisher.sign("demo", component.clone(), &[Import::State]);
+    giver.trust(&publisher).await;
+    giver.register(&plugin).await.expect("registered");
+    let digest = Digest::blake3(&component).to_string();
+    let from = giver.id().to_string();
+    let fetch = ["plugin", "fetch", "--from", &from, &digest, "--json"];
+
+    // Whose code runs here is decided here.
+    assert_eq!(taker.mcpctl(&fetch).await.exits(5).json()["code"], "untrusted_publisher");
+    taker.trust(&publisher).await;
+    assert_eq!(taker.mcpctl(&fetch).await.exits(0).json()["component"], digest);
+    assert_eq!(taker.mcpctl(&fetch).await.exits(0).json()["component"], digest, "once more does no harm");
+    taker.spawn("counter", &plugin, None).await.expect("it runs");
+
+    let absent = Digest::blake3(b"absent").to_string();
+    let none = taker.mcpctl(&["plugin", "fetch", "--from", &from, &absent, "--json"]).await;
+    assert_eq!(none.exits(1).json()["code"], "not_found");
+    // By default a node shares with its owner's other nodes alone, and in an open mesh nobody proves whose it is.
+    let refused = giver.mcpctl(&["plugin", "fetch", "--from", &taker.id().to_string(), &digest, "--json"]).await;
+    let refused = refused.exits(5).json();
+    assert!(
+        refused["code"] == "not_authorized" && refused["hint"].as_str().is_some_and(|hint| hint.contains("plugins.share")),
+        "{refused}"
+    );
+}

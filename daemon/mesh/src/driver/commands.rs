@@ -18,6 +18,7 @@ impl Driver {
         match command {
             Command::Join { address, reply } => self.on_join(address, reply),
             Command::Connect { node, reply } => self.on_connect(node, reply),
+            Command::OpenApart { node, reply } => self.on_open_apart(node, reply),
             Command::Welcome(node) => self.swarm.behaviour_mut().shunning.welcome(&identity::peer_of(node)),
             Command::Provide(keys) => {
                 for gone in self.providing.set(keys) {

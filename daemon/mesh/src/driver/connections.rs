@@ -208,6 +208,7 @@ impl Driver {
         let reason = cause.map_or_else(|| "the connection was closed".into(), |cause| format!("the connection was closed: {cause}"));
         tracing::debug!(%node, %reason, "disconnected");
         self.dialling.joined(id, |address| Err(Error::Unreachable { target: address, reason: reason.clone() }));
+        self.transfers.closed(id);
         let (last, confirmed) = self.shared.peers.closed(node, id);
         if last {
             self.membership.forget(node);

@@ -39,7 +39,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::start::start;
-use self::{connections::Dialling, gossip::Rates, kad::Lookup, reach::Reach};
+use self::{connections::Dialling, gossip::Rates, kad::Lookup, reach::Reach, rpc::Transfers};
 use crate::{
     Handler, address,
     announcing::Announcing,
@@ -54,6 +54,7 @@ use crate::{
     providing::{ProviderKey, Providing},
     redial::{Redial, Target},
     reserving::Reserving,
+    rpc::Session,
     transport::Permitted,
     trimming::{self, Candidate},
 };
@@ -71,6 +72,8 @@ pub(crate) enum Command {
     Join { address: Multiaddr, reply: oneshot::Sender<Result<NodeId, Error>> },
     /// Have a session with `node`.
     Connect { node: NodeId, reply: oneshot::Sender<Result<(), Error>> },
+    /// Have a stream to `node`, which is connected, for one transfer.
+    OpenApart { node: NodeId, reply: oneshot::Sender<Result<Arc<Session>, Error>> },
     /// `node` was disconnected, and may be dialled again.
     Welcome(NodeId),
     /// The full set of keys that this node provides.
@@ -136,6 +139,7 @@ pub(crate) struct Driver {
     redial: Redial,
     book: Book,
     dialling: Dialling,
+    transfers: Transfers,
     lookups: HashMap<QueryId, Lookup>,
     providing: Providing,
     /// When provider keys are told again, because peers came that haven't heard of them.

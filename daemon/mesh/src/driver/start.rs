@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Command, Dialling, Driver, Shared, gossip::Rates, reach::Reach};
+use super::{Command, Dialling, Driver, Shared, gossip::Rates, reach::Reach, rpc::Transfers};
 use crate::{
     Handler, address,
     announcing::Announcing,
@@ -101,6 +101,7 @@ pub(crate) async fn start(
         redial,
         book: Book::default(),
         dialling: Dialling::default(),
+        transfers: Transfers::default(),
         lookups: HashMap::new(),
         providing: Providing::default(),
         repeat_at: None,

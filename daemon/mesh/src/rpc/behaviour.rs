@@ -22,13 +22,22 @@ pub(crate) struct Event {
     pub(crate) stage: Stage,
 }
 
+/// What an outbound stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Every request to the peer.
+    Requests,
+    /// One transfer.
+    Transfer,
+}
+
 /// See [`Event`].
 #[derive(Debug)]
 pub(crate) enum Stage {
-    /// The stream that [`Behaviour::open`] asked for.
-    Opened(Stream),
+    /// The stream that [`Behaviour::open`] or [`Behaviour::open_apart`] asked for.
+    Opened(Stream, Purpose),
     /// It can't be opened.
-    Failed(String),
+    Failed(String, Purpose),
     /// The peer opened more streams than it may.
     Flooded,
     /// The peer opened a stream; its place among the connection's inbound streams.
@@ -48,9 +57,14 @@ impl Behaviour {
         Self { protocol, actions: VecDeque::new(), waker: None }
     }
 
-    /// Opens the outbound stream on `connection`, unless it is being opened.
+    /// Opens the outbound stream for requests on `connection`, unless it is being opened.
     pub(crate) fn open(&mut self, peer: PeerId, connection: ConnectionId) {
         self.order(peer, connection, Order::Open);
+    }
+
+    /// Opens a further outbound stream on `connection`, for one transfer.
+    pub(crate) fn open_apart(&mut self, peer: PeerId, connection: ConnectionId) {
+        self.order(peer, connection, Order::Apart);
     }
 
     /// Keeps `connection` alive also while it isn't used.

@@ -16,14 +16,16 @@ use libp2p::{
 };
 use tokio::sync::Semaphore;
 
-use super::behaviour::Stage;
+use super::behaviour::{Purpose, Stage};
 use crate::limits::MAX_RPC_STREAMS;
 
 /// What the behaviour tells a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Order {
-    /// Open the outbound stream.
+    /// Open the outbound stream for requests, unless it is being opened.
     Open,
+    /// Open a stream for one transfer.
+    Apart,
     /// Stay alive also while unused.
     Hold,
 }
@@ -31,11 +33,14 @@ pub(crate) enum Order {
 /// See the module.
 pub(crate) struct Connection {
     protocol: StreamProtocol,
+    /// The stream for requests is to be opened, or is being opened.
     wanted: bool,
     opening: bool,
+    /// Streams for transfers that are to be opened.
+    apart: usize,
     held: bool,
     inbound: Arc<Semaphore>,
-    /// At most one outbound and `MAX_RPC_STREAMS` inbound streams.
+    /// As many as there are orders, and `MAX_RPC_STREAMS` inbound streams.
     done: VecDeque<Stage>,
 }
 
@@ -47,9 +52,14 @@ impl Connection {
         }
     }
 
+    fn request(&self, purpose: Purpose) -> ConnectionHandlerEvent<Upgrade, Purpose, Stage> {
+        let protocol = SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), purpose);
+        ConnectionHandlerEvent::OutboundSubstreamRequest { protocol }
+    }
+
     pub(super) fn new(protocol: StreamProtocol) -> Self {
         let inbound = Arc::new(Semaphore::new(MAX_RPC_STREAMS));
-        Self { protocol, wanted: false, opening: false, held: false, inbound, done: VecDeque::new() }
+        Self { protocol, wanted: false, opening: false, apart: 0, held: false, inbound, done: VecDeque::new() }
     }
 }
 
@@ -61,7 +71,7 @@ impl ConnectionHandler for Connection {
     type InboundProtocol = Upgrade;
     type OutboundProtocol = Upgrade;
     type InboundOpenInfo = ();
-    type OutboundOpenInfo = ();
+    type OutboundOpenInfo = Purpose;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Upgrade> {
         SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ())
@@ -71,13 +81,17 @@ impl ConnectionHandler for Connection {
         self.held
     }
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Upgrade, (), Stage>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Upgrade, Purpose, Stage>> {
         if let Some(stage) = self.done.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(stage));
         }
         if std::mem::take(&mut self.wanted) && !self.opening {
             self.opening = true;
-            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: self.listen_protocol() });
+            return Poll::Ready(self.request(Purpose::Requests));
+        }
+        if self.apart > 0 {
+            self.apart -= 1;
+            return Poll::Ready(self.request(Purpose::Transfer));
         }
         // Woken by the swarm: nothing changes here but by its events and orders.
         Poll::Pending
@@ -86,11 +100,12 @@ impl ConnectionHandler for Connection {
     fn on_behaviour_event(&mut self, order: Order) {
         match order {
             Order::Open => self.wanted = true,
+            Order::Apart => self.apart += 1,
             Order::Hold => self.held = true,
         }
     }
 
-    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Upgrade, Upgrade>) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Upgrade, Upgrade, (), Purpose>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. }) => {
                 match self.inbound.clone().try_acquire_owned() {
@@ -98,13 +113,13 @@ impl ConnectionHandler for Connection {
                     Err(_) => self.refused(),
                 }
             }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, .. }) => {
-                self.opening = false;
-                self.done.push_back(Stage::Opened(stream));
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info }) => {
+                self.opening &= info != Purpose::Requests;
+                self.done.push_back(Stage::Opened(stream, info));
             }
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => {
-                self.opening = false;
-                self.done.push_back(Stage::Failed(error.to_string()));
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { error, info }) => {
+                self.opening &= info != Purpose::Requests;
+                self.done.push_back(Stage::Failed(error.to_string(), info));
             }
             // Inbound negotiation of a fixed name can't fail here, and neither addresses nor others' protocols matter.
             _ => {}

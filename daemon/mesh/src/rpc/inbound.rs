@@ -20,6 +20,7 @@ use super::{
     MAX_REQUEST, MAX_TIMEOUT, cut,
     frame::{self, Reader},
     queue::{self, Sender},
+    streaming::{Credit, Items},
 };
 use crate::{Handler, bans::Offence, limits::Met, membership::Membership};
 
@@ -45,7 +46,12 @@ impl Serving {
 }
 
 /// Requests under way on a stream, by id. Dropping an entry drops the handler's future.
-type Running = Arc<Mutex<HashMap<u64, AbortOnDropHandle<()>>>>;
+type Running = Arc<Mutex<HashMap<u64, Task>>>;
+
+struct Task {
+    _work: AbortOnDropHandle<()>,
+    credit: Option<Credit>,
+}
 
 /// Drops what is under way when the stream's task ends, however it ends: the tasks hold the list that holds them.
 struct Stop(Running);
@@ -109,8 +115,9 @@ async fn read(serving: &Serving, stream: impl AsyncRead + Unpin, sender: &Sender
                 running.lock().remove(&frame.id);
                 true
             }
+            Kind::Credit => credit(serving, &frame, running),
             Kind::Ping => sender.send(Frame::new(Kind::Pong, frame.id, Bytes::new())).await.is_ok(),
-            Kind::Response | Kind::Problem | Kind::Pong => {
+            Kind::Response | Kind::Problem | Kind::Pong | Kind::Item => {
                 tracing::debug!(peer = %serving.peer, "the peer sent an answer on a stream for requests");
                 serving.bad_frame();
                 false
@@ -120,6 +127,23 @@ async fn read(serving: &Serving, stream: impl AsyncRead + Unpin, sender: &Sender
             return false;
         }
     }
+}
+
+/// The caller has taken items; false if it says so of more than there were.
+fn credit(serving: &Serving, frame: &Frame, running: &Running) -> bool {
+    let bytes = <[u8; 4]>::try_from(&frame.payload[..]).map(u32::from_be_bytes);
+    let credit = running.lock().get(&frame.id).map(|task| task.credit.clone());
+    let honest = match (bytes, credit) {
+        (Ok(bytes), Some(Some(credit))) => credit.add(bytes),
+        // The answer has ended meanwhile.
+        (Ok(_), None) => true,
+        _ => false,
+    };
+    if !honest {
+        tracing::debug!(peer = %serving.peer, "the peer gave credit that it didn't have");
+        serving.bad_frame();
+    }
+    honest
 }
 
 async fn refuse(sender: &Sender, id: u64, problem: Problem) -> bool {
@@ -139,6 +163,10 @@ async fn accept(serving: &Serving, id: u64, payload: &[u8], sender: &Sender, run
         let detail = format!("{} requests of this node are under way here already", wire::MAX_IN_FLIGHT);
         return refuse(sender, id, Problem::new(Code::Overloaded, detail).hint("wait for some to end, then try again")).await;
     };
+    let credit = match Credit::new(call.window) {
+        Ok(credit) => credit,
+        Err(problem) => return refuse(sender, id, problem).await,
+    };
     // Held while the task is started, so that it can't end before it is entered.
     let mut entries = running.lock();
     if entries.contains_key(&id) {
@@ -146,17 +174,18 @@ async fn accept(serving: &Serving, id: u64, payload: &[u8], sender: &Sender, run
         serving.bad_frame();
         return false;
     }
-    let work = work(serving.clone(), id, call, sender.clone(), running.clone(), place);
-    entries.insert(id, AbortOnDropHandle::new(tokio::spawn(work)));
+    let items = Items::new(id, sender, credit.clone());
+    let work = work(serving.clone(), id, call, items, sender.clone(), running.clone(), place);
+    entries.insert(id, Task { _work: AbortOnDropHandle::new(tokio::spawn(work)), credit });
     true
 }
 
 /// Carries a request out and queues its answer, all within its deadline.
-async fn work(serving: Serving, id: u64, call: Call, sender: Sender, running: Running, place: OwnedSemaphorePermit) {
+async fn work(serving: Serving, id: u64, call: Call, items: Items, sender: Sender, running: Running, place: OwnedSemaphorePermit) {
     let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.into()).min(MAX_TIMEOUT);
     let request_id = cut(&call.request_id).to_owned();
     let answered = time::timeout_at(deadline, async {
-        let handling = AssertUnwindSafe(serving.handler.request(serving.peer, call.request, &request_id, deadline));
+        let handling = AssertUnwindSafe(serving.handler.stream(serving.peer, call.request, &request_id, deadline, items));
         let outcome = handling.catch_unwind().await.unwrap_or_else(|_| Err(Problem::new(Code::Internal, "the request's handler failed")));
         let _ = sender.send(answer(id, outcome, &request_id)).await;
     });
@@ -234,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_breaks_the_rules_hears_why_and_is_cut_off() {
-        let call = Call { timeout_ms: 60_000, request_id: "r".into(), request: wire::Request::Advert };
+        let call: Call = Call { timeout_ms: 60_000, request_id: "r".into(), window: 0, request: wire::Request::Advert };
         let request = |id| bytes(&Frame::new(Kind::Request, id, wire::encode(&call)));
         let mut giant = Frame::new(Kind::Request, 9, Bytes::new()).header().to_vec();
         giant[..4].copy_from_slice(&u32::MAX.to_be_bytes());

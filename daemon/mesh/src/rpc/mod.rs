@@ -3,12 +3,14 @@
 //! ```text
 //! Mesh::request -> Session (outbound.rs) ==stream==> serve (inbound.rs) -> Handler::request
 //!                      ^                                   |
-//!                      +-------- response, problem <-------+
+//!                      +---- items, response, problem <---+
 //! ```
-//! A connection has at most one outbound stream, opened on first use, and a few inbound ones. The swarm only opens and
+//! A connection has at most one outbound stream for requests, opened on first use, one for each transfer (../transfer/),
+//! and a few inbound ones. The swarm only opens and
 //! accepts them (behaviour.rs, connection.rs); from then on a task of its own reads and writes each stream, and calls
 //! never pass through the swarm's event loop. Frames are those of `protocol::wire` (frame.rs); what waits to be sent
-//! goes out in batches with one flush (queue.rs).
+//! goes out in batches with one flush (queue.rs). An answer may come in items, as the caller has room for them
+//! (streaming.rs).
 
 mod behaviour;
 mod connection;
@@ -16,13 +18,16 @@ mod frame;
 mod inbound;
 mod outbound;
 mod queue;
+mod streaming;
 
 use std::time::Duration;
 
-pub(crate) use behaviour::{Behaviour, Event, Stage};
+pub(crate) use behaviour::{Behaviour, Event, Purpose, Stage};
 pub(crate) use inbound::{Serving, serve};
 pub(crate) use outbound::{Lost, Reply, Session};
 use protocol::wire;
+pub(crate) use streaming::Arriving;
+pub use streaming::Items;
 
 /// The largest request: parameters and what goes along.
 pub(crate) const MAX_REQUEST: usize = wire::MAX_PARAMS + 256 * 1024;

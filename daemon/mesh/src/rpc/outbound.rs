@@ -23,11 +23,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     frame::Reader,
     queue::{self, Receiver, Sender},
+    streaming::{Arriving, Landing},
 };
 use crate::address::Transport;
 
 /// A stream without calls for this long is closed, so that its connection may close too.
 const IDLE: Duration = Duration::from_secs(300);
+/// Calls with items coming, on one stream: at 512 KiB each 32 MiB may wait for their callers.
+const MAX_STREAMING: usize = 64;
 /// For telling the peer that the stream ends.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -40,6 +43,8 @@ pub(crate) enum Reply {
     Problem(Bytes),
     /// There it is.
     Pong,
+    /// Part of the answer.
+    Item(Bytes),
 }
 
 /// Why a call got no reply.
@@ -63,12 +68,31 @@ pub(crate) struct Session {
     queue: Sender,
     pending: Mutex<Pending>,
     next: AtomicU64,
+    /// Cancelled when nobody calls any more: the task ends.
+    ended: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
     closed: bool,
-    calls: HashMap<u64, oneshot::Sender<Reply>>,
+    calls: HashMap<u64, Waiting>,
+    /// How many of them have items coming.
+    streaming: usize,
+}
+
+impl Pending {
+    fn remove(&mut self, id: u64) -> Option<Waiting> {
+        let waiting = self.calls.remove(&id);
+        self.streaming -= usize::from(matches!(waiting, Some(Waiting::Items(_))));
+        waiting
+    }
+}
+
+/// What a call waits for.
+#[derive(Debug)]
+enum Waiting {
+    Answer(oneshot::Sender<Reply>),
+    Items(Landing),
 }
 
 /// Frees a call's place when its caller leaves, and tells the peer to stop.
@@ -80,10 +104,7 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let waiting = self.session.pending.lock().calls.remove(&self.id).is_some();
-        if waiting && self.sent {
-            self.session.queue.cancel(self.id);
-        }
+        self.session.leave(self.id, self.sent);
     }
 }
 
@@ -91,7 +112,8 @@ impl Session {
     /// A session and what its task takes frames from.
     pub(crate) fn new(connection: ConnectionId, transport: Transport) -> (Arc<Self>, Writing) {
         let (queue, receiver) = queue::queue();
-        let session = Self { connection, transport, queue, pending: Mutex::default(), next: AtomicU64::new(1) };
+        let session =
+            Self { connection, transport, queue, pending: Mutex::default(), next: AtomicU64::new(1), ended: CancellationToken::new() };
         (Arc::new(session), Writing(receiver))
     }
 
@@ -109,35 +131,78 @@ impl Session {
     pub(crate) async fn call(&self, kind: Kind, payload: Bytes) -> Result<Reply, Lost> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
-        {
-            let mut pending = self.pending.lock();
-            if pending.closed {
-                return Err(Lost::NotSent);
-            }
-            if pending.calls.len() >= wire::MAX_IN_FLIGHT {
-                return Err(Lost::Overloaded);
-            }
-            pending.calls.insert(id, sender);
-        }
+        self.enter(id, Waiting::Answer(sender))?;
         let mut place = Place { session: self, id, sent: false };
         self.queue.send(Frame::new(kind, id, payload)).await.map_err(|_| Lost::NotSent)?;
         place.sent = true;
         reply.await.map_err(|_| Lost::Unanswered)
     }
 
-    /// Ends every call that waits, and all that come.
-    fn close(&self) {
+    /// Sends a request whose answer comes in items, of which `window` bytes may come at once. Dropping what is returned
+    /// tells the peer to stop.
+    pub(crate) async fn stream(self: &Arc<Self>, payload: Bytes, window: u32) -> Result<Arriving, Lost> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (arriving, landing) = Arriving::new(Arc::clone(self), id, window);
+        self.enter(id, Waiting::Items(landing))?;
+        self.queue.send(Frame::new(Kind::Request, id, payload)).await.map_err(|_| Lost::NotSent)?;
+        Ok(arriving)
+    }
+
+    /// Tells the peer that so many bytes of call `id`'s items were taken.
+    pub(super) fn credit(&self, id: u64, bytes: u32) {
+        self.queue.credit(id, bytes);
+    }
+
+    fn enter(&self, id: u64, waiting: Waiting) -> Result<(), Lost> {
+        let mut pending = self.pending.lock();
+        if pending.closed {
+            return Err(Lost::NotSent);
+        }
+        let streams = matches!(waiting, Waiting::Items(_));
+        if pending.calls.len() >= wire::MAX_IN_FLIGHT || streams && pending.streaming >= MAX_STREAMING {
+            return Err(Lost::Overloaded);
+        }
+        pending.streaming += usize::from(streams);
+        pending.calls.insert(id, waiting);
+        Ok(())
+    }
+
+    /// Frees the place of a call whose caller has left; the peer is told to stop if it knows of the call and hasn't answered.
+    pub(super) fn leave(&self, id: u64, sent: bool) {
+        let waiting = self.pending.lock().remove(id).is_some();
+        if waiting && sent {
+            self.queue.cancel(id);
+        }
+    }
+
+    /// Ends every call that waits, and all that come; then the stream.
+    pub(crate) fn close(&self) {
         let mut pending = self.pending.lock();
         pending.closed = true;
         pending.calls.clear();
+        pending.streaming = 0;
         drop(pending);
         self.queue.close();
+        self.ended.cancel();
     }
 
     fn answer(&self, id: u64, reply: Reply) {
         // A caller that left has no place any more: its answer is dropped.
-        if let Some(caller) = self.pending.lock().calls.remove(&id) {
-            let _ = caller.send(reply);
+        let waiting = self.pending.lock().remove(id);
+        match waiting {
+            Some(Waiting::Answer(caller)) => drop(caller.send(reply)),
+            Some(Waiting::Items(landing)) => landing.end(reply),
+            None => {}
+        }
+    }
+
+    /// Passes an item on; false if nobody may send it.
+    fn item(&self, frame: Frame) -> bool {
+        match self.pending.lock().calls.get(&frame.id) {
+            Some(Waiting::Items(landing)) => landing.item(frame),
+            Some(Waiting::Answer(_)) => false,
+            // It was cancelled.
+            None => true,
         }
     }
 
@@ -148,7 +213,13 @@ impl Session {
                 Ok(Some(Frame { kind: Kind::Response, id, payload })) => self.answer(id, Reply::Response(payload)),
                 Ok(Some(Frame { kind: Kind::Problem, id, payload })) => self.answer(id, Reply::Problem(payload)),
                 Ok(Some(Frame { kind: Kind::Pong, id, .. })) => self.answer(id, Reply::Pong),
-                Ok(Some(Frame { kind: Kind::Request | Kind::Cancel | Kind::Ping, .. })) => {
+                Ok(Some(frame @ Frame { kind: Kind::Item, .. })) => {
+                    if !self.item(frame) {
+                        tracing::debug!("the peer sent an item that nobody had room for");
+                        return;
+                    }
+                }
+                Ok(Some(Frame { kind: Kind::Request | Kind::Cancel | Kind::Ping | Kind::Credit, .. })) => {
                     tracing::debug!("the peer sent a request on a stream for answers");
                     return;
                 }
@@ -188,6 +259,7 @@ impl Writing {
         let (reading, mut writing) = stream.split();
         tokio::select! {
             () = token.cancelled() => {}
+            () = session.ended.cancelled() => {}
             () = session.read(reading) => {}
             written = queue::write(self.0, &mut writing) => if let Err(error) = written {
                 tracing::debug!(%error, "an outbound stream failed");

@@ -1,6 +1,6 @@
 //! What waits to be written on a stream: bounded by number and by bytes, written in batches with one flush each.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{AsyncWrite, AsyncWriteExt as _};
@@ -35,30 +35,36 @@ type Queued = (Frame, OwnedSemaphorePermit);
 pub(super) struct Sender {
     frames: mpsc::Sender<Queued>,
     kibibytes: Arc<Semaphore>,
-    cancelled: Arc<Cancelled>,
+    notices: Arc<Notices>,
 }
 
 /// Where the writer takes them.
 #[derive(Debug)]
 pub(super) struct Receiver {
     frames: mpsc::Receiver<Queued>,
-    cancelled: Arc<Cancelled>,
+    notices: Arc<Notices>,
 }
 
-/// Calls whose callers have left. These can't wait for room, as callers leave by being dropped. Their number is bounded
-/// all the same: each was a call under way, of which there are few.
+/// What can't wait for room: callers that have left, as they leave by being dropped, and bytes that callers have taken. The
+/// number of both is bounded all the same: each belongs to a call under way, of which there are few.
 #[derive(Debug, Default)]
-struct Cancelled {
-    ids: Mutex<Vec<u64>>,
+struct Notices {
+    waiting: Mutex<Waiting>,
     added: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    cancelled: Vec<u64>,
+    credits: HashMap<u64, u32>,
 }
 
 /// A queue for one stream.
 pub(super) fn queue() -> (Sender, Receiver) {
     let (frames, receiver) = mpsc::channel(MAX_FRAMES);
-    let cancelled = Arc::<Cancelled>::default();
-    let sender = Sender { frames, kibibytes: Arc::new(Semaphore::new(MAX_KIBIBYTES)), cancelled: cancelled.clone() };
-    (sender, Receiver { frames: receiver, cancelled })
+    let notices = Arc::<Notices>::default();
+    let sender = Sender { frames, kibibytes: Arc::new(Semaphore::new(MAX_KIBIBYTES)), notices: notices.clone() };
+    (sender, Receiver { frames: receiver, notices })
 }
 
 impl Sender {
@@ -78,8 +84,17 @@ impl Sender {
 
     /// Tells the peer that nobody waits for call `id` any more, whose frame was put before.
     pub(super) fn cancel(&self, id: u64) {
-        self.cancelled.ids.lock().push(id);
-        self.cancelled.added.notify_one();
+        let mut waiting = self.notices.waiting.lock();
+        waiting.credits.remove(&id);
+        waiting.cancelled.push(id);
+        drop(waiting);
+        self.notices.added.notify_one();
+    }
+
+    /// Tells the peer that so many bytes of call `id`'s items were taken.
+    pub(super) fn credit(&self, id: u64, bytes: u32) {
+        *self.notices.waiting.lock().credits.entry(id).or_default() += bytes;
+        self.notices.added.notify_one();
     }
 
     /// Nothing is taken any more: those who wait for room are woken.
@@ -100,11 +115,11 @@ pub(super) async fn write(mut queue: Receiver, stream: impl AsyncWrite + Unpin) 
             taken = queue.frames.recv_many(&mut writer.batch, BATCH) => if taken == 0 {
                 return writer.stream.close().await;
             },
-            () = queue.cancelled.added.notified() => {}
+            () = queue.notices.added.notified() => {}
         }
         // A call's frame was put before it was cancelled: whoever is in `cancelled` now has it in the batch, among the
         // `before` next frames, or already on the wire.
-        let cancelled = std::mem::take(&mut *queue.cancelled.ids.lock());
+        let Waiting { cancelled, credits } = std::mem::take(&mut *queue.notices.waiting.lock());
         let mut before = if cancelled.is_empty() { 0 } else { queue.frames.len() };
         writer.write_batch().await?;
         while before > 0 {
@@ -113,6 +128,11 @@ pub(super) async fn write(mut queue: Receiver, stream: impl AsyncWrite + Unpin) 
         }
         for id in cancelled {
             writer.buffer.extend_from_slice(&Frame::new(Kind::Cancel, id, Bytes::new()).header());
+        }
+        for (id, bytes) in credits {
+            let frame = Frame::new(Kind::Credit, id, Bytes::copy_from_slice(&bytes.to_be_bytes()));
+            writer.buffer.extend_from_slice(&frame.header());
+            writer.buffer.extend_from_slice(&frame.payload);
         }
         writer.flush().await?;
     }

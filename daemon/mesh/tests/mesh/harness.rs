@@ -10,10 +10,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mesh::{Config, Handler, Listen, Mesh};
+use mesh::{Config, Handler, Items, Listen, Mesh};
 use parking_lot::Mutex;
 use protocol::{
-    Code, Envelope, Key, NodeId, OperationId, Problem, Usage,
+    Code, Digest, Envelope, Key, NodeId, OperationId, Problem, Usage,
     wire::{Announcement, Execute, Executed, Request, Response},
 };
 use tokio::time::Instant;
@@ -30,6 +30,10 @@ pub(crate) struct Seen {
     pub(crate) connected: Mutex<Vec<NodeId>>,
     pub(crate) disconnected: Mutex<Vec<NodeId>>,
     pub(crate) announced: Mutex<Vec<(NodeId, Announcement)>>,
+    /// Items that were sent on their way, in answers that come in items.
+    pub(crate) sent: AtomicUsize,
+    /// Where content is that may be fetched.
+    pub(crate) content: Mutex<Option<std::path::PathBuf>>,
 }
 
 /// Counts a request whose future was dropped before it ended.
@@ -59,6 +63,21 @@ impl Handler for Seen {
             "panic" => panic!("as asked"),
             other => Err(Problem::new(Code::MethodNotFound, format!("no method {other}"))),
         }
+    }
+
+    /// Answers `Adverts` with items of 16 KiB, without end.
+    async fn stream(&self, from: NodeId, request: Request, request_id: &str, deadline: Instant, items: Items) -> Result<Response, Problem> {
+        let Request::Adverts(_) = request else { return self.request(from, request, request_id, deadline).await };
+        let _unfinished = Unfinished(&self.dropped);
+        for i in 0_u64.. {
+            items.send([&i.to_be_bytes()[..], &[0; 16 * 1024 - 8]].concat()).await?;
+            self.sent.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(Response::Done)
+    }
+
+    async fn content(&self, _: NodeId, content: &Digest) -> Result<std::path::PathBuf, Problem> {
+        self.content.lock().clone().ok_or_else(|| Problem::new(Code::NotFound, format!("no {content}")))
     }
 
     fn announced(&self, source: NodeId, announcement: Announcement) {

@@ -5,3 +5,4 @@ mod connect;
 mod discovery;
 mod harness;
 mod rpc;
+mod streaming;
