@@ -18,7 +18,7 @@ use libp2p::{
 };
 use protocol::{
     Code, NodeId, Timestamp,
-    admission::{Hello, MAX_MESSAGE, Refusal, Verdict},
+    admission::{Hello, MAX_MESSAGE, Offer, Refusal, Verdict},
     wire,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -26,7 +26,7 @@ use tokio::time;
 
 use crate::{
     identity,
-    limits::{Met, SETUP},
+    limits::{HANDSHAKE, Met, SETUP},
     membership::{Judgement, Membership},
     transport::Connection,
 };
@@ -36,7 +36,8 @@ const MAX_LEFT: u64 = 64 * 1024;
 /// For the other side to hear that it is refused.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Lets only those through `transport` whom `membership` admits, within [`SETUP`].
+/// Lets only those through `transport` whom `membership` admits, within [`HANDSHAKE`], or within [`SETUP`] where somebody
+/// is enrolled.
 pub(crate) fn admit(transport: Boxed<Connection>, membership: Arc<Membership>) -> Boxed<Connection> {
     let admitted = transport.and_then(move |connection, endpoint| decide(connection, endpoint, membership));
     TransportTimeout::new(admitted.map_err(|error| error.into_inner()), SETUP).boxed()
@@ -84,7 +85,7 @@ async fn decide((peer, mut muxer): Connection, endpoint: ConnectedPoint, members
     };
     // In a hole punch both sides dial, and one of them was told to behave as the listener.
     let dialler = matches!(endpoint, ConnectedPoint::Dialer { role_override: Endpoint::Dialer, .. });
-    let mut stream = first_substream(&mut muxer, dialler).await?;
+    let mut stream = timely(first_substream(&mut muxer, dialler)).await?;
     let exchange = async {
         let (ours, theirs) =
             if dialler { as_dialler(&mut stream, node, &membership).await? } else { as_listener(&mut stream, node, &membership).await? };
@@ -137,9 +138,10 @@ async fn driving(muxer: &mut StreamMuxerBox, exchange: impl Future<Output = io::
 type Verdicts = (Verdict, Verdict);
 
 async fn as_dialler(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: NodeId, membership: &Membership) -> io::Result<Verdicts> {
-    write(stream, &membership.hello(Timestamp::now())).await?;
-    let hello: Hello = read(stream).await?;
-    let theirs: Verdict = read(stream).await?;
+    let shown = membership.hello(Timestamp::now());
+    timely(write(stream, &shown)).await?;
+    let hello: Hello = timely(read(stream)).await?;
+    let theirs = heard(stream, &shown).await?;
     let ours = verdict(node, hello, membership).await;
     let told = write(stream, &ours).await;
     if matches!(ours, Verdict::Admitted) {
@@ -152,8 +154,9 @@ async fn as_dialler(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: No
 }
 
 async fn as_listener(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: NodeId, membership: &Membership) -> io::Result<Verdicts> {
-    let hello = read::<Hello>(stream).await;
-    write(stream, &membership.hello(Timestamp::now())).await?;
+    let hello = timely(read::<Hello>(stream)).await;
+    let shown = membership.hello(Timestamp::now());
+    timely(write(stream, &shown)).await?;
     let ours = match hello {
         Ok(hello) => verdict(node, hello, membership).await,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -166,7 +169,7 @@ async fn as_listener(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: N
         Err(error) => return Err(error),
     };
     write(stream, &ours).await?;
-    let theirs = match (&ours, read(stream).await) {
+    let theirs = match (&ours, heard(stream, &shown).await) {
         // Whoever was refused needn't say what it thinks of us.
         (Verdict::Refused(_) | Verdict::Enrolled(_), Err(_)) => Verdict::Admitted,
         (_, answer) => answer?,
@@ -174,6 +177,17 @@ async fn as_listener(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: N
     // Told the dialler that everything was heard; fails only if it has gone.
     let _ = stream.close().await;
     Ok((ours, theirs))
+}
+
+/// The peer's verdict, for which it may have to ask the authority if we have asked to be enrolled.
+async fn heard(stream: &mut (impl AsyncRead + Unpin), shown: &Hello) -> io::Result<Verdict> {
+    if matches!(shown.offer, Offer::Enrolment(_)) { read(stream).await } else { timely(read(stream)).await }
+}
+
+/// One step of the exchange; a silent peer holds a place no longer.
+async fn timely<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let silent = |_| io::Error::new(io::ErrorKind::TimedOut, format!("the peer said nothing for {} s", HANDSHAKE.as_secs()));
+    time::timeout(HANDSHAKE, step).await.map_err(silent)?
 }
 
 async fn verdict(node: NodeId, hello: Hello, membership: &Membership) -> Verdict {

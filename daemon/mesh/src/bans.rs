@@ -17,14 +17,18 @@ const FACTOR: i32 = 6;
 /// The longest ban that a node imposes by itself, and that an operator may.
 const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
 const LONGEST_MANUAL: SignedDuration = SignedDuration::from_hours(10 * 366 * 24);
+/// A ban that has ended is remembered for so long.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Nodes whose scores, and bans, are kept: what an attacker with many keys could fill.
-const MAX_NODES: usize = 4_096;
+pub(crate) const MAX_NODES: usize = 4_096;
 
 /// What a peer did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Offence {
     /// Gossip that nobody honest sends.
     ForgedGossip,
+    /// Gossip whose signature is wrong, more than once.
+    BadlySignedGossip,
     /// More gossip of its own than anybody has to tell.
     GossipFlood,
     /// A frame that is too large, malformed, out of place, or begun and never finished.
@@ -41,6 +45,8 @@ impl Offence {
     fn weight(self) -> f64 {
         match self {
             Self::ForgedGossip | Self::PoisonedRecord => 20.0,
+            // Each node verifies what it passes on.
+            Self::BadlySignedGossip => THRESHOLD,
             Self::BadFrame => 25.0,
             Self::GossipFlood => 1.0,
             Self::StreamFlood => 5.0,
@@ -52,6 +58,7 @@ impl Offence {
     fn as_str(self) -> &'static str {
         match self {
             Self::ForgedGossip => "forged gossip",
+            Self::BadlySignedGossip => "badly signed gossip",
             Self::GossipFlood => "a flood of gossip",
             Self::BadFrame => "bad frames",
             Self::RequestFlood => "a flood of requests",
@@ -79,8 +86,9 @@ pub(crate) struct Bans {
 impl Bans {
     /// Bans of an earlier run.
     pub(crate) fn restore(bans: Vec<api::Ban>) -> Self {
-        let bans = bans.into_iter().take(MAX_NODES).map(|ban| (ban.node, ban)).collect();
-        Self { records: HashMap::new(), bans }
+        let record = |ban: &api::Ban| Record { score: 0.0, at: ban.since, times: ban.times };
+        let records = bans.iter().take(MAX_NODES).filter(|ban| !ban.manual).map(|ban| (ban.node, record(ban))).collect();
+        Self { records, bans: bans.into_iter().take(MAX_NODES).map(|ban| (ban.node, ban)).collect() }
     }
 
     /// `node` did wrong; the ban, if that is what follows.
@@ -100,20 +108,28 @@ impl Bans {
         record.score = 0.0;
         let span = FIRST.saturating_mul(FACTOR.saturating_pow(record.times)).min(LONGEST);
         record.times = (record.times + 1).min(10);
-        Some(self.ban(node, span, offence.as_str().to_owned(), false, now))
+        let times = record.times;
+        Some(self.enter(api::Ban { times, ..ban_of(node, span, offence.as_str().to_owned(), false, now) }))
     }
 
     /// Keeps `node` out for `span`.
     pub(crate) fn ban(&mut self, node: NodeId, span: SignedDuration, reason: String, manual: bool, now: Timestamp) -> api::Ban {
-        self.bans.retain(|_, ban| ban.until > now);
-        if self.bans.len() >= MAX_NODES && !self.bans.contains_key(&node) {
+        self.enter(ban_of(node, span, reason, manual, now))
+    }
+
+    fn enter(&mut self, ban: api::Ban) -> api::Ban {
+        self.bans.retain(|_, old| old.until.saturating_add(REMEMBERED).is_ok_and(|end| end > ban.since));
+        if self.bans.len() >= MAX_NODES && !self.bans.contains_key(&ban.node) {
             let first = self.bans.values().filter(|ban| !ban.manual).min_by_key(|ban| ban.until).map(|ban| ban.node);
             first.and_then(|first| self.bans.remove(&first));
         }
-        let until = now.saturating_add(span.min(LONGEST_MANUAL)).unwrap_or(Timestamp::MAX);
-        let ban = api::Ban { node, reason, since: now, until, manual };
-        self.bans.insert(node, ban.clone());
+        self.bans.insert(ban.node, ban.clone());
         ban
+    }
+
+    /// All that is to be known at the next start: a ban that has ended makes the next one longer.
+    pub(crate) fn remembered(&self) -> Vec<api::Ban> {
+        self.bans.values().cloned().collect()
     }
 
     /// Lets `node` in again; whether it was kept out.
@@ -140,6 +156,11 @@ impl Bans {
     }
 }
 
+fn ban_of(node: NodeId, span: SignedDuration, reason: String, manual: bool, now: Timestamp) -> api::Ban {
+    let until = now.saturating_add(span.min(LONGEST_MANUAL)).unwrap_or(Timestamp::MAX);
+    api::Ban { node, reason, since: now, until, manual, times: 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use protocol::Key;
@@ -162,6 +183,12 @@ mod tests {
             again = bans.offend(node, Offence::BadFrame, now);
         }
         assert_eq!(again.expect("again").until, now + FIRST * FACTOR);
+        // A restart doesn't make it a first offender.
+        now += FIRST * FACTOR;
+        let mut bans = Bans::restore(bans.remembered());
+        assert!(bans.check(&node, now).is_ok());
+        let third = (0..10).find_map(|_| bans.offend(node, Offence::BadFrame, now)).expect("again");
+        assert_eq!(third.until, now + FIRST * FACTOR * FACTOR);
         // Once in a while is no misbehaviour.
         let other = Key::generate().node_id();
         for _ in 0..100 {

@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     error::Error,
     limits::{
-        CIRCUIT, CIRCUIT_BYTES, MAX_CIRCUITS, MAX_CIRCUITS_PER_PEER, MAX_CONNECTIONS, MAX_INBOUND, MAX_MEMORY, MAX_PENDING_IN,
+        CIRCUIT, CIRCUIT_BYTES, HANDSHAKE, MAX_CIRCUITS, MAX_CIRCUITS_PER_PEER, MAX_CONNECTIONS, MAX_INBOUND, MAX_MEMORY, MAX_PENDING_IN,
         MAX_PENDING_OUT, MAX_PER_PEER, MAX_RESERVATIONS, PING, PING_TIMEOUT, RELAY_RATE,
     },
     rpc, shunning,
@@ -129,6 +129,7 @@ fn kademlia(config: &Config, key: &Keypair) -> Result<kad::Behaviour<Store>, Err
     let mut settings = kad::Config::new(protocol(wire::kad_protocol(config.mesh()))?);
     settings
         .set_query_timeout(QUERY_TIMEOUT)
+        .set_substreams_timeout(HANDSHAKE)
         .disjoint_query_paths(true)
         // The driver enters peers, after it judged their addresses, and records, after it judged them.
         .set_kbucket_inserts(kad::BucketInserts::Manual)
@@ -164,10 +165,23 @@ fn gossip(key: &Keypair, topic: &IdentTopic) -> Result<gossipsub::Behaviour, Err
         gossipsub::Behaviour::new(MessageAuthenticity::Signed(key.clone()), config).map_err(|error| failed(error.to_owned()))?;
     // Penalties for quiet peers (P3, P3b) and for sharing an IP address (P6) are off: announcements are rare, and a whole
     // site may sit behind one NAT.
-    let topic_score =
-        TopicScoreParams { mesh_message_deliveries_weight: 0.0, mesh_failure_penalty_weight: 0.0, ..TopicScoreParams::default() };
-    let score =
-        PeerScoreParams { topics: [(topic.hash(), topic_score)].into(), ip_colocation_factor_weight: 0.0, ..PeerScoreParams::default() };
+    // Nobody honest brings invalid messages, so few of them are enough; a promise not kept may be the network's fault.
+    let topic_score = TopicScoreParams {
+        mesh_message_deliveries_weight: 0.0,
+        mesh_failure_penalty_weight: 0.0,
+        // What is gained by good messages must not pay for bad ones.
+        first_message_deliveries_weight: 0.0,
+        time_in_mesh_weight: 0.0,
+        invalid_message_deliveries_weight: -10.0,
+        invalid_message_deliveries_decay: 0.9,
+        ..TopicScoreParams::default()
+    };
+    let score = PeerScoreParams {
+        topics: [(topic.hash(), topic_score)].into(),
+        ip_colocation_factor_weight: 0.0,
+        behaviour_penalty_threshold: 6.0,
+        ..PeerScoreParams::default()
+    };
     behaviour.with_peer_score(score, PeerScoreThresholds::default()).map_err(failed)?;
     behaviour.subscribe(topic).map_err(|error| failed(error.to_string()))?;
     Ok(behaviour)

@@ -110,7 +110,7 @@ impl Keeper {
                 self.keep(move |papers| papers.keep_credential(&own)).await;
             }
             if self.membership.take_new_bans() {
-                let bans = self.membership.bans();
+                let bans = self.membership.remembered_bans();
                 self.keep(move |papers| papers.keep_bans(&bans)).await;
             }
             mesh.sweep().await;

@@ -20,9 +20,10 @@ pub(crate) const MAX_INBOUND: u32 = 512;
 pub(crate) const MAX_CONNECTIONS: u32 = 768;
 /// The process's memory past which no connection is made: the budgets of kernel and mesh together.
 pub(crate) const MAX_MEMORY: usize = 1024 * 1024 * 1024;
-/// For connecting and the handshakes of TLS, Noise or QUIC: a dead peer holds a place no longer.
+/// For connecting and the handshakes of TLS, Noise or QUIC, and for each step of admission: a dead peer holds a place no
+/// longer.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
-/// For admission, on top of connecting and handshakes: enough for a desk that asks the authority.
+/// For all of a connection's making where somebody is enrolled: enough for a desk that asks the authority.
 pub(crate) const SETUP: Duration = Duration::from_secs(15);
 /// How often a peer is pinged; a dead link is noticed after this and [`PING_TIMEOUT`] at most.
 pub(crate) const PING: Duration = Duration::from_millis(1_500);
@@ -32,6 +33,10 @@ pub(crate) const PING_TIMEOUT: Duration = Duration::from_millis(3_500);
 pub(crate) const MAX_STREAMS: u32 = 256;
 /// Inbound RPC streams on one connection: a peer needs one, some while it replaces it, and one for each transfer.
 pub(crate) const MAX_RPC_STREAMS: usize = 8;
+/// Bytes of requests and answers under way, of one peer and of all: eight of the largest answers, and four peers so.
+pub(crate) const MAX_BYTES_PER_PEER: usize = 128 * 1024 * 1024;
+/// See [`MAX_BYTES_PER_PEER`].
+pub(crate) const MAX_BYTES: usize = 512 * 1024 * 1024;
 /// Transfers of content that are served at once, in all and to one node: each reads ahead some MiB.
 pub(crate) const MAX_TRANSFERS: usize = 32;
 /// See [`MAX_TRANSFERS`].
@@ -104,6 +109,13 @@ impl Counters {
     }
 }
 
+/// Bytes of memory that the process has now; 0 where the system doesn't say.
+pub(crate) fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kibibytes.unwrap_or_default() << 10
+}
+
 /// What of a limit is in use now.
 #[derive(Debug, Default)]
 pub(crate) struct InUse {
@@ -112,6 +124,9 @@ pub(crate) struct InUse {
     pub(crate) pending_in: u64,
     pub(crate) pending_out: u64,
     pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    pub(crate) bans: u64,
+    pub(crate) memory: u64,
 }
 
 /// The table, as operators see it.
@@ -139,9 +154,10 @@ pub(crate) fn table(counters: &Counters, in_use: &InUse) -> Vec<api::Limit> {
         row("connections.per_peer", "connections", MAX_PER_PEER.into(), "relayed and direct ones overlap"),
         used(row("connections.pending_in", "handshakes", MAX_PENDING_IN.into(), "a burst of joining nodes"), in_use.pending_in),
         used(row("connections.pending_out", "dials", MAX_PENDING_OUT.into(), "look-ups under way"), in_use.pending_out),
-        row("memory", "MiB", (MAX_MEMORY >> 20) as u64, "of the process, past which no connection is made"),
+        used(row("memory", "MiB", (MAX_MEMORY >> 20) as u64, "of the process, past which no connection is made"), in_use.memory),
         row("handshake", "seconds", seconds(HANDSHAKE), "a dead peer holds a place no longer"),
-        counted(row("admission", "seconds", seconds(SETUP), "connecting and showing credentials, an enrolment included"), Met::Admission),
+        counted(row("admission", "seconds", seconds(HANDSHAKE), "showing credentials, after the handshake"), Met::Admission),
+        row("admission.enrolment", "seconds", seconds(SETUP), "all of it, where the authority is asked"),
         row("admission.message", "bytes", protocol::admission::MAX_MESSAGE as u64, "a credential takes a third of it"),
         row("ping.interval", "milliseconds", PING.as_millis() as u64, "a dead link is noticed after this and the time-out"),
         row("ping.timeout", "milliseconds", PING_TIMEOUT.as_millis() as u64, "an answer on a machine that is busy"),
@@ -153,6 +169,12 @@ pub(crate) fn table(counters: &Counters, in_use: &InUse) -> Vec<api::Limit> {
         row("transfers", "under way", MAX_TRANSFERS as u64, "each reads ahead up to 4 MiB"),
         row("transfers.per_peer", "under way", MAX_TRANSFERS_PER_PEER as u64, "each has a stream of its own"),
         counted(row("requests.in_flight", "per peer", wire::MAX_IN_FLIGHT as u64, "more are refused as overloaded"), Met::Requests),
+        row("requests.bytes_per_peer", "bytes", MAX_BYTES_PER_PEER as u64, "requests and answers under way; more are refused"),
+        used(row("requests.bytes", "bytes", MAX_BYTES as u64, "the same, of all peers"), in_use.bytes),
+        row("look_ups", "under way", crate::driver::MAX_LOOKUPS as u64, "each takes some twenty requests"),
+        used(row("bans", "nodes", crate::bans::MAX_NODES as u64, "the one that ends first makes room"), in_use.bans),
+        row("queue", "frames", crate::rpc::MAX_QUEUED as u64, "that wait for one stream's peer"),
+        row("queue.stall", "seconds", seconds(crate::rpc::STALL), "a peer that takes nothing for so long is gone"),
         counted(row("frame.request", "bytes", crate::rpc::MAX_REQUEST as u64, "parameters and what goes along"), Met::Frames),
         row("frame.response", "bytes", wire::MAX_FRAME as u64, "a result and its receipt"),
         row("frame.time", "seconds", seconds(FRAME), "a frame that has begun must end"),

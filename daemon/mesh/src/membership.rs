@@ -231,6 +231,10 @@ impl Membership {
         self.bans.read().check(&node, now)
     }
 
+    pub(crate) fn remembered_bans(&self) -> Vec<api::Ban> {
+        self.bans.read().remembered()
+    }
+
     pub(crate) fn restore_bans(&self, bans: Vec<api::Ban>) {
         *self.bans.write() = Bans::restore(bans);
     }

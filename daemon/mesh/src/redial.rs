@@ -14,7 +14,7 @@ use std::{collections::HashMap, time::Duration};
 use libp2p::{Multiaddr, PeerId};
 use tokio::time::Instant;
 
-use crate::{address, error::Error};
+use crate::error::Error;
 
 /// The first wait: short enough to heal at once when a link returns.
 const FIRST: Duration = Duration::from_millis(500);
@@ -90,12 +90,9 @@ impl Redial {
         self.targets.remove(target);
     }
 
-    /// Drops all that leads to `peer`, so that it isn't dialled again by itself.
+    /// A peer that was let go isn't dialled again.
     pub(crate) fn forget_peer(&mut self, peer: PeerId) {
-        self.targets.retain(|target, state| match target {
-            Target::Peer(named) => *named != peer,
-            Target::Address(address) => state.peer != Some(peer) && address::split_peer(address.clone()).1 != Some(peer),
-        });
+        self.targets.remove(&Target::Peer(peer));
     }
 
     /// A dial of `target` failed; `jitter` in 0..1 spreads the next ones.
@@ -204,18 +201,6 @@ mod tests {
         assert!(redial.is_bootstrap(peer) && redial.next().is_none());
         redial.lost(peer, true, now, 0.0);
         assert_eq!(redial.due(now + FIRST, 100), [Target::Address(address())]);
-    }
-
-    #[test]
-    fn who_is_sent_away_is_dialled_at_none_of_its_addresses() {
-        let (mut redial, now, peer) = (Redial::new(true), Instant::now(), PeerId::random());
-        // This one never answered.
-        redial.add(address().with_p2p(peer).expect("no peer yet"), Some(now)).expect("room");
-        redial.add(address(), Some(now)).expect("room");
-        redial.answered(&Target::Address(address()), peer);
-        redial.lost(peer, true, now, 0.0);
-        redial.forget_peer(peer);
-        assert!(redial.due(now + CAP, 0).is_empty());
     }
 
     #[test]

@@ -202,6 +202,9 @@ pub struct Ban {
     pub until: Timestamp,
     /// Whether an operator said so.
     pub manual: bool,
+    /// How often this node was banned for misbehaviour, this time included.
+    #[serde(default)]
+    pub times: u32,
 }
 
 /// `POST /v1/peers/{node}/ban`

@@ -11,7 +11,7 @@ use super::{Command, Driver, kad::Lookup};
 use crate::{address, error::Error, identity, providing::ProviderKey, redial::Target};
 
 /// Look-ups under way for callers; each costs some twenty requests.
-const MAX_LOOKUPS: usize = 256;
+pub(crate) const MAX_LOOKUPS: usize = 256;
 
 impl Driver {
     pub(super) fn on_command(&mut self, command: Command) {
@@ -43,7 +43,6 @@ impl Driver {
             }
             Command::Disconnect(node) => {
                 let peer = identity::peer_of(node);
-                self.redial.forget_peer(peer);
                 self.swarm.behaviour_mut().shunning.shun(peer);
                 // Fails only for a peer that isn't connected.
                 let _ = self.swarm.disconnect_peer_id(peer);
@@ -98,9 +97,6 @@ impl Driver {
         for node in self.shared.peers.nodes() {
             if let Err(refusal) = self.membership.still(node, now) {
                 tracing::warn!(%node, code = %refusal.code, reason = refusal.detail, "a peer is no member any more: closing");
-                if refusal.code == protocol::Code::Banned {
-                    self.redial.forget_peer(identity::peer_of(node));
-                }
                 // Fails only for a peer that is gone already.
                 let _ = self.swarm.disconnect_peer_id(identity::peer_of(node));
             }

@@ -214,9 +214,9 @@ impl Driver {
             self.membership.forget(node);
             self.reserving.gone(&peer);
             self.dialling.unreachable(&peer, &reason);
-            if self.swarm.behaviour().shunning.check(&peer).is_ok() {
-                self.redial.lost(peer, confirmed, Instant::now(), jitter());
-            }
+            // An entry node that is shunned stays one: its address is dialled again when it may be.
+            let wanted = confirmed && self.swarm.behaviour().shunning.check(&peer).is_ok();
+            self.redial.lost(peer, wanted, Instant::now(), jitter());
             if confirmed {
                 self.handler.disconnected(node);
             }

@@ -16,6 +16,8 @@ use crate::{
     limits::{GOSSIP_WINDOW, MAX_GOSSIP_PER_SOURCE, Met},
 };
 
+/// The gossip layer's opinion below which a peer has sent several invalid messages; nothing else lowers it.
+const WORST_SCORE: f64 = -15.0;
 /// Sources whose rates are kept.
 const MAX_SOURCES: usize = 4_096;
 
@@ -106,6 +108,18 @@ impl Driver {
             }
             Event::SlowPeer { peer_id, .. } => tracing::debug!(peer = %peer_id, "a peer takes gossip slowly"),
             Event::Unsubscribed { .. } | Event::GossipsubNotSupported { .. } => {}
+        }
+    }
+
+    /// Messages whose signature is wrong never come here: the gossip layer drops them, and lowers its opinion of who brought
+    /// them. Nobody honest does, as it would have dropped them too.
+    pub(super) fn judge_gossip(&self) {
+        for node in self.shared.peers.nodes() {
+            let score = self.swarm.behaviour().gossip.peer_score(&identity::peer_of(node));
+            if score.is_some_and(|score| score < WORST_SCORE) {
+                self.membership.counters().met(Met::Gossip);
+                self.membership.offend(node, Offence::BadlySignedGossip);
+            }
         }
     }
 

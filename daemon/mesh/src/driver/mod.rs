@@ -38,7 +38,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::start::start;
+pub(crate) use self::{commands::MAX_LOOKUPS, start::start};
 use self::{connections::Dialling, gossip::Rates, kad::Lookup, reach::Reach, rpc::Transfers};
 use crate::{
     Handler, address,
@@ -61,8 +61,8 @@ use crate::{
 
 /// Streams are given this long to end at shutdown, and then connections as long.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often connections are looked through that nobody needs.
-const TRIM: Duration = Duration::from_secs(10);
+/// How often peers are looked through: which connections nobody needs, who spreads what is forged.
+const TRIM: Duration = Duration::from_secs(2);
 /// The loop wakes at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -191,6 +191,7 @@ impl Driver {
         if self.trim_at <= now {
             self.trim_at = now + TRIM;
             self.trim(now);
+            self.judge_gossip();
         }
         for target in self.redial.due(now, self.shared.peers.len()) {
             match &target {
@@ -330,6 +331,9 @@ impl Driver {
             pending_in: counters.num_pending_incoming().into(),
             pending_out: counters.num_pending_outgoing().into(),
             records: self.swarm.behaviour_mut().kad.store_mut().len() as u64,
+            bytes: self.shared.peers.bytes() as u64,
+            bans: self.membership.bans().len() as u64,
+            memory: crate::limits::resident() >> 20,
         };
         crate::limits::table(self.membership.counters(), &in_use)
     }

@@ -8,12 +8,9 @@ use crate::identity;
 
 impl Driver {
     pub(super) fn on_ping(&mut self, Event { peer, connection, result }: Event) {
+        let Some(node) = identity::node_of(&peer) else { return };
         match result {
-            Ok(rtt) => {
-                if let Some(node) = identity::node_of(&peer) {
-                    self.shared.peers.measured(node, rtt);
-                }
-            }
+            Ok(rtt) => self.shared.peers.measured(node, rtt),
             Err(Failure::Unsupported) => {}
             Err(failure @ (Failure::Timeout | Failure::Other { .. })) => {
                 tracing::debug!(%peer, %failure, "a peer doesn't answer pings: closing the connection");

@@ -91,7 +91,7 @@ impl Driver {
                 let serving = Serving {
                     peer: node,
                     handler: self.handler.clone(),
-                    places: self.shared.peers.places(node),
+                    room: self.shared.peers.room(node),
                     membership: self.membership.clone(),
                 };
                 let token = self.token.clone();

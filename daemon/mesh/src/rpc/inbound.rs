@@ -10,16 +10,14 @@ use protocol::{
     frame::Frame,
     wire::{self, Call, Kind},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{self, Instant},
-};
+use tokio::time::{self, Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     MAX_REQUEST, MAX_TIMEOUT, cut,
     frame::{self, Reader},
     queue::{self, Sender},
+    room::{Full, Room, Taken},
     streaming::{Credit, Items},
 };
 use crate::{Handler, bans::Offence, limits::Met, membership::Membership};
@@ -32,8 +30,8 @@ const CLOSE: Duration = Duration::from_secs(1);
 pub(crate) struct Serving {
     pub(crate) peer: NodeId,
     pub(crate) handler: Arc<dyn Handler>,
-    /// Places for the requests that the peer may have under way, on all its streams together.
-    pub(crate) places: Arc<Semaphore>,
+    /// What the peer's requests may take, on all its streams together.
+    pub(crate) room: Arc<Room>,
     /// Where its offences are told.
     pub(crate) membership: Arc<Membership>,
 }
@@ -146,6 +144,14 @@ fn credit(serving: &Serving, frame: &Frame, running: &Running) -> bool {
     honest
 }
 
+fn overloaded(full: Full) -> Problem {
+    let detail = match full {
+        Full::Requests => format!("{} requests of this node are under way here already", wire::MAX_IN_FLIGHT),
+        Full::Bytes => "too many bytes of requests and answers wait here already".into(),
+    };
+    Problem::new(Code::Overloaded, detail).hint("wait for some to end, then try again")
+}
+
 async fn refuse(sender: &Sender, id: u64, problem: Problem) -> bool {
     sender.send(Frame::new(Kind::Problem, id, wire::encode(&problem))).await.is_ok()
 }
@@ -157,11 +163,13 @@ async fn accept(serving: &Serving, id: u64, payload: &[u8], sender: &Sender, run
         // No offence: it may be a request of a later version.
         Err(error) => return refuse(sender, id, Problem::new(Code::InvalidRequest, error.to_string())).await,
     };
-    let Ok(place) = serving.places.clone().try_acquire_owned() else {
-        serving.membership.counters().met(Met::Requests);
-        serving.membership.offend(serving.peer, Offence::RequestFlood);
-        let detail = format!("{} requests of this node are under way here already", wire::MAX_IN_FLIGHT);
-        return refuse(sender, id, Problem::new(Code::Overloaded, detail).hint("wait for some to end, then try again")).await;
+    let taken = match serving.room.enter(payload.len()) {
+        Ok(taken) => taken,
+        Err(full) => {
+            serving.membership.counters().met(Met::Requests);
+            serving.membership.offend(serving.peer, Offence::RequestFlood);
+            return refuse(sender, id, overloaded(full)).await;
+        }
     };
     let credit = match Credit::new(call.window) {
         Ok(credit) => credit,
@@ -175,25 +183,29 @@ async fn accept(serving: &Serving, id: u64, payload: &[u8], sender: &Sender, run
         return false;
     }
     let items = Items::new(id, sender, credit.clone());
-    let work = work(serving.clone(), id, call, items, sender.clone(), running.clone(), place);
+    let work = work(serving.clone(), id, call, items, sender.clone(), running.clone(), taken);
     entries.insert(id, Task { _work: AbortOnDropHandle::new(tokio::spawn(work)), credit });
     true
 }
 
 /// Carries a request out and queues its answer, all within its deadline.
-async fn work(serving: Serving, id: u64, call: Call, items: Items, sender: Sender, running: Running, place: OwnedSemaphorePermit) {
+async fn work(serving: Serving, id: u64, call: Call, items: Items, sender: Sender, running: Running, mut taken: Taken) {
     let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.into()).min(MAX_TIMEOUT);
     let request_id = cut(&call.request_id).to_owned();
     let answered = time::timeout_at(deadline, async {
         let handling = AssertUnwindSafe(serving.handler.stream(serving.peer, call.request, &request_id, deadline, items));
         let outcome = handling.catch_unwind().await.unwrap_or_else(|_| Err(Problem::new(Code::Internal, "the request's handler failed")));
-        let _ = sender.send(answer(id, outcome, &request_id)).await;
+        let mut frame = answer(id, outcome, &request_id);
+        if let Err(full) = taken.add(frame.payload.len()) {
+            let problem = overloaded(full).hint("read answers faster; a call with an idempotency key is answered when it is repeated");
+            frame = answer(id, Err(problem), &request_id);
+        }
+        let _ = sender.answer(frame, taken).await;
     });
     if answered.await.is_err() {
         let problem = Problem::new(Code::TimedOut, format!("{} ms were not enough", call.timeout_ms));
         sender.try_send(answer(id, Err(problem), &request_id));
     }
-    drop(place);
     // Removes this task's own handle: aborting a task that has nothing left to wait for does nothing.
     running.lock().remove(&id);
 }
@@ -242,7 +254,7 @@ mod tests {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let (peer, mesh) = (Key::generate().node_id(), "test".parse().expect("a mesh id"));
         let membership = Arc::new(Membership::new(mesh, peer));
-        let serving = Serving { peer, handler: Arc::new(Never), places: Arc::new(Semaphore::new(2)), membership };
+        let serving = Serving { peer, handler: Arc::new(Never), room: Room::new(Arc::default()), membership };
         let served = tokio::spawn(serve(serving, theirs.compat(), CancellationToken::new()));
         let (reading, mut writing) = ours.compat().split();
         writing.write_all(&bytes).await.expect("written");
@@ -270,8 +282,9 @@ mod tests {
         assert_eq!(answers(giant.clone()).await, [(Kind::Problem, 9, Code::TooLarge)]);
 
         let garbage = bytes(&Frame::new(Kind::Request, 3, vec![0xff; 10]));
-        let crowded = [request(1), request(2), request(4), garbage, giant].concat();
-        let expected = [(4, Code::Overloaded), (3, Code::InvalidRequest), (9, Code::TooLarge)];
+        let crowded = [(10..=10 + wire::MAX_IN_FLIGHT as u64).flat_map(request).collect(), garbage, giant].concat();
+        let last = 10 + wire::MAX_IN_FLIGHT as u64;
+        let expected = [(last, Code::Overloaded), (3, Code::InvalidRequest), (9, Code::TooLarge)];
         assert_eq!(answers(crowded).await, expected.map(|(id, code)| (Kind::Problem, id, code)));
 
         let twice = [request(1), request(1)].concat();

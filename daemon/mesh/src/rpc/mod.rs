@@ -18,6 +18,7 @@ mod frame;
 mod inbound;
 mod outbound;
 mod queue;
+mod room;
 mod streaming;
 
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub(crate) use behaviour::{Behaviour, Event, Purpose, Stage};
 pub(crate) use inbound::{Serving, serve};
 pub(crate) use outbound::{Lost, Reply, Session};
 use protocol::wire;
+pub(crate) use queue::{MAX_FRAMES as MAX_QUEUED, STALL};
+pub(crate) use room::Room;
 pub(crate) use streaming::Arriving;
 pub use streaming::Items;
 

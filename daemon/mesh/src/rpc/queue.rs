@@ -11,8 +11,10 @@ use tokio::{
     time,
 };
 
+use super::room::Taken;
+
 /// Frames that wait: several batches, so that the writer never idles while callers are woken.
-const MAX_FRAMES: usize = 256;
+pub(crate) const MAX_FRAMES: usize = 256;
 /// Bytes that wait, in KiB: two of the largest frames.
 const MAX_KIBIBYTES: usize = 36 * 1024;
 /// Frames taken at once.
@@ -22,13 +24,23 @@ const SMALL: usize = 16 * 1024;
 /// A large frame is written in pieces of this size.
 const PIECE: usize = 64 * 1024;
 /// A peer that takes nothing for this long is gone.
-const STALL: Duration = Duration::from_secs(30);
+pub(crate) const STALL: Duration = Duration::from_secs(30);
 
 /// The stream has ended.
 #[derive(Debug)]
 pub(super) struct Closed;
 
-type Queued = (Frame, OwnedSemaphorePermit);
+type Queued = (Frame, Hold);
+
+/// The room that a frame takes while it waits; given back when it is written.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, never looked at")]
+enum Hold {
+    /// Of this queue.
+    Queue(OwnedSemaphorePermit),
+    /// Of the peer's.
+    Peer(Taken),
+}
 
 /// Where frames are put.
 #[derive(Debug, Clone)]
@@ -71,14 +83,19 @@ impl Sender {
     /// Puts `frame` when there is room.
     pub(super) async fn send(&self, frame: Frame) -> Result<(), Closed> {
         let room = self.kibibytes.clone().acquire_many_owned(kibibytes(&frame)).await.map_err(|_| Closed)?;
-        self.frames.send((frame, room)).await.map_err(|_| Closed)
+        self.frames.send((frame, Hold::Queue(room))).await.map_err(|_| Closed)
+    }
+
+    /// Puts an answer that has its room already.
+    pub(super) async fn answer(&self, frame: Frame, taken: Taken) -> Result<(), Closed> {
+        self.frames.send((frame, Hold::Peer(taken))).await.map_err(|_| Closed)
     }
 
     /// Puts `frame` if there is room now.
     pub(super) fn try_send(&self, frame: Frame) {
         if let Ok(room) = self.kibibytes.clone().try_acquire_many_owned(kibibytes(&frame)) {
             // Full or closed: only notices are sent this way, and the other side's deadline stands in for them.
-            let _ = self.frames.try_send((frame, room));
+            let _ = self.frames.try_send((frame, Hold::Queue(room)));
         }
     }
 
@@ -147,7 +164,7 @@ struct Writer<W> {
 impl<W: AsyncWrite + Unpin> Writer<W> {
     /// Writes the batch, small frames gathered.
     async fn write_batch(&mut self) -> io::Result<()> {
-        for (frame, _room) in self.batch.drain(..) {
+        for (frame, _hold) in self.batch.drain(..) {
             self.buffer.extend_from_slice(&frame.header());
             if frame.payload.len() <= SMALL {
                 self.buffer.extend_from_slice(&frame.payload);
