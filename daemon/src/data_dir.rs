@@ -5,6 +5,7 @@
 //! node.key    transport identity, PKCS#8 PEM, 0600
 //! owner.key   the principal that owns the node and signs its agreements and receipts, 0600
 //! authority.key   the key of the mesh's authority, where this node founded the mesh, 0600
+//! ca.pem          the key and certificate of the mesh's TLS authority, at the same place, 0600
 //! credential.json revocations.json join.token   this node's place in its mesh (mesh::Papers)
 //! cache.key   authenticates compiled code, 0600
 //! mcpd.sock   the local API, 0600
@@ -90,20 +91,24 @@ impl DataDir {
 
     /// The Ed25519 key in the file `name`, made on first use.
     pub(crate) fn key(&self, name: &str) -> Result<Key, Problem> {
-        let pem = self.secret(name, || Key::generate().to_pem())?;
+        let pem = self.secret(name, || Ok(Key::generate().to_pem()))?;
         Key::from_pem(&pem).map_err(|error| Problem::new(Code::InvalidConfig, format!("{}: {error}", self.join(name).display())))
     }
 
     /// 32 random bytes in the file `name`, made on first use.
     pub(crate) fn random(&self, name: &str) -> Result<Zeroizing<[u8; 32]>, Problem> {
-        let made = || Zeroizing::new(protocol::digest::hex(Key::generate().seed().as_ref()));
+        let made = || Ok(Zeroizing::new(protocol::digest::hex(Key::generate().seed().as_ref())));
         let text = self.secret(name, made)?;
         let broken = || Problem::new(Code::InvalidConfig, format!("{} does not hold 64 hexadecimal digits", self.join(name).display()));
         protocol::digest::unhex32(text.trim()).map(Zeroizing::new).ok_or_else(broken)
     }
 
     /// Reads a secret, or makes and keeps it: written aside, synced, renamed, so that a crash leaves all or nothing.
-    fn secret(&self, name: &str, make: impl FnOnce() -> Zeroizing<String>) -> Result<Zeroizing<String>, Problem> {
+    pub(crate) fn secret(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Result<Zeroizing<String>, Problem>,
+    ) -> Result<Zeroizing<String>, Problem> {
         let path = self.join(name);
         let failed = |what: &str, error: io::Error| Problem::new(Code::StoreFailed, format!("can't {what} {}: {error}", path.display()));
         match fs::metadata(&path) {
@@ -116,7 +121,7 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("read", error)),
         }
-        let secret = make();
+        let secret = make()?;
         let write = || {
             let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(&self.path)?;
             file.write_all(secret.as_bytes())?;

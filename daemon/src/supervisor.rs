@@ -217,6 +217,8 @@ fn mesh_config(
         relay: mesh.relay,
         upnp: mesh.upnp,
         mdns: mesh.mdns,
+        peers: mesh.peers,
+        max_memory: mesh.max_memory,
         papers: Some(papers),
         ..mesh::Config::new(key, protocol::MeshId::none())
     }

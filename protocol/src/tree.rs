@@ -115,7 +115,7 @@ mod tests {
                 assert!(!verified.matches(index as u64, &group[1..]));
             }
             assert!(Outline::verify(&Digest::blake3(b"other"), size as u64, outline(&content)).is_none());
-            assert!(Outline::verify(&digest, size as u64 + GROUP as u64, outline(&content)).is_none());
+            assert!(Outline::verify(&digest, size as u64 + 2 * GROUP as u64, outline(&content)).is_none());
             let mut changed = outline(&content);
             changed[0][5] ^= 1;
             assert!(Outline::verify(&digest, size as u64, changed).is_none());

@@ -42,8 +42,10 @@ pub const MAX_ITEM: usize = 256 * 1024;
 pub const MAX_WINDOW: u32 = 4 * 1024 * 1024;
 /// See [`MAX_WINDOW`].
 pub const MIN_WINDOW: u32 = (MAX_ITEM + crate::frame::HEADER) as u32;
-/// The largest gossip message: announcements take 200 bytes.
+/// The largest message of the gossip layer, which gathers several announcements and says who has which.
 pub const MAX_GOSSIP: usize = 64 * 1024;
+/// The largest announcement; it takes 200 bytes.
+pub const MAX_ANNOUNCEMENT: usize = 1024;
 
 /// The RPC's protocol name in `mesh`.
 pub fn rpc_protocol(mesh: &MeshId) -> String {
@@ -177,6 +179,8 @@ pub enum Request {
     Enrol(Sealed<Enrolment>),
     /// To the mesh's authority: prolong my membership.
     Renew,
+    /// To the mesh's authority: sign this request (PKCS#10) for a TLS certificate.
+    Certify(Bytes),
     /// To the mesh's authority: I leave.
     Leave,
     /// To the mesh's authority: who is a member?
@@ -223,6 +227,8 @@ pub enum Response {
     Addresses(Vec<String>),
     /// The new credential.
     Credential(Sealed<Credential>),
+    /// The certificate, and its authority's: DER.
+    Certified(Vec<Bytes>),
     /// The members.
     Members(Vec<Member>),
     /// The newest list of revocations, if it is newer than asked.

@@ -168,6 +168,20 @@ fn global_v6(ip: Ipv6Addr) -> bool {
 }
 
 /// The multiaddrs of `listen`, best transport first.
+/// The hosts that addresses name: what a TLS certificate of theirs has to hold.
+pub(crate) fn hosts(addresses: &[String]) -> Vec<String> {
+    let parsed = addresses.iter().filter_map(|text| text.parse::<Multiaddr>().ok()).filter(|address| !relayed(address));
+    let hosts: std::collections::BTreeSet<String> = parsed
+        .filter_map(|address| match address.iter().next()? {
+            Protocol::Ip4(ip) => Some(ip.to_string()),
+            Protocol::Ip6(ip) => Some(ip.to_string()),
+            Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) => Some(name.into_owned()),
+            _ => None,
+        })
+        .collect();
+    hosts.into_iter().collect()
+}
+
 pub(crate) fn to_listen(listen: Listen) -> Vec<Multiaddr> {
     let host = Multiaddr::from(listen.host);
     let tcp = listen.tcp.map(|port| host.clone().with(Protocol::Tcp(port)));

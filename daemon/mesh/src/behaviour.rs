@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     error::Error,
     limits::{
-        CIRCUIT, CIRCUIT_BYTES, HANDSHAKE, MAX_CIRCUITS, MAX_CIRCUITS_PER_PEER, MAX_CONNECTIONS, MAX_INBOUND, MAX_MEMORY, MAX_PENDING_IN,
+        CIRCUIT, CIRCUIT_BYTES, HANDSHAKE, MAX_CIRCUITS, MAX_CIRCUITS_PER_PEER, MAX_CONNECTIONS, MAX_INBOUND, MAX_PENDING_IN,
         MAX_PENDING_OUT, MAX_PER_PEER, MAX_RESERVATIONS, PING, PING_TIMEOUT, RELAY_RATE,
     },
     rpc, shunning,
@@ -32,6 +32,8 @@ use crate::{
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long others believe that a node provides a key, and how often it tells them again.
 pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(2 * 3600);
+/// How often all of the routing table is looked through.
+const REFRESH: Duration = Duration::from_secs(30 * 60);
 const REPUBLISH: Duration = Duration::from_secs(30 * 60);
 
 /// How long a reservation lasts; it is prolonged before.
@@ -79,7 +81,7 @@ impl Behaviour {
         Ok(Self {
             limits: connection_limits::Behaviour::new(limits),
             shunning: shunning::Behaviour::new(config.membership.clone()),
-            memory: memory_connection_limits::Behaviour::with_max_bytes(MAX_MEMORY),
+            memory: memory_connection_limits::Behaviour::with_max_bytes(config.max_memory),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING_TIMEOUT)),
             kad: kademlia(config, key)?,
@@ -135,6 +137,7 @@ fn kademlia(config: &Config, key: &Keypair) -> Result<kad::Behaviour<Store>, Err
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_record_ttl(None)
+        .set_periodic_bootstrap_interval(Some(REFRESH))
         .set_replication_interval(None)
         .set_publication_interval(None)
         .set_caching(kad::Caching::Disabled)

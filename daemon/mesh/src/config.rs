@@ -7,7 +7,7 @@ use std::{
 
 use protocol::{Key, MeshId};
 
-use crate::{membership::Membership, papers::Papers, transport::CertificateFiles};
+use crate::{limits::MAX_MEMORY, membership::Membership, papers::Papers, transport::CertificateFiles, trimming};
 
 /// How to run a node of a mesh.
 #[derive(Debug, Clone)]
@@ -34,6 +34,10 @@ pub struct Config {
     pub upnp: bool,
     /// Whether to look for neighbours on the LAN; where private addresses are exchanged.
     pub mdns: bool,
+    /// Peers that are kept connected, about; more are let go unless they are needed.
+    pub peers: usize,
+    /// Bytes of memory of the process past which no connection is made.
+    pub max_memory: usize,
     /// Whether to serve Kademlia from the start, without waiting for a public address of this node.
     pub server: bool,
 }
@@ -59,6 +63,8 @@ impl Config {
             relay: false,
             upnp: false,
             mdns: false,
+            peers: trimming::PEERS,
+            max_memory: MAX_MEMORY,
             server: false,
         }
     }

@@ -30,6 +30,7 @@ use crate::{
     admission::Refused,
     identity,
     membership::Membership,
+    transport::Shown,
     transport::{self, Permitted},
 };
 
@@ -110,9 +111,9 @@ async fn dial(key: &Key, membership: &Arc<Membership>, address: &Multiaddr) -> s
         permitted,
         membership.clone(),
         relay::client::new(identity::peer_of(key.node_id())).0,
-        None,
+        Shown::own().map_err(std::io::Error::other)?,
     )
-    .map_err(|error| std::io::Error::other(error.to_string()))?;
+    .map_err(std::io::Error::other)?;
     let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
     let dialled = transport.dial(address.clone(), options).map_err(|error| match error {
         TransportError::Other(error) => error,

@@ -31,6 +31,7 @@ use crate::{
     keeper::Keeper,
     membership::Membership,
     rpc::{self, Lost, Reply, Session},
+    transport::Shown,
 };
 
 /// Commands that wait for the driver; callers wait when it is full.
@@ -54,6 +55,7 @@ const FOUND: usize = 64;
 pub struct Mesh {
     membership: Arc<Membership>,
     shared: Arc<Shared>,
+    keeper: Weak<Keeper>,
     commands: mpsc::Sender<Command>,
     token: CancellationToken,
     /// Ends with the driver; it ends by itself when every `commands` is dropped.
@@ -64,6 +66,7 @@ pub struct Mesh {
 pub(crate) struct WeakMesh {
     membership: Arc<Membership>,
     shared: Arc<Shared>,
+    keeper: Weak<Keeper>,
     commands: mpsc::WeakSender<Command>,
     token: CancellationToken,
     driver: Weak<parking_lot::Mutex<Option<JoinHandle<()>>>>,
@@ -75,6 +78,7 @@ impl WeakMesh {
         Some(Mesh {
             membership: self.membership.clone(),
             shared: self.shared.clone(),
+            keeper: self.keeper.clone(),
             commands: self.commands.upgrade()?,
             token: self.token.clone(),
             driver: self.driver.upgrade()?,
@@ -94,10 +98,23 @@ impl Mesh {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let token = CancellationToken::new();
         let membership = config.membership.clone();
-        let keeper = Keeper::new(membership.clone(), config.papers.clone(), handler);
-        let (driver, shared) = Box::pin(driver::start(config, keeper.clone(), receiver, token.clone())).await?;
+        let certificate = match config.certificate.clone() {
+            Some(files) => Shown::of(files)?,
+            None => Shown::own()?,
+        };
+        // What the operator gives isn't the mesh's to replace.
+        let ours = config.certificate.is_none().then(|| Arc::clone(&certificate));
+        let keeper = Keeper::new(membership.clone(), config.papers.clone(), ours, handler);
+        let (driver, shared) = Box::pin(driver::start(config, certificate, keeper.clone(), receiver, token.clone())).await?;
         let driver = tokio::spawn(Box::pin(driver.run()));
-        let mesh = Self { membership, shared, commands, token: token.clone(), driver: Arc::new(Some(driver).into()) };
+        let mesh = Self {
+            membership,
+            shared,
+            keeper: Arc::downgrade(&keeper),
+            commands,
+            token: token.clone(),
+            driver: Arc::new(Some(driver).into()),
+        };
         keeper.start(mesh.downgrade(), token);
         Ok(mesh)
     }
@@ -111,10 +128,16 @@ impl Mesh {
         WeakMesh {
             membership: self.membership.clone(),
             shared: self.shared.clone(),
+            keeper: self.keeper.clone(),
             commands: self.commands.downgrade(),
             token: self.token.clone(),
             driver: Arc::downgrade(&self.driver),
         }
+    }
+
+    /// The certificate (PEM) of the mesh's TLS authority, once it has signed one for this node.
+    pub fn certificate_authority(&self) -> Option<String> {
+        self.keeper.upgrade()?.certificate_authority()
     }
 
     /// Closes connections with those who are members no longer.

@@ -15,7 +15,9 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use protocol::{
     Code, Credential, NodeId, Problem, Signed, Timestamp,
     document::Sealed,
@@ -29,13 +31,15 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Handler, Mesh,
+    Handler, Mesh, address,
+    ca::{self, Obtained, Wanted},
     handle::WeakMesh,
     limits::MAX_ENROLMENTS,
     membership::{Authority, Desk, Membership},
     papers::Papers,
     rpc::Items,
     transfer,
+    transport::Shown,
 };
 
 /// How often it is looked whether somebody's credential has expired or this node's is to be renewed.
@@ -49,6 +53,13 @@ const ENROLMENT: Duration = Duration::from_secs(7);
 /// Peers that are told at once.
 const AT_ONCE: usize = 16;
 
+/// A TLS certificate that the mesh's authority has signed.
+struct Certified {
+    names: Vec<String>,
+    renew_at: Timestamp,
+    authority: Bytes,
+}
+
 /// See the module.
 pub(crate) struct Keeper {
     membership: Arc<Membership>,
@@ -56,6 +67,9 @@ pub(crate) struct Keeper {
     inner: Arc<dyn Handler>,
     /// Set when the mesh runs. Weak where it is used, as the mesh holds the keeper.
     mesh: OnceLock<WeakMesh>,
+    /// What TLS shows, and what it shows that the mesh's authority signed.
+    certificate: Option<Arc<Shown>>,
+    obtained: Mutex<Option<Certified>>,
     enrolments: Semaphore,
     transfers: transfer::Serving,
     tasks: TaskTracker,
@@ -63,12 +77,19 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(membership: Arc<Membership>, papers: Option<Papers>, inner: Arc<dyn Handler>) -> Arc<Self> {
+    pub(crate) fn new(
+        membership: Arc<Membership>,
+        papers: Option<Papers>,
+        certificate: Option<Arc<Shown>>,
+        inner: Arc<dyn Handler>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             membership,
             papers,
             inner,
             mesh: OnceLock::new(),
+            certificate,
+            obtained: Mutex::default(),
             enrolments: Semaphore::new(MAX_ENROLMENTS),
             transfers: transfer::Serving::default(),
             tasks: TaskTracker::new(),
@@ -103,7 +124,6 @@ impl Keeper {
                 () = time::sleep(wait) => {}
                 () = self.membership.changed.notified() => {}
             }
-            wait = self.wait(Timestamp::now());
             let Some(mesh) = self.mesh() else { return };
             if let Some(own) = self.membership.credential().filter(|own| kept != Some(own.document().id)) {
                 kept = Some(own.document().id);
@@ -121,12 +141,17 @@ impl Keeper {
                 self.tell_all(&mesh, &Request::Revoked(list.into())).await;
             }
             self.renew(&mesh).await;
+            self.certify(&mesh).await;
+            wait = self.wait(Timestamp::now());
         }
     }
 
     /// Until it is looked again: when the credential is to be renewed, and not much later than others' may expire.
     fn wait(&self, now: Timestamp) -> Duration {
         let due = self.membership.credential().map(|own| own.document().renew_at().duration_since(now));
+        // Without a certificate that the authority has signed, it is asked soon again.
+        let certified = || self.obtained.lock().as_ref().map(|have| have.renew_at.duration_since(now));
+        let due = due.and_then(|due| if self.certificate.is_some() { Some(due.min(certified()?)) } else { Some(due) });
         let due = due.and_then(|due| Duration::try_from(due).ok()).unwrap_or(SOON);
         due.clamp(SOON, EVERY)
     }
@@ -168,6 +193,40 @@ impl Keeper {
             Ok(signed) => tracing::info!(expires_at = %signed.document().header.expires_at, "the credential is renewed"),
             Err(problem) => tracing::warn!(%problem, expires_at = %own.header.expires_at, "the credential can't be renewed yet"),
         }
+    }
+
+    /// Has the mesh's authority sign what TLS shows, in time, and when this node's hosts have changed.
+    async fn certify(&self, mesh: &Mesh) {
+        let (Some(shown), Some(own)) = (&self.certificate, self.membership.credential()) else { return };
+        let (now, names) = (Timestamp::now(), address::hosts(&mesh.addresses()));
+        if self.obtained.lock().as_ref().is_some_and(|have| have.names == names && have.renew_at > now) {
+            return;
+        }
+        let outcome = async {
+            let wanted = Wanted::new(names)?;
+            let chain = match self.inner.authority() {
+                Some(authority) => authority.certify(mesh.node_id(), &wanted.request()).await?,
+                None => match mesh.request(own.document().issuer, Request::Certify(wanted.request()), "", PATIENCE).await? {
+                    Response::Certified(chain) => chain,
+                    _ => return Err(Problem::new(Code::Internal, "the authority answered what was not asked")),
+                },
+            };
+            wanted.take(&chain)
+        };
+        match outcome.await {
+            Ok(Obtained { shown: key, names, renew_at, authority }) => {
+                tracing::info!(?names, %renew_at, "the mesh's authority has signed a TLS certificate");
+                shown.set(key);
+                *self.obtained.lock() = Some(Certified { names, renew_at, authority });
+            }
+            // Nodes need it not; the one shown before stays.
+            Err(problem) => tracing::debug!(%problem, "the mesh's authority signs no TLS certificate yet"),
+        }
+    }
+
+    /// The certificate of the mesh's TLS authority, as PEM.
+    pub(crate) fn certificate_authority(&self) -> Option<String> {
+        self.obtained.lock().as_ref().map(|have| ca::pem(&have.authority))
     }
 
     /// What a new neighbour knows of revocations.
@@ -233,6 +292,7 @@ impl Handler for Keeper {
         match request {
             Request::Enrol(sealed) => Ok(Response::Credential(self.enrolled(sealed, request_id).await?.into())),
             Request::Renew => Ok(Response::Credential(self.authority()?.renew(from, request_id).await?.into())),
+            Request::Certify(request) => self.authority()?.certify(from, &request).await.map(Response::Certified),
             Request::Leave => self.authority()?.left(from, request_id).await.map(|()| Response::Done),
             Request::Members => self.authority()?.members().await.map(Response::Members),
             Request::Revocations(have) => {

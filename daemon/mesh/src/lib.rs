@@ -25,6 +25,7 @@ mod answers;
 mod bans;
 mod behaviour;
 mod book;
+mod ca;
 mod config;
 mod driver;
 mod enrol;
@@ -49,6 +50,7 @@ mod trimming;
 
 pub use address::parse_address;
 pub use answers::{Answers, Piece};
+pub use ca::CertificateAuthority;
 pub use config::{Config, Listen};
 pub use enrol::{Enrolling, Step, enrol};
 pub use error::Error;

@@ -18,7 +18,7 @@ pub(crate) const MAX_PENDING_OUT: u32 = 64;
 pub(crate) const MAX_INBOUND: u32 = 512;
 /// All connections; at 0.1-0.3 MB each.
 pub(crate) const MAX_CONNECTIONS: u32 = 768;
-/// The process's memory past which no connection is made: the budgets of kernel and mesh together.
+/// The process's memory past which no connection is made, if nothing else is said: the budgets of kernel and mesh together.
 pub(crate) const MAX_MEMORY: usize = 1024 * 1024 * 1024;
 /// For connecting and the handshakes of TLS, Noise or QUIC, and for each step of admission: a dead peer holds a place no
 /// longer.
@@ -26,9 +26,9 @@ pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
 /// For all of a connection's making where somebody is enrolled: enough for a desk that asks the authority.
 pub(crate) const SETUP: Duration = Duration::from_secs(15);
 /// How often a peer is pinged; a dead link is noticed after this and [`PING_TIMEOUT`] at most.
-pub(crate) const PING: Duration = Duration::from_millis(1_500);
+pub(crate) const PING: Duration = Duration::from_millis(5_000);
 /// How long an answer may take, on a machine that is busy.
-pub(crate) const PING_TIMEOUT: Duration = Duration::from_millis(3_500);
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_millis(4_000);
 /// Streams that a peer may have open on a connection: RPC, gossip and Kademlia together stay far below.
 pub(crate) const MAX_STREAMS: u32 = 256;
 /// Inbound RPC streams on one connection: a peer needs one, some while it replaces it, and one for each transfer.
@@ -45,6 +45,8 @@ pub(crate) const MAX_TRANSFERS_PER_PEER: usize = 4;
 pub(crate) const FRAME: Duration = Duration::from_secs(30);
 /// Announcements of one node in [`GOSSIP_WINDOW`]: it has one a minute, and some while agents come and go.
 pub(crate) const MAX_GOSSIP_PER_SOURCE: u32 = 30;
+/// Messages that one peer may bring in [`GOSSIP_WINDOW`]: a mesh of 10,000 nodes has fewer.
+pub(crate) const MAX_GOSSIP_PER_PEER: u32 = 2_000;
 /// See [`MAX_GOSSIP_PER_SOURCE`].
 pub(crate) const GOSSIP_WINDOW: Duration = Duration::from_secs(10);
 /// Provider records that are kept, over all keys: at 300 bytes each about 20 MB, which only a full mesh reaches.
@@ -127,6 +129,7 @@ pub(crate) struct InUse {
     pub(crate) bytes: u64,
     pub(crate) bans: u64,
     pub(crate) memory: u64,
+    pub(crate) max_memory: u64,
 }
 
 /// The table, as operators see it.
@@ -154,7 +157,7 @@ pub(crate) fn table(counters: &Counters, in_use: &InUse) -> Vec<api::Limit> {
         row("connections.per_peer", "connections", MAX_PER_PEER.into(), "relayed and direct ones overlap"),
         used(row("connections.pending_in", "handshakes", MAX_PENDING_IN.into(), "a burst of joining nodes"), in_use.pending_in),
         used(row("connections.pending_out", "dials", MAX_PENDING_OUT.into(), "look-ups under way"), in_use.pending_out),
-        used(row("memory", "MiB", (MAX_MEMORY >> 20) as u64, "of the process, past which no connection is made"), in_use.memory),
+        used(row("memory", "MiB", in_use.max_memory >> 20, "of the process, past which no connection is made"), in_use.memory),
         row("handshake", "seconds", seconds(HANDSHAKE), "a dead peer holds a place no longer"),
         counted(row("admission", "seconds", seconds(HANDSHAKE), "showing credentials, after the handshake"), Met::Admission),
         row("admission.enrolment", "seconds", seconds(SETUP), "all of it, where the authority is asked"),
@@ -185,6 +188,8 @@ pub(crate) fn table(counters: &Counters, in_use: &InUse) -> Vec<api::Limit> {
             MAX_GOSSIP_PER_SOURCE.into(),
             "a node announces once a minute, and when agents change",
         ),
+        row("gossip.per_peer", "messages in 10 s", MAX_GOSSIP_PER_PEER.into(), "whoever made them; more are not passed on"),
+        row("gossip.announcement", "bytes", wire::MAX_ANNOUNCEMENT as u64, "one takes 200"),
         counted(used(row("records", "provider records", MAX_RECORDS as u64, "300 bytes each"), in_use.records), Met::Records),
         row("records.per_key", "providers", MAX_PROVIDERS as u64, "those who come first stay"),
         row("records.per_provider", "records", MAX_RECORDS_PER_PROVIDER as u64, "a node with many methods"),

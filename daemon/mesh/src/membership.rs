@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::RwLock;
 use protocol::{
     Code, Credential, Key, MeshId, NodeId, Problem, Signed, SignedDuration, Timestamp, Token,
@@ -39,6 +40,9 @@ pub trait Authority: Send + Sync {
 
     /// Prolongs the membership of `node`, if it is in good standing.
     async fn renew(&self, node: NodeId, request_id: &str) -> Result<Signed<Credential>, Problem>;
+
+    /// Signs a request for a TLS certificate of `node`, if it is in good standing: the certificate and the authority's, DER.
+    async fn certify(&self, node: NodeId, request: &[u8]) -> Result<Vec<Bytes>, Problem>;
 
     /// `node` leaves of its own will.
     async fn left(&self, node: NodeId, request_id: &str) -> Result<(), Problem>;

@@ -6,8 +6,8 @@ use axum::{Extension, extract::State};
 use protocol::{
     Code, MeshId, NodeId, Problem, TokenId,
     api::{
-        Admission, Ban, BanPeer, CreateToken, CreatedToken, Discovered, Entered, Join, Limit, List, MemberState, MeshState, Netcheck, Peer,
-        Pong, TokenOutline,
+        Admission, Ban, BanPeer, CertificateAuthority, CreateToken, CreatedToken, Discovered, Entered, Join, Limit, List, MemberState,
+        MeshState, Netcheck, Peer, Pong, TokenOutline,
     },
     credential::{Member, Zone},
 };
@@ -129,6 +129,15 @@ pub(super) async fn ping(State(api): State<Api>, Path(node): Path<String>) -> Re
 
 pub(super) async fn limits(State(api): State<Api>) -> Result<Json<List<Limit>>, Failure> {
     Ok(Json(api.node.mesh()?.limits().await.map_err(Problem::from)?.into()))
+}
+
+pub(super) async fn certificate_authority(State(api): State<Api>) -> Result<Json<CertificateAuthority>, Failure> {
+    let none = || {
+        Problem::new(Code::NotFound, "the mesh's authority has signed no TLS certificate for this node")
+            .hint("it does so in private meshes as soon as it can be reached, unless mesh.tls_cert is set")
+    };
+    let pem = api.node.mesh()?.certificate_authority().ok_or_else(none)?;
+    Ok(Json(CertificateAuthority { mesh_id: api.node.mesh_id.clone(), pem }))
 }
 
 pub(super) async fn connect(

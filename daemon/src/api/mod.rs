@@ -48,6 +48,7 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/config", get(status::config))
         .route("/v1/join", post(mesh::join))
         .route("/v1/mesh", get(mesh::state))
+        .route("/v1/mesh/ca", get(mesh::certificate_authority))
         .route("/v1/mesh/init", post(mesh::init))
         .route("/v1/leave", post(mesh::leave))
         .route("/v1/members", get(mesh::members))

@@ -52,6 +52,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("mesh.upnp", "MCP_MESH_UPNP", Kind::Bool, "true"),
     key("mesh.mdns", "MCP_MESH_MDNS", Kind::Bool, "true"),
     key("mesh.private_addresses", "MCP_MESH_PRIVATE_ADDRESSES", Kind::Bool, "false"),
+    key("mesh.peers", "MCP_MESH_PEERS", Kind::Number(512), "40"),
+    key("mesh.max_memory_mib", "MCP_MESH_MAX_MEMORY_MIB", Kind::Number(1 << 20), "1024"),
     key("node.zone", "MCP_NODE_ZONE", Kind::Text, "\"\""),
     key("kernel.max_concurrent", "MCP_KERNEL_MAX_CONCURRENT", Kind::Number(64), "64"),
     key("plugins.share", "MCP_PLUGINS_SHARE", Kind::Choice(&["owner", "members", "nobody"]), "\"owner\""),

@@ -119,6 +119,10 @@ pub(crate) struct Mesh {
     pub(crate) relay: bool,
     pub(crate) upnp: bool,
     pub(crate) mdns: bool,
+    /// Peers that are kept connected, about.
+    pub(crate) peers: usize,
+    /// Bytes of memory of the process past which no connection is made.
+    pub(crate) max_memory: usize,
 }
 
 impl Config {
@@ -225,6 +229,8 @@ impl Layers {
             relay: self.bool("mesh.relay"),
             upnp: self.bool("mesh.upnp"),
             mdns: self.bool("mesh.mdns"),
+            peers: (self.number("mesh.peers") as usize).max(8),
+            max_memory: (self.number("mesh.max_memory_mib") as usize).max(64) << 20,
         };
         Ok(Config {
             log: Log { level: self.str("log.level").into(), json: self.str("log.format") == "json" },

@@ -10,6 +10,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use mesh::CertificateAuthority;
 use protocol::{
     Code, Credential, Did, Header, Key, MeshId, NodeId, OperationId, Problem, Signed, SignedDuration, Timestamp, Token, TokenId,
     api::{CreateToken, CreatedToken, TokenOutline},
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use store::{Append, Commit, Kind, RecordWrite};
 
 use super::journal::{self, Journal, Note};
+use crate::data_dir::DataDir;
 
 /// Tokens that are valid at once: each is a secret that somebody has to guard.
 const MAX_TOKENS: usize = 1_024;
@@ -40,6 +43,7 @@ pub(crate) struct Books(Arc<Inner>);
 struct Inner {
     journal: Journal,
     key: Key,
+    certificates: CertificateAuthority,
     mesh: MeshId,
     /// The node that has the key: this one.
     node: NodeId,
@@ -47,6 +51,26 @@ struct Inner {
     validity: SignedDuration,
     /// Held over reading the books and writing into them.
     writing: tokio::sync::Mutex<()>,
+}
+
+/// What the authority signs with.
+#[derive(Debug)]
+pub(crate) struct AuthorityKeys {
+    /// Credentials, tokens and revocations.
+    key: Key,
+    /// TLS certificates.
+    certificates: CertificateAuthority,
+}
+
+impl AuthorityKeys {
+    /// The keys in the data directory; those for TLS are made on first use.
+    pub(crate) fn open(directory: &DataDir, key: Key, validity: SignedDuration) -> Result<Self, Problem> {
+        let mesh = MeshId::of(key.did());
+        let pem = directory.secret("ca.pem", || CertificateAuthority::create(&mesh, Timestamp::now()))?;
+        let certificates = CertificateAuthority::read(&mesh, &pem, validity)
+            .map_err(|problem| problem.hint("restore ca.pem in the data directory, or remove it for a new one"))?;
+        Ok(Self { key, certificates })
+    }
 }
 
 /// A member and how it became one.
@@ -78,9 +102,11 @@ struct Change<'a> {
 
 impl Books {
     /// The books of the authority whose key is `key`, kept by `node`.
-    pub(crate) fn new(journal: Journal, key: Key, node: NodeId, owner: Did, validity: SignedDuration) -> Self {
+    pub(crate) fn new(journal: Journal, keys: AuthorityKeys, node: NodeId, owner: Did, validity: SignedDuration) -> Self {
+        let AuthorityKeys { key, certificates } = keys;
         let mesh = MeshId::of(key.did());
         Self(Arc::new(Inner {
+            certificates,
             journal,
             mesh,
             key,
@@ -305,6 +331,14 @@ impl mesh::Authority for Books {
         let (signed, record) = self.issue(node, owner, role, zone, Some(&before), Timestamp::now());
         self.write(Change { record: &record, token: None, issued: Some(record.credential), principal: owner, request_id }).await?;
         Ok(signed)
+    }
+
+    async fn certify(&self, node: NodeId, request: &[u8]) -> Result<Vec<Bytes>, Problem> {
+        let now = Timestamp::now();
+        if self.member(&node).await?.standing(now) != Standing::Active {
+            return Err(Problem::new(Code::NotAMember, format!("node {node} is not in good standing")));
+        }
+        self.0.certificates.issue(node, request, now)
     }
 
     async fn left(&self, node: NodeId, request_id: &str) -> Result<(), Problem> {

@@ -27,6 +27,20 @@ const MAX_ADVERTS: usize = 4_096;
 /// Bytes of adverts of other nodes that are kept; the largest makes room.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// An advert of another node.
+#[derive(Debug)]
+struct Known {
+    advert: Arc<Signed<Advert>>,
+    /// Who brought it.
+    from: NodeId,
+}
+
+impl Known {
+    fn bytes(&self) -> usize {
+        self.advert.envelope().payload.len()
+    }
+}
+
 /// Adverts of this node and of others.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -34,7 +48,7 @@ pub(crate) struct Directory {
     key: Key,
     owner: protocol::Did,
     own: RwLock<Option<Signed<Advert>>>,
-    known: RwLock<HashMap<NodeId, Arc<Signed<Advert>>>>,
+    known: RwLock<HashMap<NodeId, Known>>,
     /// Nodes that withdrew: up to which sequence, and until when an old advert might be offered again.
     withdrawn: RwLock<HashMap<NodeId, (u64, Timestamp)>>,
     /// Counts changes of what is known, for those who watch.
@@ -80,7 +94,7 @@ impl Directory {
     /// The sequences of the adverts that are known here, to tell a neighbour what needn't be sent.
     pub(crate) fn known(&self) -> BTreeMap<NodeId, u64> {
         let own = self.own.read().as_ref().map(|own| (self.key.node_id(), own.document().sequence));
-        self.known.read().iter().map(|(node, advert)| (*node, advert.document().sequence)).chain(own).collect()
+        self.known.read().iter().map(|(node, known)| (*node, known.advert.document().sequence)).chain(own).collect()
     }
 
     /// This node's advert and those it knows, but for what is no news to somebody who has these.
@@ -92,18 +106,18 @@ impl Directory {
             let Advert { node, sequence, header, .. } = advert.document();
             header.expires_at > now && have.get(node).is_none_or(|have| have < sequence)
         };
-        own.into_iter().chain(known.values().cloned()).filter(news).collect()
+        own.into_iter().chain(known.values().map(|known| Arc::clone(&known.advert))).filter(news).collect()
     }
 
     /// Whether an announced advert is news.
     pub(crate) fn is_news(&self, announcement: &Announcement) -> bool {
         let known = self.known.read();
         announcement.node != self.key.node_id()
-            && known.get(&announcement.node).is_none_or(|have| have.document().sequence < announcement.sequence)
+            && known.get(&announcement.node).is_none_or(|have| have.advert.document().sequence < announcement.sequence)
     }
 
-    /// Verifies an advert and keeps it, if it is the newest of its node.
-    pub(crate) fn learn(&self, sealed: Sealed<Advert>) -> Result<Arc<Signed<Advert>>, Problem> {
+    /// Verifies an advert that `from` brought and keeps it, if it is the newest of its node.
+    pub(crate) fn learn(&self, from: NodeId, sealed: Sealed<Advert>) -> Result<Arc<Signed<Advert>>, Problem> {
         let now = Timestamp::now();
         let signed = sealed.open(Expect::at(&self.mesh, now))?;
         let node = signed.document().node;
@@ -124,22 +138,11 @@ impl Directory {
             return Err(Problem::new(protocol::Code::NotFound, format!("node {node} has withdrawn this advert")));
         }
         let mut known = self.known.write();
-        if let Some(have) = known.get(&node).filter(|have| have.document().sequence >= signed.document().sequence) {
-            return Ok(Arc::clone(have));
+        if let Some(have) = known.get(&node).filter(|have| have.advert.document().sequence >= signed.document().sequence) {
+            return Ok(Arc::clone(&have.advert));
         }
-        if known.len() >= MAX_ADVERTS && !known.contains_key(&node) {
-            let first = known.iter().min_by_key(|(_, advert)| advert.document().header.expires_at).map(|(node, _)| *node);
-            first.and_then(|first| known.remove(&first));
-        }
-        // Bytes count too: a mesh of large adverts must not fill the memory, whoever brings them.
-        let size = |advert: &Signed<Advert>| advert.envelope().payload.len();
-        let mut bytes: usize = known.values().map(|advert| size(advert)).sum::<usize>() + size(&signed);
-        while bytes > MAX_BYTES
-            && let Some(largest) = known.iter().max_by_key(|(_, advert)| size(advert)).map(|(node, _)| *node)
-        {
-            bytes -= known.remove(&largest).map_or(0, |advert| size(&advert));
-        }
-        known.insert(node, Arc::clone(&signed));
+        known.insert(node, Known { advert: Arc::clone(&signed), from });
+        make_room(&mut known);
         drop(known);
         self.changed();
         Ok(signed)
@@ -156,7 +159,7 @@ impl Directory {
         }
         drop(withdrawn);
         let mut known = self.known.write();
-        let news = known.get(&node).is_some_and(|advert| advert.document().sequence <= sequence);
+        let news = known.get(&node).is_some_and(|known| known.advert.document().sequence <= sequence);
         if news {
             known.remove(&node);
         }
@@ -189,7 +192,7 @@ impl Directory {
         let now = Timestamp::now();
         let mut known = self.known.write();
         let before = known.len();
-        known.retain(|_, advert| advert.document().header.expires_at > now);
+        known.retain(|_, known| known.advert.document().header.expires_at > now);
         let gone = known.len() < before;
         drop(known);
         if gone {
@@ -210,7 +213,7 @@ impl Directory {
                 && document.services.iter().any(|service| service.agents.iter().any(|offered| offered.id == *agent))
         };
         let known = self.known.read();
-        let mut found = known.values().filter(offers);
+        let mut found = known.values().map(|known| &known.advert).filter(offers);
         let Some(first) = found.next() else { return Ok(None) };
         if let Some(other) = found.next() {
             let (one, two) = (first.document().node, other.document().node);
@@ -224,13 +227,29 @@ impl Directory {
     pub(crate) fn providing(&self, capability: &str, via: &str) -> Vec<Discovered> {
         let now = Timestamp::now();
         let known = self.known.read();
-        let alive = known.values().filter(|advert| advert.document().header.expires_at > now);
+        let alive = known.values().map(|known| &known.advert).filter(|advert| advert.document().header.expires_at > now);
         alive.flat_map(|advert| offers(advert.document(), capability, via)).collect()
     }
 
     /// This node's own agents that provide a capability.
     pub(crate) fn providing_here(&self, capability: &str) -> Vec<Discovered> {
         self.own.read().as_ref().map(|own| offers(own.document(), capability, "local")).unwrap_or_default()
+    }
+}
+
+/// Drops adverts until number and bytes are within their limits: of whoever brought the most, those that expire first. So
+/// nobody pushes out what others have brought, however much it makes up.
+fn make_room(known: &mut HashMap<NodeId, Known>) {
+    let mut bytes: usize = known.values().map(Known::bytes).sum();
+    while known.len() > MAX_ADVERTS || bytes > MAX_BYTES {
+        let mut brought: HashMap<NodeId, usize> = HashMap::new();
+        for entry in known.values() {
+            *brought.entry(entry.from).or_default() += if bytes > MAX_BYTES { entry.bytes() } else { 1 };
+        }
+        let most = brought.into_iter().max_by_key(|(_, amount)| *amount).map(|(from, _)| from);
+        let theirs = known.iter().filter(|(_, entry)| Some(entry.from) == most);
+        let Some(first) = theirs.min_by_key(|(_, entry)| entry.advert.document().header.expires_at).map(|(node, _)| *node) else { return };
+        bytes -= known.remove(&first).map_or(0, |entry| entry.bytes());
     }
 }
 

@@ -116,7 +116,7 @@ impl Node {
         let Response::Advert(sealed) = self.mesh()?.request(node, Request::Advert, "", PATIENCE).await? else {
             return Err(Problem::new(Code::Internal, format!("node {node} answered what was not asked")));
         };
-        let advert = self.learn(sealed)?;
+        let advert = self.learn(node, sealed)?;
         if advert.document().node == node {
             Ok(advert)
         } else {
@@ -158,8 +158,8 @@ impl Node {
     }
 
     /// Verifies an advert and keeps it; the mesh learns where its node is.
-    fn learn(&self, sealed: Sealed<Advert>) -> Result<Arc<Signed<Advert>>, Problem> {
-        let advert = self.directory.learn(sealed)?;
+    fn learn(&self, from: NodeId, sealed: Sealed<Advert>) -> Result<Arc<Signed<Advert>>, Problem> {
+        let advert = self.directory.learn(from, sealed)?;
         let Advert { node, addresses, .. } = advert.document();
         if let Ok(mesh) = self.mesh()
             && *node != self.node_id
@@ -170,7 +170,7 @@ impl Node {
     }
 
     fn learn_quietly(&self, from: NodeId, sealed: Sealed<Advert>) {
-        if let Err(problem) = self.learn(sealed) {
+        if let Err(problem) = self.learn(from, sealed) {
             tracing::debug!(%from, %problem, "an advert was refused");
         }
     }

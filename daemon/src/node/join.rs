@@ -15,7 +15,11 @@ use protocol::{
 };
 use store::{Commit, Kind, RecordWrite};
 
-use super::{Caller, Node, authority::Books, journal};
+use super::{
+    Caller, Node,
+    authority::{AuthorityKeys, Books},
+    journal,
+};
 
 /// How long the authority is waited for by a node that leaves, or asks who is a member.
 const AUTHORITY: Duration = Duration::from_secs(5);
@@ -33,7 +37,8 @@ impl Node {
             return Err(Problem::new(Code::Conflict, "the configuration names a mesh").hint("remove mesh.id from it, then try again"));
         }
         let key = self.directory_on_disk.key("authority.key")?;
-        let books = Books::new(self.journal.clone(), key, self.node_id, self.owner, self.credential_validity);
+        let keys = AuthorityKeys::open(&self.directory_on_disk, key, self.credential_validity)?;
+        let books = Books::new(self.journal.clone(), keys, self.node_id, self.owner, self.credential_validity);
         let credential = books.found(zone, &caller.request_id).await?;
         let mesh = credential.document().header.mesh.clone();
         self.papers.keep_credential(&credential)?;

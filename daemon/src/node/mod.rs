@@ -47,7 +47,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::sharing::Share;
 use self::{
-    agents::Agents, agreements::Agreements, api_keys::ApiKeys, authority::Books, directory::Directory, journal::Journal, plugins::Plugins,
+    agents::Agents,
+    agreements::Agreements,
+    api_keys::ApiKeys,
+    authority::{AuthorityKeys, Books},
+    directory::Directory,
+    journal::Journal,
+    plugins::Plugins,
     trace_log::TraceLog,
 };
 use crate::data_dir::DataDir;
@@ -149,8 +155,9 @@ impl Node {
         let node_id = parts.node_key.node_id();
         // A key of another mesh is an old one: it has no say here.
         let authority = parts.authority.filter(|key| mesh_id.authority() == Some(key.did()));
+        let authority = authority.map(|key| AuthorityKeys::open(&parts.directory, key, parts.credential_validity)).transpose()?;
         let rooms = Rooms {
-            books: authority.map(|key| Books::new(journal.clone(), key, node_id, owner, parts.credential_validity)),
+            books: authority.map(|keys| Books::new(journal.clone(), keys, node_id, owner, parts.credential_validity)),
             membership: parts.membership,
             configured_mesh: parts.configured_mesh,
             credential_validity: parts.credential_validity,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol::{
     Client, MeshId, Problem,
-    api::{Admission, MeshState},
+    api::{Admission, CertificateAuthority, MeshState},
     credential::Zone,
     error::Code,
 };
@@ -27,6 +27,8 @@ pub(crate) enum Command {
     },
     /// Show which mesh this node is in, and its membership
     Show,
+    /// Print the certificate of the mesh's TLS authority (PEM), for proxies that verify the nodes behind them
+    Ca,
 }
 
 pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Result {
@@ -38,6 +40,10 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             output.note("the mesh's authority is authority.key in this node's data directory: keep a copy of it in a safe place");
             output.note("'mcpctl token create' makes a token by which others join");
             Ok(())
+        }
+        Command::Ca => {
+            let authority: CertificateAuthority = client.get("/v1/mesh/ca").await?;
+            output.show(&authority, |authority| authority.pem.trim_end().into())
         }
         Command::Show => output.show(&client.get::<MeshState>("/v1/mesh").await?, describe),
     }

@@ -290,3 +290,12 @@ pub struct Netcheck {
     /// How each peer is reached.
     pub peers: Vec<Peer>,
 }
+
+/// `GET /v1/mesh/ca`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CertificateAuthority {
+    /// The mesh.
+    pub mesh_id: MeshId,
+    /// The certificate of its TLS authority.
+    pub pem: String,
+}

@@ -24,6 +24,8 @@ use crate::{arguments::Arguments, proc, report::Report};
 /// Sockets that 500 nodes may have.
 const FILES: u64 = 262_144;
 const SIZES: [usize; 3] = [50, 200, 500];
+/// Peers that each node keeps: each is two sockets here, of which a process may have 20,000.
+const PEERS: usize = 28;
 /// Nodes that join at once.
 const BATCH: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -79,7 +81,11 @@ async fn of_size(size: usize) -> Result<Vec<String>> {
     let spawn = async |bootstrap: Vec<String>| {
         let listen = Listen { host: Ipv4Addr::LOCALHOST.into(), tcp: Some(0), quic: None, wss: None };
         let config = Config::new(Key::generate(), "bench-scale".parse().expect("a mesh id"));
-        Mesh::spawn(Config { listen, bootstrap, private_addresses: true, ..config }, Arc::new(Ear(Arc::clone(&arrivals)))).await
+        Mesh::spawn(
+            Config { listen, bootstrap, private_addresses: true, peers: PEERS, max_memory: usize::MAX, ..config },
+            Arc::new(Ear(Arc::clone(&arrivals))),
+        )
+        .await
     };
     let first = spawn(Vec::new()).await?;
     let entry = first.addresses().into_iter().next().context("an address")?;

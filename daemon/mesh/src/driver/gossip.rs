@@ -13,7 +13,7 @@ use super::Driver;
 use crate::{
     bans::Offence,
     identity,
-    limits::{GOSSIP_WINDOW, MAX_GOSSIP_PER_SOURCE, Met},
+    limits::{GOSSIP_WINDOW, MAX_GOSSIP_PER_PEER, MAX_GOSSIP_PER_SOURCE, Met},
 };
 
 /// The gossip layer's opinion below which a peer has sent several invalid messages; nothing else lowers it.
@@ -21,9 +21,14 @@ const WORST_SCORE: f64 = -15.0;
 /// Sources whose rates are kept.
 const MAX_SOURCES: usize = 4_096;
 
-/// How much each source has said of late.
+/// How much each source has said of late, and how much each peer has brought.
 #[derive(Debug, Default)]
-pub(super) struct Rates(HashMap<NodeId, Rate>);
+pub(super) struct Rates {
+    sources: HashMap<NodeId, Rate>,
+    /// In this window; peers are few.
+    brought: HashMap<NodeId, u32>,
+    window: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct Rate {
@@ -35,18 +40,29 @@ struct Rate {
 
 impl Rates {
     fn is_replay(&self, source: NodeId, seqno: u64) -> bool {
-        self.0.get(&source).is_some_and(|rate| seqno <= rate.newest)
+        self.sources.get(&source).is_some_and(|rate| seqno <= rate.newest)
+    }
+
+    /// Whether `peer` may bring one message more at `now`: sources are made up by the thousand, peers aren't.
+    fn takes(&mut self, peer: NodeId, now: Instant) -> bool {
+        if self.window.is_none_or(|begun| now.duration_since(begun) >= GOSSIP_WINDOW) {
+            self.window = Some(now);
+            self.brought.clear();
+        }
+        let brought = self.brought.entry(peer).or_default();
+        *brought += 1;
+        *brought <= MAX_GOSSIP_PER_PEER
     }
 
     /// Whether `source` may say one thing more at `now`.
     fn admits(&mut self, source: NodeId, seqno: u64, now: Instant) -> bool {
-        if self.0.len() >= MAX_SOURCES && !self.0.contains_key(&source) {
-            self.0.retain(|_, rate| now.duration_since(rate.begun) < GOSSIP_WINDOW);
-            if self.0.len() >= MAX_SOURCES {
+        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
+            self.sources.retain(|_, rate| now.duration_since(rate.begun) < GOSSIP_WINDOW);
+            if self.sources.len() >= MAX_SOURCES {
                 return false;
             }
         }
-        let rate = self.0.entry(source).or_insert(Rate { begun: now, said: 0, newest: 0 });
+        let rate = self.sources.entry(source).or_insert(Rate { begun: now, said: 0, newest: 0 });
         if now.duration_since(rate.begun) >= GOSSIP_WINDOW {
             (rate.begun, rate.said) = (now, 0);
         }
@@ -72,7 +88,12 @@ impl Driver {
             Event::Message { propagation_source, message_id, message } => {
                 let from = identity::node_of(&propagation_source);
                 let seqno = message.sequence_number.unwrap_or_default();
+                let takes = from.is_none_or(|from| self.rates.takes(from, Instant::now()));
                 let acceptance = match judge(&message, Timestamp::now()) {
+                    Verdict::Valid(..) | Verdict::Stale if !takes => {
+                        self.membership.counters().met(Met::Gossip);
+                        MessageAcceptance::Ignore
+                    }
                     // An old message that somebody sends again says nothing about its source.
                     Verdict::Valid(source, _) if self.rates.is_replay(source, seqno) => MessageAcceptance::Ignore,
                     Verdict::Valid(source, announcement) if self.rates.admits(source, seqno, Instant::now()) => {
@@ -134,7 +155,7 @@ impl Driver {
 }
 
 fn judge(message: &Message, now: Timestamp) -> Verdict {
-    if message.data.len() > wire::MAX_GOSSIP {
+    if message.data.len() > wire::MAX_ANNOUNCEMENT {
         return Verdict::Forged("it is too large");
     }
     let Ok(announcement) = wire::decode::<Announcement>(&message.data) else { return Verdict::Forged("it can't be read") };
@@ -166,7 +187,11 @@ mod tests {
         for _ in 0..2 * MAX_SOURCES {
             rates.admits(Key::generate().node_id(), 1, now);
         }
-        assert!(rates.0.len() <= MAX_SOURCES);
+        assert!(rates.sources.len() <= MAX_SOURCES);
+        for _ in 0..MAX_GOSSIP_PER_PEER {
+            assert!(rates.takes(loud, now));
+        }
+        assert!(!rates.takes(loud, now) && rates.takes(quiet, now) && rates.takes(loud, now + GOSSIP_WINDOW));
     }
 
     #[test]
@@ -187,6 +212,6 @@ mod tests {
         let forged = message(&Key::generate(), wire::encode(&announcement));
         assert!(matches!(judge(&forged, now), Verdict::Forged(_)));
         assert!(matches!(judge(&message(&key, vec![0xff; 10]), now), Verdict::Forged(_)));
-        assert!(matches!(judge(&message(&key, vec![0; wire::MAX_GOSSIP + 1]), now), Verdict::Forged(_)));
+        assert!(matches!(judge(&message(&key, vec![0; wire::MAX_ANNOUNCEMENT + 1]), now), Verdict::Forged(_)));
     }
 }

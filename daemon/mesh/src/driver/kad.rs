@@ -5,8 +5,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 use libp2p::{
     PeerId,
     kad::{
-        Event, GetClosestPeersError, GetClosestPeersOk, GetProvidersOk, InboundRequest, ProviderRecord, QueryId, QueryResult, RecordKey,
-        store::RecordStore as _,
+        BootstrapOk, Event, GetClosestPeersError, GetClosestPeersOk, GetProvidersOk, InboundRequest, ProviderRecord, QueryId, QueryResult,
+        RecordKey, store::RecordStore as _,
     },
 };
 use protocol::NodeId;
@@ -17,6 +17,8 @@ use crate::{bans::Offence, error::Error, identity, limits::Met};
 
 /// Peers that join together are told of provider keys once, not one by one.
 const SETTLE: Duration = Duration::from_secs(1);
+/// A node that has just started leaves far buckets to fill by themselves.
+const YOUTH: Duration = Duration::from_secs(5 * 60);
 /// With this many peers in the routing table a new one is rarely among the closest to a key: republishing is enough.
 const SMALL_TABLE: usize = 20;
 /// Addresses that a provider's record may carry.
@@ -40,6 +42,7 @@ impl Driver {
                     self.shared.lookups.0.fetch_add(1, Ordering::Relaxed);
                     self.shared.lookups.1.fetch_add(stats.num_requests().into(), Ordering::Relaxed);
                 }
+                self.on_bootstrap(id, &result);
                 self.on_progress(id, result, step.last);
             }
             Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => self.on_provider_record(record),
@@ -51,6 +54,20 @@ impl Driver {
             | Event::UnroutablePeer { .. }
             | Event::RoutablePeer { .. }
             | Event::PendingRoutablePeer { .. } => {}
+        }
+    }
+
+    /// Kademlia looks through every bucket as soon as it has met a peer. With hundreds of nodes that has each new one meet
+    /// all others, just when many come at once; a table with some peers in it will do for the start.
+    fn on_bootstrap(&mut self, id: QueryId, result: &QueryResult) {
+        let QueryResult::Bootstrap(Ok(BootstrapOk { num_remaining: 1.., .. })) = result else { return };
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let known: usize = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
+        if known >= SMALL_TABLE
+            && self.begun.elapsed() < YOUTH
+            && let Some(mut query) = kad.query_mut(&id)
+        {
+            query.finish();
         }
     }
 
@@ -137,8 +154,10 @@ impl Driver {
         let kad = &mut self.swarm.behaviour_mut().kad;
         let known: usize = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
         if known == 1 {
-            // The first peer: ask it for those around us. Fails only with an empty table.
-            let _ = kad.bootstrap();
+            // The first peer: ask it for those around us. Other buckets fill as this node looks up and is met; to look
+            // through them all at once would have every new node meet the whole of a mesh of hundreds.
+            let own = PeerId::from(self.swarm.local_peer_id().to_owned());
+            self.swarm.behaviour_mut().kad.get_closest_peers(own);
         }
         if known <= SMALL_TABLE {
             self.repeat_at.get_or_insert(Instant::now() + SETTLE);

@@ -147,6 +147,11 @@ pub(crate) struct Driver {
     announcing: Announcing,
     /// The tasks that serve streams.
     streams: JoinSet<()>,
+    begun: Instant,
+    /// See `Config::peers`.
+    wanted_peers: usize,
+    /// See `Config`.
+    max_memory: u64,
     token: CancellationToken,
 }
 
@@ -314,7 +319,7 @@ impl Driver {
             let needed = used || gossiping.contains(&peer) || relays.contains(&peer) || self.redial.is_bootstrap(peer);
             Candidate { peer, since, needed }
         });
-        for peer in trimming::excess(candidates.collect(), now) {
+        for peer in trimming::excess(candidates.collect(), self.wanted_peers, now) {
             tracing::debug!(%peer, "a connection that isn't needed is closed");
             self.redial.forget_peer(peer);
             // Fails only for a peer that is gone already.
@@ -334,6 +339,7 @@ impl Driver {
             bytes: self.shared.peers.bytes() as u64,
             bans: self.membership.bans().len() as u64,
             memory: crate::limits::resident() >> 20,
+            max_memory: self.max_memory,
         };
         crate::limits::table(self.membership.counters(), &in_use)
     }

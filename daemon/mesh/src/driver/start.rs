@@ -30,7 +30,7 @@ use crate::{
     providing::Providing,
     redial::Redial,
     reserving::Reserving,
-    transport::{self, Permitted},
+    transport::{self, Permitted, Shown},
 };
 
 /// A connection that neither side uses is closed after this time. Gossip, bootstrap peers and open sessions use theirs.
@@ -43,6 +43,7 @@ const LISTEN: Duration = Duration::from_secs(5);
 /// A driver that listens, for `run`.
 pub(crate) async fn start(
     config: Config,
+    certificate: Arc<Shown>,
     handler: Arc<dyn Handler>,
     commands: mpsc::Receiver<Command>,
     token: CancellationToken,
@@ -67,7 +68,7 @@ pub(crate) async fn start(
         .with_dial_concurrency_factor(PARALLEL_DIALS)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let (relayed, relay_client) = relay::client::new(key.public().to_peer_id());
-    let transport = transport::build(&key, permitted.clone(), config.membership.clone(), relayed, config.certificate.clone())?;
+    let transport = transport::build(&key, permitted.clone(), config.membership.clone(), relayed, certificate)?;
     let behaviour = Behaviour::new(&config, &key, &topic, relay_client)?;
     let announced = config.announce.iter().map(|text| address::parse(text).map(|address| address::split_peer(address).0));
     let announced = announced.collect::<Result<Vec<Multiaddr>, Error>>()?;
@@ -107,6 +108,9 @@ pub(crate) async fn start(
         repeat_at: None,
         announcing: Announcing::default(),
         streams: JoinSet::new(),
+        begun: Instant::now(),
+        wanted_peers: config.peers,
+        max_memory: config.max_memory as u64,
         token,
     };
     driver.listen(address::to_listen(config.listen)).await?;

@@ -55,6 +55,11 @@ impl Shown {
         Ok(Arc::new(Self(RwLock::new(Arc::new(CertifiedKey::new(vec![made.cert.der().clone()], key))))))
     }
 
+    /// Shows another one from the next handshake on.
+    pub(crate) fn set(&self, key: CertifiedKey) {
+        *self.0.write() = Arc::new(key);
+    }
+
     /// The certificate in `files`, and whatever they hold later. Needs a runtime.
     ///
     /// # Errors

@@ -31,8 +31,9 @@ use tokio::net::TcpStream;
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
 pub use self::certificate::CertificateFiles;
+pub(crate) use self::certificate::Shown;
 pub(crate) use self::policy::Permitted;
-use self::{certificate::Shown, policy::Policy};
+use self::policy::Policy;
 use crate::{
     admission,
     error::Error,
@@ -54,13 +55,13 @@ pub(crate) fn build(
     permitted: Permitted,
     membership: Arc<Membership>,
     relay: relay::client::Transport,
-    certificate: Option<CertificateFiles>,
+    certificate: Arc<Shown>,
 ) -> Result<Boxed<Connection>, Error> {
     let noise = noise::Config::new(key).map_err(|error| setup("Noise", &error))?;
     let tcp = tcp_transport().upgrade(Version::V1Lazy).authenticate(noise.clone()).multiplex(yamux_config()).boxed();
     let quic = quic::tokio::Transport::new(quic_config(key)).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let direct = resolving(tcp.or_transport(quic).map(|either, _| either.into_inner()))?;
-    let wss = wss::transport(resolving(tcp_transport())?, tls::Tls::new(certificate.map_or_else(Shown::own, Shown::of)?)?)
+    let wss = wss::transport(resolving(tcp_transport())?, tls::Tls::new(certificate)?)
         .upgrade(Version::V1Lazy)
         .authenticate(noise.clone())
         .multiplex(yamux_config())

@@ -2,3 +2,6 @@
 
 mod members;
 mod strangers;
+
+/// Held by each test, as they measure the memory and the speed of the process that they share.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

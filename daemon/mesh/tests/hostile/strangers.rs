@@ -32,6 +32,8 @@ use protocol::{
 };
 use tokio::time::{self, Instant};
 
+use crate::ALONE;
+
 /// Connections that are tried in all.
 const TRIES: usize = 10_000;
 /// Of those, how many at once.
@@ -198,6 +200,7 @@ pub(crate) fn resident() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_bad_credentials_open_nothing_and_slow_nobody() {
+    let _alone = ALONE.lock().await;
     let (issuer, foreign) = (Issuer(Key::generate()), Issuer(Key::generate()));
     let ((one, seen), (other, _)) = (issuer.member().await, issuer.member().await);
     one.join(&other.addresses()[0], Duration::from_secs(20)).await.expect("a member");

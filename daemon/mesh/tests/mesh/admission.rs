@@ -6,7 +6,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mesh::{Authority, Config, Error, Handler, Keys, Listen, Membership, Mesh, Pending, Step, enrol};
+use bytes::Bytes;
+use mesh::{Authority, CertificateAuthority, Config, Error, Handler, Keys, Listen, Membership, Mesh, Pending, Step, enrol};
 use parking_lot::Mutex;
 use protocol::{
     Code, Credential, Header, Key, MeshId, NodeId, Problem, Signed, SignedDuration, Timestamp, Token, TokenId,
@@ -24,11 +25,17 @@ pub(crate) struct Issuer {
     pub(crate) key: Key,
     pub(crate) node: Key,
     enrolled: Mutex<Vec<NodeId>>,
+    certificates: CertificateAuthority,
 }
 
 impl Issuer {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { key: Key::generate(), node: Key::generate(), enrolled: Mutex::default() })
+        let key = Key::generate();
+        let mesh = MeshId::of(key.did());
+        let pem = CertificateAuthority::create(&mesh, Timestamp::now()).expect("made");
+        // So short that a node has to ask for the next one while a test waits.
+        let certificates = CertificateAuthority::read(&mesh, &pem, SignedDuration::from_secs(15)).expect("its own");
+        Arc::new(Self { key, node: Key::generate(), enrolled: Mutex::default(), certificates })
     }
 
     pub(crate) fn mesh(&self) -> MeshId {
@@ -97,6 +104,10 @@ impl Authority for Issuer {
 
     async fn renew(&self, node: NodeId, _: &str) -> Result<Signed<Credential>, Problem> {
         Ok(self.credential(node, Timestamp::now(), MAX_VALIDITY))
+    }
+
+    async fn certify(&self, node: NodeId, request: &[u8]) -> Result<Vec<Bytes>, Problem> {
+        self.certificates.issue(node, request, Timestamp::now())
     }
 
     async fn left(&self, _: NodeId, _: &str) -> Result<(), Problem> {
@@ -274,4 +285,46 @@ async fn a_credential_renews_itself() {
         assert!(Instant::now() < deadline, "not renewed in time");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// What a proxy sees that verifies nodes by the mesh's TLS authority: the serial number of the certificate shown.
+async fn verified(address: &str, authority: &str) -> Result<Vec<u8>, String> {
+    use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).expect("PEM")).expect("a certificate");
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let parts: Vec<&str> = address.split('/').collect();
+    let stream = tokio::net::TcpStream::connect(format!("{}:{}", parts[2], parts[4])).await.expect("it listens");
+    let name = ServerName::try_from(parts[2].to_owned()).expect("an address");
+    let connected = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| error.to_string())?;
+    let shown = connected.get_ref().1.peer_certificates().expect("shown")[0].clone();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&shown).expect("a certificate");
+    Ok(parsed.raw_serial().to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_show_what_the_meshs_authority_has_signed_and_renew_it_in_time() {
+    let issuer = Issuer::new();
+    let config = issuer.config(&issuer.node, Listen::any_port(LOCALHOST));
+    let headquarters = Mesh::spawn(config, Arc::new(Headquarters(issuer.clone(), Seen::default()))).await.expect("a node");
+    let member = issuer.member(Listen::any_port(LOCALHOST)).await;
+    let wss = member.address("wss");
+    member.mesh.join(&headquarters.addresses()[0], PATIENCE).await.expect("a member");
+    eventually("a certificate is signed", || member.mesh.certificate_authority().is_some()).await;
+    let authority = member.mesh.certificate_authority().expect("it has one");
+    assert_eq!(headquarters.certificate_authority().as_ref(), Some(&authority), "one for the whole mesh");
+    let first = verified(&wss, &authority).await.expect("a proxy takes it");
+    let deadline = Instant::now() + PATIENCE;
+    while verified(&wss, &authority).await.expect("at any time") == first {
+        assert!(Instant::now() < deadline, "it was never renewed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Of another mesh's authority nobody is convinced.
+    let other = CertificateAuthority::create(&MeshId::of(Key::generate().did()), Timestamp::now()).expect("made");
+    let other = &other[other.find("-----BEGIN CERTIFICATE").expect("its certificate")..];
+    assert!(verified(&wss, other).await.is_err());
 }
