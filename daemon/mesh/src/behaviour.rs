@@ -24,7 +24,7 @@ use crate::{
         CIRCUIT, CIRCUIT_BYTES, HANDSHAKE, MAX_CIRCUITS, MAX_CIRCUITS_PER_PEER, MAX_CONNECTIONS, MAX_INBOUND, MAX_PENDING_IN,
         MAX_PENDING_OUT, MAX_PER_PEER, MAX_RESERVATIONS, PING, PING_TIMEOUT, RELAY_RATE,
     },
-    rpc, shunning,
+    relaying, rpc, shunning,
     store::Store,
 };
 
@@ -50,7 +50,7 @@ pub(crate) struct Behaviour {
     pub(crate) gossip: gossipsub::Behaviour,
     pub(crate) rpc: rpc::Behaviour,
     pub(crate) relay_client: relay::client::Behaviour,
-    pub(crate) relay_server: Toggle<relay::Behaviour>,
+    pub(crate) relay_server: Toggle<relaying::Behaviour>,
     pub(crate) hole_punch: dcutr::Behaviour,
     pub(crate) autonat_client: Toggle<autonat::v2::client::Behaviour>,
     pub(crate) autonat_server: Toggle<autonat::v2::server::Behaviour>,
@@ -87,7 +87,10 @@ impl Behaviour {
             kad: kademlia(config, key)?,
             gossip: gossip(key, topic)?,
             relay_client,
-            relay_server: config.relay.then(|| relay::Behaviour::new(peer, relaying(config.private_addresses))).into(),
+            relay_server: config
+                .relay
+                .then(|| relaying::Behaviour::new(relay::Behaviour::new(peer, limited(config.private_addresses))))
+                .into(),
             hole_punch: dcutr::Behaviour::new(peer),
             autonat_client: (!config.private_addresses).then(autonat::v2::client::Behaviour::default).into(),
             autonat_server: (!config.private_addresses).then(autonat::v2::server::Behaviour::default).into(),
@@ -100,7 +103,7 @@ impl Behaviour {
 
 /// What this node relays for others. libp2p's own limits (2 minutes, 128 KiB a circuit) are for hole punching alone; here
 /// a relayed connection must be good enough to live on.
-fn relaying(private: bool) -> relay::Config {
+fn limited(private: bool) -> relay::Config {
     let mut config = relay::Config {
         max_reservations: MAX_RESERVATIONS,
         max_reservations_per_peer: 2,

@@ -40,6 +40,7 @@ mod papers;
 mod peers;
 mod providing;
 mod redial;
+mod relaying;
 mod reserving;
 mod rpc;
 mod shunning;
