@@ -88,8 +88,8 @@ pub enum Kind {
     Ping = 5,
     /// The answer to a [`Kind::Ping`]. No payload.
     Pong = 6,
-    /// Part of a streamed answer, before the [`Kind::Response`] or [`Kind::Problem`] that ends it; its frame takes as much
-    /// of the call's window as it has bytes.
+    /// Part of a streamed answer, before the [`Kind::Response`] or [`Kind::Problem`] that ends it. Of the call's window
+    /// it takes as much as its frame has bytes, and 1 KiB at least.
     Item = 7,
     /// The caller has taken items: so many bytes (u32 BE) of the window are free again.
     Credit = 8,

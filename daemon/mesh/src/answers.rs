@@ -31,7 +31,7 @@ pub enum Piece {
     /// A part.
     Item(Bytes),
     /// What ends it.
-    End(wire::Response),
+    End(Box<wire::Response>),
 }
 
 /// An answer that comes in items. Dropping it tells the peer to stop.
@@ -68,7 +68,7 @@ impl Answers {
         let late = |_| Error::TimedOut { target: self.node.to_string(), after };
         match time::timeout_at(until, self.arriving.next()).await.map_err(late)? {
             Ok(Reply::Item(item)) => Ok(Piece::Item(item)),
-            Ok(reply) => read(self.node, reply).map(Piece::End),
+            Ok(reply) => read(self.node, reply).map(|response| Piece::End(Box::new(response))),
             Err(_) => Err(unreachable(self.node, "the connection was lost before all of the answer had come").into()),
         }
     }

@@ -64,7 +64,7 @@ impl Node {
         let blobs = self.plugins.blobs();
         if !blobs.contains(&component).await? {
             let limit = signed.document().size.min(MAX_COMPONENT as u64);
-            let partial = blobs.partial(&component).await?;
+            let partial = blobs.partial(&component)?;
             mesh.fetch(node, component, partial.path(), limit, &caller.request_id).await?;
             partial.adopt().await?;
         }

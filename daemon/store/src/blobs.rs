@@ -139,7 +139,7 @@ impl Blobs {
     ///
     /// # Errors
     /// It is being gathered already.
-    pub async fn partial(&self, digest: &Digest) -> Result<Partial, Error> {
+    pub fn partial(&self, digest: &Digest) -> Result<Partial, Error> {
         if !self.gathering.lock().insert(*digest) {
             return Err(Error::Busy { what: format!("blob {digest}") });
         }

@@ -156,7 +156,7 @@ impl Driver {
         if known == 1 {
             // The first peer: ask it for those around us. Other buckets fill as this node looks up and is met; to look
             // through them all at once would have every new node meet the whole of a mesh of hundreds.
-            let own = PeerId::from(self.swarm.local_peer_id().to_owned());
+            let own = self.swarm.local_peer_id().to_owned();
             self.swarm.behaviour_mut().kad.get_closest_peers(own);
         }
         if known <= SMALL_TABLE {

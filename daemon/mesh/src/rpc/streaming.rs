@@ -14,7 +14,7 @@ use std::sync::{
 use bytes::Bytes;
 use protocol::{
     Code, Problem,
-    frame::Frame,
+    frame::{Frame, HEADER},
     wire::{Kind, MAX_ITEM, MAX_WINDOW, MIN_WINDOW},
 };
 use tokio::sync::{Semaphore, mpsc};
@@ -23,6 +23,14 @@ use super::{
     outbound::{Lost, Reply, Session},
     queue::Sender,
 };
+
+/// The least that an item takes of a window, so that their number is bounded, too.
+const LEAST: usize = 1024;
+
+/// What an item takes of a window.
+fn cost(payload: usize) -> usize {
+    (HEADER + payload).max(LEAST)
+}
 
 /// What a caller has room for, on the answering side.
 #[derive(Debug, Clone)]
@@ -88,7 +96,7 @@ impl Items {
         }
         let gone = || Problem::new(Code::Cancelled, "the caller is gone");
         let frame = Frame::new(Kind::Item, *id, item);
-        let size = u32::try_from(frame.size()).expect("an item is far below 4 GiB");
+        let size = u32::try_from(cost(frame.payload.len())).expect("an item is far below 4 GiB");
         credit.bytes.acquire_many(size).await.map_err(|_| gone())?.forget();
         sender.send(frame).await.map_err(|_| gone())
     }
@@ -97,26 +105,25 @@ impl Items {
 /// Where items of a call arrive, on the calling side.
 #[derive(Debug)]
 pub(super) struct Landing {
-    /// Bounded by `room`.
-    replies: mpsc::UnboundedSender<Reply>,
+    replies: mpsc::Sender<Reply>,
     room: Arc<AtomicUsize>,
 }
 
 impl Landing {
     /// Passes an item on; false if it is more than the peer was given room for.
     pub(super) fn item(&self, frame: Frame) -> bool {
-        let size = frame.size();
+        let size = cost(frame.payload.len());
         let fits = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(size)).is_ok();
         if fits {
-            // A caller that left needs nothing more.
-            let _ = self.replies.send(Reply::Item(frame.payload));
+            // Has room for as many as the window; a caller that left needs nothing more.
+            let _ = self.replies.try_send(Reply::Item(frame.payload));
         }
         fits
     }
 
     pub(super) fn end(self, reply: Reply) {
-        // A caller that left needs nothing more.
-        let _ = self.replies.send(reply);
+        // There is room for the end, too; a caller that left needs nothing more.
+        let _ = self.replies.try_send(reply);
     }
 }
 
@@ -125,7 +132,7 @@ impl Landing {
 pub(crate) struct Arriving {
     session: Arc<Session>,
     id: u64,
-    replies: mpsc::UnboundedReceiver<Reply>,
+    replies: mpsc::Receiver<Reply>,
     room: Arc<AtomicUsize>,
     window: usize,
     /// Bytes that were taken and not told yet.
@@ -134,8 +141,8 @@ pub(crate) struct Arriving {
 
 impl Arriving {
     pub(super) fn new(session: Arc<Session>, id: u64, window: u32) -> (Self, Landing) {
-        let (sender, replies) = mpsc::unbounded_channel();
         let window = window as usize;
+        let (sender, replies) = mpsc::channel(window / LEAST + 1);
         let room = Arc::new(AtomicUsize::new(window));
         (Self { session, id, replies, room: room.clone(), window, taken: 0 }, Landing { replies: sender, room })
     }
@@ -144,7 +151,7 @@ impl Arriving {
     pub(crate) async fn next(&mut self) -> Result<Reply, Lost> {
         let reply = self.replies.recv().await.ok_or(Lost::Unanswered)?;
         if let Reply::Item(payload) = &reply {
-            self.taken += protocol::frame::HEADER + payload.len();
+            self.taken += cost(payload.len());
             // In halves of the window: few credits, and the peer needn't wait for one.
             if self.taken >= self.window / 2 {
                 self.room.fetch_add(self.taken, Ordering::Relaxed);

@@ -74,7 +74,7 @@ impl Download {
             self.have += 1;
         }
         match answers.next().await? {
-            Piece::End(Response::Done) => {}
+            Piece::End(response) if *response == Response::Done => {}
             _ => return Err(malformed("more came than the content has".into())),
         }
         let (file, size) = (Arc::clone(&self.file), outline.size());
