@@ -16,10 +16,11 @@ use crate::{
     digest::Digest,
     document::Sealed,
     entry::{Entry, InclusionProof},
-    id::{AgentId, AgreementId, KeyId, MeshId, OperationId},
+    id::{AgentId, AgreementId, KeyId, MeshId, OperationId, SnapshotId},
     key::{Did, NodeId},
-    manifest::{Import, Manifest},
+    manifest::{self, Manifest},
     receipt::Receipt,
+    snapshot::Snapshot,
     usage::Usage,
 };
 
@@ -132,7 +133,7 @@ pub struct Plugin {
     /// The component.
     pub component: Digest,
     /// What it imports.
-    pub imports: Vec<Import>,
+    pub imports: Vec<manifest::Import>,
     /// Its methods.
     pub methods: Vec<Method>,
 }
@@ -228,6 +229,55 @@ pub struct Agent {
     pub limits: Limits,
     /// When it was spawned.
     pub created_at: Timestamp,
+}
+
+/// A snapshot: an item of `GET /v1/agents/{agent}/snapshots`, and the answer of `POST` to it
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotOutline {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The agent.
+    pub agent: AgentId,
+    /// When it was taken.
+    pub taken_at: Timestamp,
+    /// The plugin that the agent ran, `name@release`.
+    pub plugin: String,
+    /// Keys of the state.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// Chunks that the state was cut into.
+    pub chunks: u64,
+    /// Bytes of chunks that no earlier snapshot had; known when it is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_bytes: Option<u64>,
+}
+
+/// Body of `POST /v1/agents/{agent}/snapshots`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct TakeSnapshot {
+    /// Keep so many of the agent's snapshots, this one included, and delete those before; all if not given.
+    #[serde(default)]
+    pub keep: Option<u32>,
+}
+
+/// Body of `POST /v1/agents/import`; component, index and chunks were uploaded as blobs before
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Import {
+    /// What to call the agent; as it was called if not given.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The snapshot.
+    pub snapshot: Sealed<Snapshot>,
+    /// The plugin's manifest.
+    pub manifest: Sealed<Manifest>,
+}
+
+/// Body of `POST /v1/agents/{agent}/recover`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Recover {
+    /// The snapshot, one of this agent.
+    pub snapshot: SnapshotId,
 }
 
 /// A method's name and effect.

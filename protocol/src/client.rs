@@ -30,6 +30,8 @@ use crate::{
 
 /// Idle connections kept: as many as one client has calls in flight in practice.
 const MAX_IDLE: usize = 128;
+/// The largest problem that is read where bytes were asked for.
+const MAX_PROBLEM: usize = 64 * 1024;
 
 /// A daemon's local API. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -77,6 +79,21 @@ impl Client {
     /// `PUT`s a document.
     pub async fn put<B: Serialize, R: DeserializeOwned>(&self, path: &str, body: &B) -> Result<R, Problem> {
         self.ask(Method::PUT, path, json(body)?, None).await
+    }
+
+    /// `GET`s raw bytes, at most `limit` of them.
+    pub async fn get_bytes(&self, path: &str, limit: usize) -> Result<Bytes, Problem> {
+        let request = Request::get(uri(path)?).body(Full::new(Bytes::new()));
+        let request = request.map_err(|error| Problem::new(Code::InvalidRequest, error.to_string()))?;
+        let response = self.http.request(request).await.map_err(|error| self.unreachable(&error))?;
+        let ok = response.status().is_success();
+        let body = Limited::new(response.into_body(), limit.max(MAX_PROBLEM)).collect().await;
+        let body = body.map_err(|error| Problem::new(Code::NotRunning, format!("the daemon's answer broke off: {error}")))?.to_bytes();
+        if ok {
+            Ok(body)
+        } else {
+            Err(serde_json::from_slice(&body).unwrap_or_else(|error| Problem::new(Code::Internal, error.to_string())))
+        }
     }
 
     /// `PUT`s raw bytes.

@@ -54,6 +54,31 @@ pub enum Action {
         /// The agent.
         agent: AgentId,
     },
+    /// An agent's state was kept, signed.
+    Snapshot {
+        /// The agent.
+        agent: AgentId,
+        /// The snapshot.
+        snapshot: crate::id::SnapshotId,
+        /// SHA-256 of its payload.
+        digest: Digest,
+    },
+    /// An agent's state became that of a snapshot.
+    Recover {
+        /// The agent.
+        agent: AgentId,
+        /// The snapshot.
+        snapshot: crate::id::SnapshotId,
+    },
+    /// An agent was made of a snapshot, from here or elsewhere.
+    Import {
+        /// The new agent.
+        agent: AgentId,
+        /// The snapshot.
+        snapshot: crate::id::SnapshotId,
+        /// The agent that it was taken of.
+        from: AgentId,
+    },
     /// An agreement reached a status.
     Agreement {
         /// The status reached.

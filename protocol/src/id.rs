@@ -63,6 +63,12 @@ typed_id!(
     TokenTag,
     "token"
 );
+typed_id!(
+    /// Names a snapshot of an agent: `snapshot_01h…`.
+    SnapshotId,
+    SnapshotTag,
+    "snapshot"
+);
 
 /// Names a mesh. It is part of every protocol name and of every signed document, so that nothing made for one mesh
 /// is accepted in another. 1 to 64 characters of `a-z 0-9 - .`; the single `*` stands for every mesh and is accepted

@@ -6,9 +6,10 @@
 //! id, key, digest, time      names for things
 //! tree                       BLAKE3 piece by piece, for content that is verified as it arrives
 //! envelope -> document       what one party can prove to another (DSSE v1 over JSON)
-//!   manifest, advert, agreement, receipt, credential
+//!   manifest, advert, agreement, receipt, credential, snapshot
 //! token, admission           how a node enters a private mesh, and what two nodes show one another first
 //! merkle, checkpoint, entry  the trace: RFC 6962 proofs, C2SP checkpoints
+//! bundle                     an agent in one file
 //! wire, frame                mesh messages, their size limits, and how they are cut
 //! api, client                the local API and its client over the Unix socket
 //! error                      stable codes and RFC 9457 problems
@@ -19,6 +20,7 @@ pub mod admission;
 pub mod advert;
 pub mod agreement;
 pub mod api;
+pub mod bundle;
 pub mod checkpoint;
 #[cfg(feature = "client")]
 pub mod client;
@@ -34,6 +36,7 @@ pub mod key;
 pub mod manifest;
 pub mod merkle;
 pub mod receipt;
+pub mod snapshot;
 pub mod token;
 pub mod tree;
 pub mod usage;
@@ -46,7 +49,7 @@ pub use digest::Digest;
 pub use document::{Document, Expect, Header, Signed};
 pub use envelope::Envelope;
 pub use error::{Code, Problem};
-pub use id::{AgentId, AgreementId, MeshId, OperationId, PluginId, TokenId};
+pub use id::{AgentId, AgreementId, MeshId, OperationId, PluginId, SnapshotId, TokenId};
 pub use jiff::{SignedDuration, Timestamp};
 pub use key::{Did, Key, NodeId};
 pub use token::Token;

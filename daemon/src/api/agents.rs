@@ -5,8 +5,10 @@ use std::time::Duration;
 use axum::{Extension, extract::State, http::HeaderMap};
 use bytes::Bytes;
 use protocol::{
-    Code, Problem,
-    api::{Agent, Execute, Executed, IDEMPOTENCY_HEADER, List, Spawn},
+    Code, Problem, SnapshotId,
+    api::{Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Recover, SnapshotOutline, Spawn, TakeSnapshot},
+    document::Sealed,
+    snapshot::Snapshot,
     wire::MAX_PARAMS,
 };
 
@@ -50,6 +52,59 @@ pub(super) async fn terminate(
     let agent = api.node.agents.terminate(&caller, &agent).await?;
     api.node.publish_soon();
     Ok(Json(agent))
+}
+
+pub(super) async fn take_snapshot(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+    Json(take): Json<TakeSnapshot>,
+) -> Result<Json<SnapshotOutline>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.take_snapshot(&caller, &agent, take.keep).await }).await?))
+}
+
+pub(super) async fn snapshots(State(api): State<Api>, Path(agent): Path<String>) -> Result<Json<List<SnapshotOutline>>, Failure> {
+    Ok(Json(api.node.snapshots(&agent).await?.into()))
+}
+
+pub(super) async fn snapshot(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path((agent, snapshot)): Path<(String, SnapshotId)>,
+) -> Result<Json<Sealed<Snapshot>>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.signed_snapshot(&agent, snapshot).await?))
+}
+
+pub(super) async fn import(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(import): Json<Import>,
+) -> Result<Json<Agent>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    let agent = finished(&api, async move { node.import(&caller, import).await }).await?;
+    api.node.publish_soon();
+    Ok(Json(agent))
+}
+
+pub(super) async fn recover(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+    Json(recover): Json<Recover>,
+) -> Result<Json<SnapshotOutline>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.recover(&caller, &agent, recover.snapshot).await }).await?))
+}
+
+/// Work that is finished whether its caller waits for it or not.
+async fn finished<T: Send + 'static>(api: &Api, work: impl Future<Output = Result<T, Problem>> + Send + 'static) -> Result<T, Problem> {
+    let done = api.node.tasks.spawn(work).await;
+    done.map_err(|error| Problem::new(Code::Internal, format!("the work failed: {error}")))?
 }
 
 pub(super) async fn execute(

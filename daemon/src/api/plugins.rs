@@ -4,6 +4,8 @@ use axum::{Extension, extract::State};
 use protocol::{
     Code, Did, Digest, Problem,
     api::{FetchPlugin, List, Plugin, Publisher, RegisterPlugin, Trust},
+    document::Sealed,
+    manifest::Manifest,
 };
 
 use super::{
@@ -24,6 +26,25 @@ pub(super) async fn upload(
         return Err(Problem::new(Code::BadSignature, format!("the body's digest is {}, not {digest}", Digest::blake3(&body))).into());
     }
     Ok(Json(api.node.plugins.blobs().put(body).await?))
+}
+
+pub(super) async fn download(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(digest): Path<Digest>,
+) -> Result<Vec<u8>, Failure> {
+    require_owner(&api, &caller)?;
+    let missing = || Problem::new(Code::NotFound, format!("there is no content {digest} here"));
+    Ok(api.node.plugins.blobs().get(&digest).await.map_err(Problem::from)?.ok_or_else(missing)?)
+}
+
+pub(super) async fn manifest(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(digest): Path<Digest>,
+) -> Result<Json<Sealed<Manifest>>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.plugins.manifest(&digest).await?))
 }
 
 pub(super) async fn register(

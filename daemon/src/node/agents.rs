@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
 use protocol::{AgentId, Code, Did, Problem, Timestamp, agreement::Pricing, api, entry::Action, manifest::is_name};
-use store::{Commit, Kind, RecordWrite};
+use serde::{Deserialize, Serialize};
+use store::{Append, Commit, Kind, RecordWrite};
 
 use super::{
     Caller,
@@ -20,8 +21,20 @@ const MAX_AGENTS: usize = 10_000;
 pub(crate) struct Agent {
     /// What the API shows of it.
     pub(crate) outline: api::Agent,
-    /// Held by whoever may change its state: mutating calls, and its end.
+    /// Held by whoever may change its state: mutating calls, a recovery, and its end.
     pub(crate) gate: Arc<tokio::sync::Mutex<Life>>,
+    /// Under which id its state is stored. Held to read while a view is opened, to write while it becomes another.
+    pub(crate) state: tokio::sync::RwLock<AgentId>,
+}
+
+/// What the store keeps of an agent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    #[serde(flatten)]
+    pub(crate) outline: api::Agent,
+    /// Where its state is, if a recovery has moved it.
+    #[serde(default, rename = "state_id", skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<AgentId>,
 }
 
 /// Whether the agent is still there for those who waited at its gate.
@@ -32,8 +45,9 @@ pub(crate) enum Life {
 }
 
 impl Agent {
-    fn new(outline: api::Agent) -> Arc<Self> {
-        Arc::new(Self { outline, gate: Arc::new(tokio::sync::Mutex::new(Life::Alive)) })
+    fn new(Record { outline, state }: Record) -> Arc<Self> {
+        let state = tokio::sync::RwLock::new(state.unwrap_or(outline.id));
+        Arc::new(Self { outline, gate: Arc::new(tokio::sync::Mutex::new(Life::Alive)), state })
     }
 }
 
@@ -102,13 +116,6 @@ impl Agents {
         plugins.loaded(&spawn.component).await?;
         let plugin = plugins.get(&spawn.component).await?;
 
-        let _one_at_a_time = self.spawning.lock().await;
-        if self.names.read().contains_key(&spawn.name) {
-            return Err(Problem::new(Code::AlreadyExists, format!("an agent named {} lives here already", spawn.name)));
-        }
-        if self.count() >= MAX_AGENTS {
-            return Err(Problem::new(Code::Overloaded, format!("this node has {MAX_AGENTS} agents, its most")));
-        }
         let outline = api::Agent {
             id: AgentId::new(),
             name: spawn.name,
@@ -120,10 +127,36 @@ impl Agents {
             limits: spawn.limits.unwrap_or_default(),
             created_at: Timestamp::now(),
         };
-        let record = RecordWrite { kind: Kind::Agent, id: outline.id.to_string(), value: Some(journal::encode(&outline)) };
+
         let entry = self.journal.append(caller.note(), Action::Spawn { agent: outline.id, component: spawn.component });
-        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await?;
-        self.insert(Agent::new(outline.clone()));
+        self.admit(Record { outline, state: None }, entry, None).await
+    }
+
+    /// Whether a new agent may be called so.
+    pub(crate) fn check_free(&self, name: &str) -> Result<(), Problem> {
+        if self.names.read().contains_key(name) {
+            return Err(Problem::new(Code::AlreadyExists, format!("an agent named {name} lives here already")));
+        }
+        if self.count() >= MAX_AGENTS {
+            return Err(Problem::new(Code::Overloaded, format!("this node has {MAX_AGENTS} agents, its most")));
+        }
+        Ok(())
+    }
+
+    /// Commits a new agent with its trace entry, and what goes along; from then on it lives here.
+    pub(crate) async fn admit(
+        &self,
+        record: Record,
+        entry: Append,
+        along: impl IntoIterator<Item = RecordWrite>,
+    ) -> Result<api::Agent, Problem> {
+        let _one_at_a_time = self.spawning.lock().await;
+        self.check_free(&record.outline.name)?;
+        let outline = record.outline.clone();
+        let write = RecordWrite { kind: Kind::Agent, id: outline.id.to_string(), value: Some(journal::encode(&record)) };
+        let records = std::iter::once(write).chain(along).collect();
+        self.journal.keep(Commit { records, entry: Some(entry), ..Commit::default() }).await?;
+        self.insert(Agent::new(record));
         Ok(outline)
     }
 
@@ -137,7 +170,8 @@ impl Agents {
         let id = agent.outline.id;
         let record = RecordWrite { kind: Kind::Agent, id: id.to_string(), value: None };
         let entry = self.journal.append(caller.note(), Action::Terminate { agent: id });
-        self.journal.keep(Commit { records: vec![record], clear_state: Some(id), entry: Some(entry), ..Commit::default() }).await?;
+        let state = *agent.state.read().await;
+        self.journal.keep(Commit { records: vec![record], clear_state: Some(state), entry: Some(entry), ..Commit::default() }).await?;
         *life = Life::Terminated;
         self.by_id.write().remove(&id);
         self.names.write().remove(&agent.outline.name);

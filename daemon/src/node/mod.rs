@@ -25,6 +25,7 @@ pub(crate) mod plugins;
 mod rank;
 pub(crate) mod run;
 mod sharing;
+mod snapshots;
 pub(crate) mod trace_log;
 mod view;
 
@@ -122,6 +123,8 @@ pub(crate) struct Rooms {
     share: Share,
     pub(crate) journal: Journal,
     pub(crate) agents: Agents,
+    /// Held while a snapshot is taken.
+    snapshotting: tokio::sync::Mutex<()>,
     pub(crate) plugins: Plugins,
     pub(crate) agreements: Agreements,
     pub(crate) directory: Directory,
@@ -172,6 +175,7 @@ impl Node {
             policy: parts.policy,
             share: parts.share,
             agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
+            snapshotting: tokio::sync::Mutex::default(),
             plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone()),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
@@ -187,7 +191,9 @@ impl Node {
             unpublished: Notify::new(),
             stopping: CancellationToken::new(),
         };
-        Ok(Self(Arc::new(rooms)))
+        let node = Self(Arc::new(rooms));
+        node.clear_staged().await?;
+        Ok(node)
     }
 
     /// Joins the mesh: from now on peers reach this node and it reaches them.

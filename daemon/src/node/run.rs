@@ -91,7 +91,7 @@ impl Node {
         let limits = limits(&run);
         let params =
             String::from_utf8(run.params.to_vec()).map_err(|_| Problem::new(Code::InvalidParams, "the parameters are not UTF-8"))?;
-        let state = super::view::StoredState::new(Arc::clone(self.journal.store()), run.agent.outline.id);
+        let state = super::view::StoredState::new(Arc::clone(self.journal.store()), Arc::clone(&run.agent));
         let call = kernel::Call {
             method: run.method.clone(),
             params,
@@ -138,6 +138,8 @@ impl Node {
         gate: Option<OwnedMutexGuard<Life>>,
         once: Option<Once>,
     ) -> Result<Ran, Problem> {
+        // The gate is held: nobody moves it meanwhile.
+        let state = *run.agent.state.read().await;
         let (agent, agreement) = (run.agent.outline.id, run.held.as_ref().map(|held| held.contract().id()));
         let asked = run.params.clone();
         let outcome_bytes = outcome.result.map(Bytes::from).map_err(Problem::from);
@@ -157,7 +159,7 @@ impl Node {
         let writes: Vec<_> = outcome.writes.into_iter().map(|(key, value)| Write { key, value }).collect();
         let now_s = Timestamp::now().as_second();
         let commit = Commit {
-            state: (!writes.is_empty()).then_some(StateWrites { agent, writes }),
+            state: (!writes.is_empty()).then_some(StateWrites { agent: state, writes }),
             charge: run.held.as_ref().map(|held| held.charge(answered.usage)),
             answer: once.as_ref().map(|once| Answer {
                 scope: once.scope.clone(),

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use protocol::AgentId;
 use store::{Store, View};
+
+use super::agents::Agent;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -12,19 +13,19 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// the sandbox hold no view, of which there are few.
 pub(crate) struct StoredState {
     store: Arc<dyn Store>,
-    agent: AgentId,
+    agent: Arc<Agent>,
     view: Option<Box<dyn View>>,
 }
 
 impl StoredState {
-    pub(crate) fn new(store: Arc<dyn Store>, agent: AgentId) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, agent: Arc<Agent>) -> Self {
         Self { store, agent, view: None }
     }
 
     async fn view(&mut self) -> Result<&mut Box<dyn View>, store::Error> {
         let view = match self.view.take() {
             Some(view) => view,
-            None => self.store.view(&self.agent).await?,
+            None => self.store.view(&*self.agent.state.read().await).await?,
         };
         Ok(self.view.insert(view))
     }

@@ -158,6 +158,10 @@ kinds! {
     Member = 12, "member";
     /// A join token, in the records of the mesh's authority.
     Token = 13, "token";
+    /// A signed snapshot of an agent, by agent and snapshot.
+    Snapshot = 14, "snapshot";
+    /// State that is being written for an agent and isn't its state yet.
+    Staged = 15, "staged";
 }
 
 /// How a commit came out.

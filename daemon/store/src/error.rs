@@ -123,6 +123,11 @@ impl Error {
         }
     }
 
+    /// A task of ours ended early.
+    pub fn from_task(doing: &'static str, error: tokio::task::JoinError) -> Self {
+        Self::failed(doing, error)
+    }
+
     /// Wraps a backend's error.
     pub(crate) fn failed(doing: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
         Self::Failed { doing, source: Arc::new(source) }

@@ -101,6 +101,10 @@ pub trait View: Send {
     /// The value of a key.
     async fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, Error>;
 
+    /// Keys and their values after `after`, in byte order, up to `bytes` of them: at least one, if there is one. None means
+    /// that there are no more.
+    async fn scan(&mut self, after: Option<&str>, bytes: usize) -> Result<Vec<(String, Vec<u8>)>, Error>;
+
     /// Keys that start with `prefix` and come after `after`, in byte order.
     async fn list(&mut self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error>;
 }

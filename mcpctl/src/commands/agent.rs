@@ -12,10 +12,10 @@ use std::{
 };
 
 use protocol::{
-    AgreementId, Client, Digest, Problem,
+    AgreementId, Client, Digest, Problem, SnapshotId,
     advert::Effect,
     agreement::Pricing,
-    api::{Agent, Execute, Executed, List, RegisterPlugin, Spawn},
+    api::{Agent, Execute, Executed, List, Recover, RegisterPlugin, SnapshotOutline, Spawn, TakeSnapshot},
     document::Sealed,
     error::Code,
     manifest::Manifest,
@@ -24,6 +24,8 @@ use protocol::{
 use rust_decimal::Decimal;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
+
+mod transfer;
 
 use super::{names, plugin, pricing, usage};
 use crate::{
@@ -35,6 +37,8 @@ use crate::{
 
 /// What an answer may take beyond the time that the call itself was given.
 const SLACK: Duration = Duration::from_secs(5);
+/// For a state of many GB.
+const LARGE: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -50,6 +54,49 @@ pub(crate) enum Command {
     },
     /// Call a method of an agent, here or anywhere in the mesh
     Execute(ExecuteArguments),
+    /// Keep an agent's state as it is now, signed; calls go on meanwhile
+    Snapshot {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// Keep so many of its snapshots, this one included, and delete those before
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: Option<u32>,
+    },
+    /// List the snapshots of an agent
+    Snapshots {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+    },
+    /// Make an agent's state that of one of its snapshots
+    Recover {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// The snapshot
+        #[arg(long, value_name = "SNAPSHOT")]
+        from: SnapshotId,
+    },
+    /// Write an agent into one file, which any node of any mesh can verify and import
+    Export {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// The file
+        file: PathBuf,
+        /// The snapshot; a new one if not given
+        #[arg(long, value_name = "SNAPSHOT")]
+        snapshot: Option<SnapshotId>,
+    },
+    /// Make an agent of an export; its plugin's publisher must be trusted
+    Import {
+        /// The file
+        file: PathBuf,
+        /// What to call it; as it was called if not given
+        #[arg(long = "as", value_name = "NAME", value_parser = parse::name)]
+        name: Option<String>,
+    },
     /// End an agent and delete its state
     Terminate {
         /// Its id or name
@@ -107,7 +154,8 @@ impl Command {
     pub(crate) fn patience(&self) -> Option<Duration> {
         match self {
             Self::Execute(arguments) => arguments.timeout.map(|timeout| timeout.saturating_add(SLACK)),
-            Self::Spawn(_) | Self::List | Self::Show { .. } | Self::Terminate { .. } => None,
+            Self::Snapshot { .. } | Self::Recover { .. } | Self::Export { .. } | Self::Import { .. } => Some(LARGE),
+            Self::Spawn(_) | Self::List | Self::Show { .. } | Self::Snapshots { .. } | Self::Terminate { .. } => None,
         }
     }
 }
@@ -128,11 +176,44 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             output.show(&agent, describe)
         }
         Command::Execute(arguments) => execute(arguments, client, output).await,
+        Command::Snapshot { agent, keep } => {
+            let taken: SnapshotOutline = client.post(&format!("/v1/agents/{agent}/snapshots"), &TakeSnapshot { keep }).await?;
+            output.show(&taken, snapshot)
+        }
+        Command::Snapshots { agent } => {
+            let all: List<SnapshotOutline> = client.get(&format!("/v1/agents/{agent}/snapshots")).await?;
+            output.list(&all, ["id", "taken", "plugin", "keys", "bytes", "chunks"], |one| {
+                let [keys, bytes, chunks] = [one.keys, one.bytes, one.chunks].map(|number| number.to_string());
+                [one.id.to_string(), one.taken_at.to_string(), one.plugin.clone(), keys, bytes, chunks]
+            })
+        }
+        Command::Recover { agent, from } => {
+            let recovered: SnapshotOutline = client.post(&format!("/v1/agents/{agent}/recover"), &Recover { snapshot: from }).await?;
+            output.show(&recovered, snapshot)
+        }
+        Command::Export { agent, file, snapshot } => {
+            let exported = transfer::export(client, &agent, &file, snapshot).await?;
+            output.show(&exported, |one| format!("{} in {}", one.id, file.display()))
+        }
+        Command::Import { file, name } => {
+            let agent = transfer::import(client, &file, name).await?;
+            output.show(&agent, describe)
+        }
         Command::Terminate { agent } => {
             client.delete::<IgnoredAny>(&format!("/v1/agents/{agent}")).await?;
             output.show(&serde_json::json!({ "agent": agent, "terminated": true }), |_| format!("{agent} terminated"))
         }
     }
+}
+
+fn snapshot(one: &SnapshotOutline) -> String {
+    fields([
+        ("snapshot", one.id.to_string()),
+        ("agent", one.agent.to_string()),
+        ("taken", one.taken_at.to_string()),
+        ("state", format!("{} keys, {} bytes, {} chunks", one.keys, one.bytes, one.chunks)),
+        ("new", one.new_bytes.map(|bytes| format!("{bytes} bytes that no earlier snapshot had")).unwrap_or_default()),
+    ])
 }
 
 async fn spawn(arguments: SpawnArguments, client: &Client, output: Output) -> Result {

@@ -132,6 +132,9 @@ fn outline(entry: &Entry) -> (&'static str, String) {
         Action::ExecuteRemote { agent, method, .. } => ("execute-remote", format!("{agent} {method}")),
         Action::Spawn { agent, .. } => ("spawn", agent.to_string()),
         Action::Terminate { agent } => ("terminate", agent.to_string()),
+        Action::Snapshot { agent, snapshot, .. } => ("snapshot", format!("{agent} {snapshot}")),
+        Action::Recover { agent, snapshot } => ("recover", format!("{agent} {snapshot}")),
+        Action::Import { agent, snapshot, .. } => ("import", format!("{agent} {snapshot}")),
         Action::Agreement { status } => ("agreement", format!("{} {status}", entry.agreement.map(|id| id.to_string()).unwrap_or_default())),
         Action::Member { node, standing, .. } => ("member", format!("{node} {}", standing.as_str())),
         Action::Token { token, uses: 0 } => ("token", format!("{token} taken back")),
@@ -147,7 +150,9 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::ExecuteRemote { node, receipt, .. } => (receipt.map(|digest| digest.to_string()), format!("on {node}")),
         Action::Spawn { component, .. } => (None, component.to_string()),
         Action::Member { credential, .. } => (None, credential.map(|id| id.to_string()).unwrap_or_default()),
-        Action::Terminate { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
+        Action::Snapshot { digest, .. } => (Some(digest.to_string()), String::new()),
+        Action::Import { from, .. } => (None, format!("of {from}")),
+        Action::Terminate { .. } | Action::Recover { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
     };
     fields([
         ("index", index.to_string()),

@@ -214,6 +214,9 @@ pub(crate) fn entries() -> impl Strategy<Value = Entry> {
             receipt
         }),
         digests().prop_map(move |component| Action::Spawn { agent, component }),
+        digests().prop_map(move |digest| Action::Snapshot { agent, snapshot: protocol::SnapshotId::new(), digest }),
+        Just(Action::Import { agent, snapshot: protocol::SnapshotId::new(), from: agent }),
+        Just(Action::Recover { agent, snapshot: protocol::SnapshotId::new() }),
         Just(Action::Terminate { agent }),
         statuses().prop_map(|status| Action::Agreement { status }),
     ];

@@ -12,4 +12,5 @@ mod mesh;
 mod plugins;
 mod proofs;
 mod rogue;
+mod snapshots;
 mod swarm;

@@ -168,19 +168,77 @@ fn badly_signed(node: NodeId, seqno: u64) -> Vec<u8> {
     let digest = Digest::blake3(&seqno.to_be_bytes());
     let expires_at = Timestamp::now() + Duration::from_secs(60);
     let announcement = Announcement { node, sequence: seqno, digest, expires_at, withdrawn: false };
-    // PeerId: the identity multihash of the protobuf-encoded Ed25519 key.
-    let source = [&[0, 36, 8, 1, 18, 32][..], node.as_bytes()].concat();
     let topic = wire::advert_topic(&MESH.parse().expect("a mesh id"));
     let message = [
-        field(1, &source),
+        field(1, &peer_id(node)),
         field(2, &wire::encode(&announcement)),
         field(3, &seqno.to_be_bytes()),
         field(4, topic.as_bytes()),
         field(5, &[7; 64]),
     ];
     let rpc = field(2, &message.concat());
-    // Length-delimited, as field() writes it, without the field's number.
-    field(0, &rpc)[1..].to_vec()
+    delimited(&rpc)
+}
+
+/// PeerId: the identity multihash of the protobuf-encoded Ed25519 key.
+fn peer_id(node: NodeId) -> Vec<u8> {
+    [&[0, 36, 8, 1, 18, 32][..], node.as_bytes()].concat()
+}
+
+/// A message after its length.
+fn delimited(message: &[u8]) -> Vec<u8> {
+    // As field() writes it, without the field's number.
+    field(0, message)[1..].to_vec()
+}
+
+/// Kademlia's ADD_PROVIDER of `node` for a key.
+fn provides(node: NodeId, key: &[u8]) -> Vec<u8> {
+    let provider = field(1, &peer_id(node));
+    delimited(&[vec![8, 2], field(2, key), field(9, &provider)].concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_poisons_provider_records_is_thrown_out_and_fills_no_more_than_its_share() {
+    let _alone = ALONE.lock().await;
+    let (one, other) = (honest().await, honest().await);
+    other.join(&one.addresses()[0], Duration::from_secs(20)).await.expect("an open mesh");
+    let name = wire::kad_protocol(&MESH.parse().expect("a mesh id"));
+    // More keys than a node has methods: the rest is refused, and others' records stay.
+    let key = wire::capability_key("honest.method");
+    other.set_provided(vec![key]).await;
+    let address: Multiaddr = one.addresses()[0].parse().expect("an address");
+    let rogue = Rogue::connect(&address).await.expect("the mesh is open");
+    let mut stream = rogue.speaking(&name).await.expect("a stream");
+    for i in 0..4_000_u32 {
+        let key = Digest::sha256(&i.to_be_bytes());
+        if stream.write_all(&provides(rogue.node, key.as_bytes())).await.is_err() {
+            stream = rogue.speaking(&name).await.expect("a stream");
+        }
+    }
+    let _ = stream.flush().await;
+    let deadline = time::Instant::now() + Duration::from_secs(30);
+    let refused = async || {
+        let limits = one.limits().await.expect("it runs");
+        limits.iter().find(|limit| limit.name == "records").and_then(|limit| limit.refused).unwrap_or_default()
+    };
+    while refused().await == 0 {
+        assert!(time::Instant::now() < deadline, "a share was never refused");
+        time::sleep(Duration::from_millis(10)).await;
+    }
+    let found = one.providers(key, Duration::from_secs(20)).await.expect("a look-up");
+    assert!(found.contains(&other.node_id()), "honest records stay");
+    // Keys that are none.
+    let seqno = std::sync::atomic::AtomicU64::new(1);
+    let reason = until_banned(&one, async |rogue| {
+        let mut stream = rogue.speaking(&name).await?;
+        loop {
+            let number = seqno.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            stream.write_all(&provides(rogue.node, &number.to_be_bytes())).await?;
+            stream.flush().await?;
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert_eq!(reason.await, "poisoned provider records");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,19 @@ pub(super) async fn lists_are_in_byte_order(store: &dyn Store) {
         }
     }
     assert_eq!(paged, sorted, "pages meet without gap or overlap");
+    for bytes in [1, 5, 1_000] {
+        let mut scanned: Vec<String> = Vec::new();
+        loop {
+            let page = view.scan(scanned.last().map(String::as_str), bytes).await.expect("scan");
+            assert!(page.iter().all(|(_, value)| value == b"v"));
+            assert!(page.iter().rev().skip(1).map(|(key, value)| key.len() + value.len()).sum::<usize>() < bytes, "one beyond the limit");
+            if page.is_empty() {
+                break;
+            }
+            scanned.extend(page.into_iter().map(|(key, _)| key));
+        }
+        assert_eq!(scanned, sorted, "scans meet without gap or overlap");
+    }
 }
 
 pub(super) async fn views_are_snapshots(store: &dyn Store) {

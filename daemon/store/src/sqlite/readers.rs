@@ -156,6 +156,24 @@ impl View for SqliteView {
         read(&self.reader).map_err(failed("read an agent's state"))
     }
 
+    async fn scan(&mut self, after: Option<&str>, bytes: usize) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let from = after.map(|after| format!("{after}\0")).unwrap_or_default();
+        let read = |connection: &Connection| -> rusqlite::Result<_> {
+            let mut statement = connection.prepare_cached("SELECT key, value FROM state WHERE agent = ?1 AND key >= ?2 ORDER BY key")?;
+            let mut rows = statement.query((self.agent, from))?;
+            let (mut pairs, mut size) = (Vec::new(), 0);
+            while size < bytes
+                && let Some(row) = rows.next()?
+            {
+                let pair: (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
+                size += pair.0.len() + pair.1.len();
+                pairs.push(pair);
+            }
+            Ok(pairs)
+        };
+        read(&self.reader).map_err(failed("read an agent's state"))
+    }
+
     async fn list(&mut self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
         // The least text above another is that text and a zero byte.
         let from = match after {

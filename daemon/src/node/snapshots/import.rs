@@ -1,0 +1,57 @@
+//! An agent from elsewhere: what its export holds was uploaded; here it is verified, and becomes an agent of this node.
+
+use protocol::{AgentId, Code, Problem, Timestamp, api, entry::Action, manifest::is_name};
+use store::{Commit, Kind, RecordWrite};
+
+use super::Node;
+use crate::node::{Caller, agents::Record};
+
+impl Node {
+    /// Makes an agent of a snapshot, of this node or any other. Its plugin's publisher must be trusted here.
+    pub(crate) async fn import(&self, caller: &Caller, import: api::Import) -> Result<api::Agent, Problem> {
+        let signed = self.verified_snapshot(import.snapshot)?;
+        let snapshot = signed.document();
+        let name = import.name.unwrap_or_else(|| snapshot.name.clone());
+        if !is_name(&name) {
+            return Err(Problem::new(Code::InvalidRequest, format!("{name:?} is not an agent's name"))
+                .hint("1 to 32 of a-z, 0-9, '-' and '_', beginning with a letter"));
+        }
+        self.agents.check_free(&name)?;
+        let plugin = self.plugins.register(import.manifest).await?;
+        if plugin.component != snapshot.component {
+            return Err(Problem::new(Code::InvalidRequest, "the manifest is of another plugin than the snapshot"));
+        }
+        let index = self.verified(&signed).await?;
+        let agent = AgentId::new();
+        let note = |value| RecordWrite { kind: Kind::Staged, id: agent.to_string(), value };
+        self.journal.keep(Commit { records: vec![note(Some(Vec::new()))], ..Commit::default() }).await?;
+        let spawned = async {
+            self.stage(agent, snapshot, &index).await?;
+            let outline = api::Agent {
+                id: agent,
+                name,
+                owner: self.owner,
+                plugin: snapshot.plugin.clone(),
+                component: snapshot.component,
+                methods: plugin
+                    .methods
+                    .iter()
+                    .map(|method| api::MethodOutline { name: method.name.clone(), effect: method.effect })
+                    .collect(),
+                pricing: snapshot.pricing.clone(),
+                limits: snapshot.limits,
+                created_at: Timestamp::now(),
+            };
+            let action = Action::Import { agent, snapshot: snapshot.id, from: snapshot.agent };
+            let entry = self.journal.append(caller.note(), action);
+            self.agents.admit(Record { outline, state: None }, entry, [note(None)]).await
+        };
+        match spawned.await {
+            Ok(outline) => Ok(outline),
+            Err(problem) => {
+                self.journal.keep(Commit { clear_state: Some(agent), records: vec![note(None)], ..Commit::default() }).await?;
+                Err(problem)
+            }
+        }
+    }
+}

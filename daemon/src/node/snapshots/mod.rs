@@ -1,0 +1,128 @@
+//! Agents' states, kept: taken while calls go on, signed, verified before anything of them is put back.
+//!
+//! ```text
+//! take.rs:    a view of the state -> chunks -> blobs -> index -> Snapshot, signed by the owner
+//! import.rs:  the same from another node's export, as an agent of its own
+//! recover.rs: every chunk verified -> the state written beside the agent's -> one commit makes it the agent's
+//! ```
+
+mod import;
+mod recover;
+mod take;
+
+use std::collections::HashSet;
+
+use protocol::{
+    AgentId, Code, Digest, Expect, MeshId, Problem, Signed, SnapshotId, api,
+    document::Sealed,
+    snapshot::{Index, Snapshot},
+};
+use store::{Commit, Kind, RecordWrite};
+
+use super::{Node, agents::not_here, journal};
+
+/// Snapshots of one agent that are listed, and so kept.
+const MAX_SNAPSHOTS: usize = 1_000;
+
+impl Node {
+    /// The snapshots of an agent, the newest first.
+    pub(crate) async fn snapshots(&self, id_or_name: &str) -> Result<Vec<api::SnapshotOutline>, Problem> {
+        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let mut outlines = Vec::new();
+        for signed in self.snapshots_of(agent.outline.id).await?.iter().rev() {
+            let chunks = self.index(signed.document()).await.map(|index| index.0.len() as u64).unwrap_or_default();
+            outlines.push(outline(signed.document(), chunks));
+        }
+        Ok(outlines)
+    }
+
+    /// The snapshots of an agent, the oldest first.
+    async fn snapshots_of(&self, agent: AgentId) -> Result<Vec<Signed<Snapshot>>, Problem> {
+        let store = self.journal.store();
+        // Ids grow with time, and '0' follows '/'.
+        let records = store.records(Kind::Snapshot, Some(&format!("{agent}/")), MAX_SNAPSHOTS).await?;
+        let own = records.into_iter().take_while(|(id, _)| id.starts_with(&format!("{agent}/")));
+        own.map(|(_, bytes)| self.verified_snapshot(journal::decode("snapshot", &bytes)?)).collect()
+    }
+
+    /// One snapshot of an agent.
+    async fn snapshot(&self, agent: AgentId, id: SnapshotId) -> Result<Signed<Snapshot>, Problem> {
+        let bytes = self.journal.store().record(Kind::Snapshot, &record_id(agent, id)).await?;
+        let unknown = || {
+            Problem::new(Code::NotFound, format!("agent {agent} has no snapshot {id} on this node"))
+                .hint("'mcpctl agent snapshots' lists those there are")
+        };
+        self.verified_snapshot(journal::decode("snapshot", &bytes.ok_or_else(unknown)?)?)
+    }
+
+    /// A snapshot as its owner signed it.
+    pub(crate) async fn signed_snapshot(&self, id_or_name: &str, id: SnapshotId) -> Result<Sealed<Snapshot>, Problem> {
+        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        Ok(self.snapshot(agent.outline.id, id).await?.into())
+    }
+
+    fn verified_snapshot(&self, sealed: Sealed<Snapshot>) -> Result<Signed<Snapshot>, Problem> {
+        let signed = sealed.open(Expect::archived(&MeshId::any()))?;
+        signed.require(signed.document().owner)?;
+        Ok(signed)
+    }
+
+    /// The chunks of a snapshot.
+    async fn index(&self, snapshot: &Snapshot) -> Result<Index, Problem> {
+        let bytes = self.plugins.blobs().get(&snapshot.index).await?;
+        let missing = || damaged(snapshot, &format!("its index ({}) is missing", snapshot.index));
+        Index::decode(&bytes.ok_or_else(missing)?).map_err(|error| damaged(snapshot, &error.to_string()))
+    }
+
+    /// Deletes snapshots, and the chunks that no other one has.
+    async fn forget_snapshots(&self, agent: AgentId, gone: &[Signed<Snapshot>]) -> Result<(), Problem> {
+        let mut candidates: HashSet<Digest> = HashSet::new();
+        for signed in gone {
+            candidates.insert(signed.document().index);
+            if let Ok(index) = self.index(signed.document()).await {
+                candidates.extend(index.0.iter().map(|(digest, _)| *digest));
+            }
+        }
+        let delete =
+            |signed: &Signed<Snapshot>| RecordWrite { kind: Kind::Snapshot, id: record_id(agent, signed.document().id), value: None };
+        // The records first: a crash leaves chunks that nobody names, never a snapshot without its chunks.
+        self.journal.keep(Commit { records: gone.iter().map(delete).collect(), ..Commit::default() }).await?;
+        for (_, bytes) in journal::all_records(self.journal.store().as_ref(), Kind::Snapshot).await? {
+            let other = self.verified_snapshot(journal::decode("snapshot", &bytes)?)?;
+            candidates.remove(&other.document().index);
+            for (digest, _) in self.index(other.document()).await?.0 {
+                candidates.remove(&digest);
+            }
+        }
+        for plugin in self.plugins.list().await? {
+            candidates.remove(&plugin.component);
+        }
+        for digest in candidates {
+            self.plugins.blobs().remove(&digest).await?;
+        }
+        Ok(())
+    }
+}
+
+fn record_id(agent: AgentId, snapshot: SnapshotId) -> String {
+    format!("{agent}/{snapshot}")
+}
+
+fn outline(snapshot: &Snapshot, chunks: u64) -> api::SnapshotOutline {
+    let Snapshot { id, agent, header, plugin, keys, bytes, .. } = snapshot;
+    api::SnapshotOutline {
+        id: *id,
+        agent: *agent,
+        taken_at: header.issued_at,
+        plugin: plugin.clone(),
+        keys: *keys,
+        bytes: *bytes,
+        chunks,
+        new_bytes: None,
+    }
+}
+
+fn damaged(snapshot: &Snapshot, detail: &str) -> Problem {
+    Problem::new(Code::StoreFailed, format!("snapshot {} is damaged: {detail}; nothing was changed", snapshot.id))
+        .hint("use another snapshot ('mcpctl agent snapshots')")
+}
