@@ -229,6 +229,12 @@ pub struct Agent {
     pub limits: Limits,
     /// When it was spawned.
     pub created_at: Timestamp,
+    /// Whether its owner has stopped it: it takes no calls.
+    #[serde(default)]
+    pub stopped: bool,
+    /// The components that it ran before, the last one last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub previous: Vec<Digest>,
 }
 
 /// A snapshot: an item of `GET /v1/agents/{agent}/snapshots`, and the answer of `POST` to it
@@ -271,6 +277,13 @@ pub struct Import {
     pub snapshot: Sealed<Snapshot>,
     /// The plugin's manifest.
     pub manifest: Sealed<Manifest>,
+}
+
+/// Body of `POST /v1/agents/{agent}/upgrade`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// The registered component of the other release.
+    pub component: Digest,
 }
 
 /// Body of `POST /v1/agents/{agent}/recover`

@@ -225,6 +225,7 @@ mod tests {
             size: component.len() as u64,
             interface: INTERFACE.into(),
             imports: Vec::new(),
+            health: None,
         };
         let snapshot = Snapshot {
             header: Header::new::<Snapshot>(&MeshId::any(), now, year),

@@ -79,6 +79,25 @@ pub enum Action {
         /// The agent that it was taken of.
         from: AgentId,
     },
+    /// An agent became another release of its plugin.
+    Upgrade {
+        /// The agent.
+        agent: AgentId,
+        /// The component that it ran.
+        from: Digest,
+        /// The component that it runs.
+        to: Digest,
+    },
+    /// An agent's owner stopped it.
+    Stop {
+        /// The agent.
+        agent: AgentId,
+    },
+    /// An agent's owner started it again.
+    Start {
+        /// The agent.
+        agent: AgentId,
+    },
     /// An agreement reached a status.
     Agreement {
         /// The status reached.

@@ -68,6 +68,8 @@ codes! {
     NotFound = "not_found", 404, Exit::Failure;
     /// No agent of this id or name is known here or in the mesh.
     AgentNotFound = "agent_not_found", 404, Exit::Failure;
+    /// Its owner has stopped the agent: it takes no calls.
+    AgentStopped = "agent_stopped", 409, Exit::Failure;
     /// The agent has no such method.
     MethodNotFound = "method_not_found", 404, Exit::Failure;
     /// No node offers this capability now.

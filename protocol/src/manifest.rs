@@ -62,6 +62,19 @@ pub struct Manifest {
     pub interface: String,
     /// What it needs from its host.
     pub imports: Vec<Import>,
+    /// How a node finds out whether this release works on an agent's state, before the agent becomes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+/// A call that succeeds where all is well. What it writes is dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The method.
+    pub method: String,
+    /// Its parameters.
+    #[serde(default)]
+    pub params: serde_json::Value,
 }
 
 impl Document for Manifest {

@@ -47,6 +47,7 @@ impl Publisher {
             size: component.len() as u64,
             interface: INTERFACE.into(),
             imports: imports.to_vec(),
+            health: None,
         }
     }
 

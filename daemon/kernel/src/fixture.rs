@@ -68,6 +68,7 @@ pub fn manifest(name: &str, component: &[u8], imports: &[Import]) -> Manifest {
         size: component.len() as u64,
         interface: INTERFACE.into(),
         imports: imports.to_vec(),
+        health: None,
     }
 }
 

@@ -6,7 +6,7 @@ use axum::{Extension, extract::State, http::HeaderMap};
 use bytes::Bytes;
 use protocol::{
     Code, Problem, SnapshotId,
-    api::{Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Recover, SnapshotOutline, Spawn, TakeSnapshot},
+    api::{Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Recover, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
     document::Sealed,
     snapshot::Snapshot,
     wire::MAX_PARAMS,
@@ -99,6 +99,46 @@ pub(super) async fn recover(
     require_owner(&api, &caller)?;
     let node = api.node.clone();
     Ok(Json(finished(&api, async move { node.recover(&caller, &agent, recover.snapshot).await }).await?))
+}
+
+pub(super) async fn upgrade(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+    Json(upgrade): Json<Upgrade>,
+) -> Result<Json<Agent>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.upgrade(&caller, &agent, upgrade.component).await }).await?))
+}
+
+pub(super) async fn rollback(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+) -> Result<Json<Agent>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.rollback(&caller, &agent).await }).await?))
+}
+
+pub(super) async fn stop(state: State<Api>, caller: Extension<Caller>, agent: Path<String>) -> Result<Json<Agent>, Failure> {
+    set_stopped(state, caller, agent, true).await
+}
+
+pub(super) async fn start(state: State<Api>, caller: Extension<Caller>, agent: Path<String>) -> Result<Json<Agent>, Failure> {
+    set_stopped(state, caller, agent, false).await
+}
+
+async fn set_stopped(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+    stopped: bool,
+) -> Result<Json<Agent>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.set_stopped(&caller, &agent, stopped).await }).await?))
 }
 
 /// Work that is finished whether its caller waits for it or not.

@@ -24,7 +24,7 @@ pub(crate) struct Agent {
     /// Held by whoever may change its state: mutating calls, a recovery, and its end.
     pub(crate) gate: Arc<tokio::sync::Mutex<Life>>,
     /// Under which id its state is stored. Held to read while a view is opened, to write while it becomes another.
-    pub(crate) state: tokio::sync::RwLock<AgentId>,
+    pub(crate) state: Arc<tokio::sync::RwLock<AgentId>>,
 }
 
 /// What the store keeps of an agent.
@@ -37,6 +37,13 @@ pub(crate) struct Record {
     pub(crate) state: Option<AgentId>,
 }
 
+impl Record {
+    /// The record of an agent that becomes `outline`, with its state stored under `state`.
+    pub(crate) fn of(agent: &Agent, outline: api::Agent, state: AgentId) -> Self {
+        Self { state: (state != agent.outline.id).then_some(state), outline }
+    }
+}
+
 /// Whether the agent is still there for those who waited at its gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
@@ -46,7 +53,7 @@ pub(crate) enum Life {
 
 impl Agent {
     fn new(Record { outline, state }: Record) -> Arc<Self> {
-        let state = tokio::sync::RwLock::new(state.unwrap_or(outline.id));
+        let state = Arc::new(tokio::sync::RwLock::new(state.unwrap_or(outline.id)));
         Arc::new(Self { outline, gate: Arc::new(tokio::sync::Mutex::new(Life::Alive)), state })
     }
 }
@@ -97,6 +104,11 @@ impl Agents {
         self.by_id.read().values().cloned().collect()
     }
 
+    /// Every agent that takes calls, by id.
+    pub(crate) fn running(&self) -> Vec<Arc<Agent>> {
+        self.by_id.read().values().filter(|agent| !agent.outline.stopped).cloned().collect()
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.by_id.read().len()
@@ -126,6 +138,8 @@ impl Agents {
             pricing,
             limits: spawn.limits.unwrap_or_default(),
             created_at: Timestamp::now(),
+            stopped: false,
+            previous: Vec::new(),
         };
 
         let entry = self.journal.append(caller.note(), Action::Spawn { agent: outline.id, component: spawn.component });
@@ -157,6 +171,16 @@ impl Agents {
         let records = std::iter::once(write).chain(along).collect();
         self.journal.keep(Commit { records, entry: Some(entry), ..Commit::default() }).await?;
         self.insert(Agent::new(record));
+        Ok(outline)
+    }
+
+    /// Commits what an agent becomes; whoever looks for it finds that from now on. Its gate is held, and stays the same.
+    pub(crate) async fn replace(&self, agent: &Agent, record: Record, entry: Append) -> Result<api::Agent, Problem> {
+        let write = RecordWrite { kind: Kind::Agent, id: record.outline.id.to_string(), value: Some(journal::encode(&record)) };
+        self.journal.keep(Commit { records: vec![write], entry: Some(entry), ..Commit::default() }).await?;
+        let outline = record.outline;
+        let new = Agent { outline: outline.clone(), gate: Arc::clone(&agent.gate), state: Arc::clone(&agent.state) };
+        self.insert(Arc::new(new));
         Ok(outline)
     }
 

@@ -20,6 +20,7 @@ pub(crate) mod execute;
 pub(crate) mod inbound;
 mod join;
 pub(crate) mod journal;
+mod lifecycle;
 pub(crate) mod negotiate;
 pub(crate) mod plugins;
 mod rank;
@@ -227,7 +228,7 @@ impl Node {
         let Some(mesh) = self.mesh.get() else { return Ok(()) };
         let (announcement, capabilities) = self
             .directory
-            .sign(self.agents.all(), &self.plugins, mesh.addresses(), (self.zone(), coarse(self.plugins.occupancy())))
+            .sign(self.agents.running(), &self.plugins, mesh.addresses(), (self.zone(), coarse(self.plugins.occupancy())))
             .await?;
         mesh.set_provided(capabilities.iter().map(|capability| protocol::wire::capability_key(capability)).collect()).await;
         mesh.announce(announcement).await;

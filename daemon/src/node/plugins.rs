@@ -4,7 +4,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use kernel::Kernel;
 use parking_lot::Mutex;
-use protocol::{Code, Did, Digest, Expect, MeshId, Problem, Signed, Timestamp, advert::Method, api, document::Sealed, manifest::Manifest};
+use protocol::{
+    Code, Did, Digest, Expect, MeshId, Problem, Signed, Timestamp,
+    advert::Method,
+    api,
+    document::Sealed,
+    manifest::{Health, Manifest},
+};
 use serde::{Deserialize, Serialize};
 use store::{Blobs, Commit, Kind, RecordWrite};
 use tokio::sync::OnceCell;
@@ -109,6 +115,12 @@ impl Plugins {
     /// The manifest of a registered plugin.
     pub(crate) async fn manifest(&self, component: &Digest) -> Result<Sealed<Manifest>, Problem> {
         Ok(self.record(component).await?.manifest)
+    }
+
+    /// The health check that a registered plugin declares.
+    pub(crate) async fn health(&self, component: &Digest) -> Result<Option<Health>, Problem> {
+        let signed = self.record(component).await?.manifest.open(Expect::archived(&self.mesh))?;
+        Ok(signed.document().health.clone())
     }
 
     async fn record(&self, component: &Digest) -> Result<Record, Problem> {

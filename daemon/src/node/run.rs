@@ -72,15 +72,28 @@ impl Node {
     ///
     /// # Errors
     /// What kept it from running at all. A call that ran and failed is an `Ok` whose outcome says so: it used something.
-    pub(crate) async fn run(&self, caller: &Caller, run: Run) -> Result<Ran, Problem> {
+    pub(crate) async fn run(&self, caller: &Caller, mut run: Run) -> Result<Ran, Problem> {
         let agreement = run.held.as_ref().map(|held| held.contract().id());
         let once = self.once(caller, &run, agreement)?;
         if let Some(ran) = self.answered(&once, agreement, &run.params).await? {
             return Ok(ran);
         }
-        let plugin = self.plugins.loaded(&run.agent.outline.component).await?;
-        let method = plugin.method(&run.method).ok_or_else(|| unknown_method(&run, &plugin))?;
-        let gate = if method.effect == Effect::Mutating { Some(self.enter(&run).await?) } else { None };
+        let (plugin, gate) = loop {
+            if run.agent.outline.stopped {
+                return Err(stopped(&run));
+            }
+            let plugin = self.plugins.loaded(&run.agent.outline.component).await?;
+            let method = plugin.method(&run.method).ok_or_else(|| unknown_method(&run, &plugin))?;
+            if method.effect == Effect::ReadOnly {
+                break (plugin, None);
+            }
+            let gate = self.enter(&run).await?;
+            // Whoever waited may find that the agent has become another release meanwhile, or was stopped.
+            match self.agents.get(&run.agent.outline.id) {
+                Some(now) if !Arc::ptr_eq(&now, &run.agent) => run.agent = now,
+                _ => break (plugin, Some(gate)),
+            }
+        };
         // Whoever waited may find that its twin has been answered meanwhile.
         if gate.is_some()
             && let Some(ran) = self.answered(&once, agreement, &run.params).await?
@@ -253,6 +266,11 @@ fn limits(run: &Run) -> Limits {
     let left = run.deadline.saturating_duration_since(Instant::now());
     limits.wall_ms = limits.wall_ms.min(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
     limits
+}
+
+fn stopped(run: &Run) -> Problem {
+    Problem::new(Code::AgentStopped, format!("agent {} is stopped", run.agent.outline.name))
+        .hint("its owner starts it with 'mcpctl agent start'")
 }
 
 /// Under which name the answer to a call is kept.

@@ -15,7 +15,7 @@ use protocol::{
     AgreementId, Client, Digest, Problem, SnapshotId,
     advert::Effect,
     agreement::Pricing,
-    api::{Agent, Execute, Executed, List, Recover, RegisterPlugin, SnapshotOutline, Spawn, TakeSnapshot},
+    api::{Agent, Execute, Executed, List, Recover, RegisterPlugin, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
     document::Sealed,
     error::Code,
     manifest::Manifest,
@@ -54,6 +54,36 @@ pub(crate) enum Command {
     },
     /// Call a method of an agent, here or anywhere in the mesh
     Execute(ExecuteArguments),
+    /// Move an agent to another release of its plugin, which must pass its health check on the agent's state
+    Upgrade {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// The new release's component
+        #[arg(long, value_name = "FILE")]
+        plugin: PathBuf,
+        /// The component's signed manifest; the one beside it if not given
+        #[arg(long, value_name = "FILE")]
+        manifest: Option<PathBuf>,
+    },
+    /// Move an agent back to the release that it had before
+    Rollback {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+    },
+    /// Have an agent take no calls
+    Stop {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+    },
+    /// Have an agent take calls again
+    Start {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+    },
     /// Keep an agent's state as it is now, signed; calls go on meanwhile
     Snapshot {
         /// Its id or name
@@ -155,6 +185,7 @@ impl Command {
         match self {
             Self::Execute(arguments) => arguments.timeout.map(|timeout| timeout.saturating_add(SLACK)),
             Self::Snapshot { .. } | Self::Recover { .. } | Self::Export { .. } | Self::Import { .. } => Some(LARGE),
+            Self::Upgrade { .. } | Self::Rollback { .. } | Self::Stop { .. } | Self::Start { .. } => None,
             Self::Spawn(_) | Self::List | Self::Show { .. } | Self::Snapshots { .. } | Self::Terminate { .. } => None,
         }
     }
@@ -199,6 +230,13 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             let agent = transfer::import(client, &file, name).await?;
             output.show(&agent, describe)
         }
+        Command::Upgrade { agent, plugin, manifest } => {
+            let component = register(client, &plugin, manifest.as_deref()).await?;
+            output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/upgrade"), &Upgrade { component }).await?, describe)
+        }
+        Command::Rollback { agent } => change(client, &agent, "rollback", output).await,
+        Command::Stop { agent } => change(client, &agent, "stop", output).await,
+        Command::Start { agent } => change(client, &agent, "start", output).await,
         Command::Terminate { agent } => {
             client.delete::<IgnoredAny>(&format!("/v1/agents/{agent}")).await?;
             output.show(&serde_json::json!({ "agent": agent, "terminated": true }), |_| format!("{agent} terminated"))
@@ -218,24 +256,33 @@ fn snapshot(one: &SnapshotOutline) -> String {
 
 async fn spawn(arguments: SpawnArguments, client: &Client, output: Output) -> Result {
     let pricing = arguments.pricing()?;
-    let component = plugin::component(&arguments.plugin)?;
-    let manifest = manifest(&arguments)?;
-    plugin::belongs(&manifest, &arguments.plugin, &component)?;
-    let digest = Digest::blake3(&component);
-    client.put_bytes::<IgnoredAny>(&format!("/v1/blobs/{digest}"), component.into()).await?;
-    client.post::<_, IgnoredAny>("/v1/plugins", &RegisterPlugin { manifest }).await?;
+    let digest = register(client, &arguments.plugin, arguments.manifest.as_deref()).await?;
     let agent: Agent = client.post("/v1/agents", &Spawn { name: arguments.name, component: digest, pricing, limits: None }).await?;
     output.show(&agent, describe)
 }
 
+async fn change(client: &Client, agent: &str, what: &str, output: Output) -> Result {
+    let agent: Agent = client.post(&format!("/v1/agents/{agent}/{what}"), &serde_json::json!({})).await?;
+    output.show(&agent, describe)
+}
+
+/// Brings a signed component to the node.
+async fn register(client: &Client, file: &Path, manifest_file: Option<&Path>) -> Result<Digest> {
+    let component = plugin::component(file)?;
+    let manifest = manifest(file, manifest_file)?;
+    plugin::belongs(&manifest, file, &component)?;
+    let digest = Digest::blake3(&component);
+    client.put_bytes::<IgnoredAny>(&format!("/v1/blobs/{digest}"), component.into()).await?;
+    client.post::<_, IgnoredAny>("/v1/plugins", &RegisterPlugin { manifest }).await?;
+    Ok(digest)
+}
+
 /// The daemon verifies the manifest: it knows whom its operator trusts.
-fn manifest(arguments: &SpawnArguments) -> Result<Sealed<Manifest>, Problem> {
-    let path = arguments.manifest.clone().unwrap_or_else(|| plugin::beside(&arguments.plugin));
+fn manifest(component: &Path, manifest: Option<&Path>) -> Result<Sealed<Manifest>, Problem> {
+    let path = manifest.map_or_else(|| plugin::beside(component), Path::to_path_buf);
     input::document(&path, "a signed plugin manifest").map_err(|problem| match problem.code {
-        Code::NotFound => problem.hint(format!(
-            "sign the plugin first: mcpctl plugin sign --key FILE --name NAME --release VERSION {}",
-            arguments.plugin.display()
-        )),
+        Code::NotFound => problem
+            .hint(format!("sign the plugin first: mcpctl plugin sign --key FILE --name NAME --release VERSION {}", component.display())),
         _ => problem,
     })
 }
@@ -319,6 +366,8 @@ fn describe(agent: &Agent) -> String {
         ("price", pricing(&agent.pricing)),
         ("limits", format!("{memory} MiB memory, {} fuel, {} ms, {state} MiB state written", limits.fuel, limits.wall_ms)),
         ("created", agent.created_at.to_string()),
+        ("stopped", if agent.stopped { "yes".into() } else { String::new() }),
+        ("before", agent.previous.last().map(ToString::to_string).unwrap_or_default()),
     ])
 }
 

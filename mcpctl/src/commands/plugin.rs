@@ -15,7 +15,7 @@ use protocol::{
     api::{FetchPlugin, List, Plugin, Publisher, Trust},
     document::Sealed,
     error::Code,
-    manifest::{INTERFACE, Import, MAX_COMPONENT, Manifest},
+    manifest::{Health, INTERFACE, Import, MAX_COMPONENT, Manifest},
 };
 use serde::{Serialize, de::IgnoredAny};
 use zeroize::Zeroizing;
@@ -83,6 +83,9 @@ pub(crate) struct Sign {
     /// What it needs from its host: state, log, clock, random
     #[arg(long, value_delimiter = ',', value_parser = import)]
     imports: Vec<Import>,
+    /// The method that shows whether a release works on an agent's state; called without parameters before an upgrade
+    #[arg(long, value_name = "METHOD", value_parser = parse::name)]
+    health: Option<String>,
     /// How long the manifest is valid
     #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = parse::duration)]
     ttl: Duration,
@@ -177,6 +180,7 @@ fn sign(arguments: Sign, output: Output) -> Result {
         size: component.len() as u64,
         interface: INTERFACE.into(),
         imports,
+        health: arguments.health.map(|method| Health { method, params: serde_json::json!({}) }),
     };
     let made =
         Made { file: arguments.output.unwrap_or_else(|| beside(&arguments.file)), component: manifest.component, publisher: key.did() };

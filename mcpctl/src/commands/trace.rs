@@ -135,6 +135,9 @@ fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Snapshot { agent, snapshot, .. } => ("snapshot", format!("{agent} {snapshot}")),
         Action::Recover { agent, snapshot } => ("recover", format!("{agent} {snapshot}")),
         Action::Import { agent, snapshot, .. } => ("import", format!("{agent} {snapshot}")),
+        Action::Upgrade { agent, .. } => ("upgrade", agent.to_string()),
+        Action::Stop { agent } => ("stop", agent.to_string()),
+        Action::Start { agent } => ("start", agent.to_string()),
         Action::Agreement { status } => ("agreement", format!("{} {status}", entry.agreement.map(|id| id.to_string()).unwrap_or_default())),
         Action::Member { node, standing, .. } => ("member", format!("{node} {}", standing.as_str())),
         Action::Token { token, uses: 0 } => ("token", format!("{token} taken back")),
@@ -152,6 +155,8 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Member { credential, .. } => (None, credential.map(|id| id.to_string()).unwrap_or_default()),
         Action::Snapshot { digest, .. } => (Some(digest.to_string()), String::new()),
         Action::Import { from, .. } => (None, format!("of {from}")),
+        Action::Upgrade { from, to, .. } => (None, format!("{from} to {to}")),
+        Action::Stop { .. } | Action::Start { .. } => (None, String::new()),
         Action::Terminate { .. } | Action::Recover { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
     };
     fields([

@@ -100,6 +100,7 @@ async fn spawn(provider: &Client) -> Result<Agent, Problem> {
         size: COMPONENT.len() as u64,
         interface: INTERFACE.into(),
         imports: vec![Import::State],
+        health: None,
     };
     let manifest = Signed::sign(manifest, &[&publisher]).into();
     let _: Publisher = provider.put(&format!("/v1/publishers/{}", publisher.did()), &Trust { name: "devstack".into() }).await?;

@@ -132,6 +132,7 @@ pub(crate) fn manifests() -> impl Strategy<Value = Manifest> {
             size,
             interface,
             imports,
+            health: None,
         },
     )
 }
@@ -216,6 +217,9 @@ pub(crate) fn entries() -> impl Strategy<Value = Entry> {
         digests().prop_map(move |component| Action::Spawn { agent, component }),
         digests().prop_map(move |digest| Action::Snapshot { agent, snapshot: protocol::SnapshotId::new(), digest }),
         Just(Action::Import { agent, snapshot: protocol::SnapshotId::new(), from: agent }),
+        (digests(), digests()).prop_map(move |(from, to)| Action::Upgrade { agent, from, to }),
+        Just(Action::Stop { agent }),
+        Just(Action::Start { agent }),
         Just(Action::Recover { agent, snapshot: protocol::SnapshotId::new() }),
         Just(Action::Terminate { agent }),
         statuses().prop_map(|status| Action::Agreement { status }),

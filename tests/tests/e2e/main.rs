@@ -7,6 +7,7 @@ mod devstack;
 mod fixtures;
 mod gateway;
 mod identity;
+mod lifecycle;
 mod membership;
 mod mesh;
 mod plugins;

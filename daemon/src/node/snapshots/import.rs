@@ -41,6 +41,8 @@ impl Node {
                 pricing: snapshot.pricing.clone(),
                 limits: snapshot.limits,
                 created_at: Timestamp::now(),
+                stopped: false,
+                previous: Vec::new(),
             };
             let action = Action::Import { agent, snapshot: snapshot.id, from: snapshot.agent };
             let entry = self.journal.append(caller.note(), action);

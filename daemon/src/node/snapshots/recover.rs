@@ -15,7 +15,7 @@ use store::{Commit, Kind, RecordWrite, StateWrites, Write};
 use super::{Node, damaged};
 use crate::node::{
     Caller,
-    agents::{Life, Record, not_here},
+    agents::{Record, not_here},
     journal,
 };
 
@@ -28,10 +28,7 @@ impl Node {
         let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
         let signed = self.snapshot(agent.outline.id, snapshot).await?;
         let index = self.verified(&signed).await?;
-        let gate = agent.gate.lock().await;
-        if *gate == Life::Terminated {
-            return Err(not_here(id_or_name));
-        }
+        let (agent, _gate) = self.hold(id_or_name).await?;
         let staged = AgentId::new();
         let note = |value| RecordWrite { kind: Kind::Staged, id: staged.to_string(), value };
         self.journal.keep(Commit { records: vec![note(Some(Vec::new()))], ..Commit::default() }).await?;
@@ -41,7 +38,7 @@ impl Node {
         }
         // Whoever opens a view waits, and sees the old state or the new, never one that is being cleared.
         let mut state = agent.state.write().await;
-        let record = Record { outline: agent.outline.clone(), state: Some(staged) };
+        let record = Record::of(&agent, agent.outline.clone(), staged);
         let record = RecordWrite { kind: Kind::Agent, id: agent.outline.id.to_string(), value: Some(journal::encode(&record)) };
         let entry = self.journal.append(caller.note(), Action::Recover { agent: agent.outline.id, snapshot });
         let commit = Commit { clear_state: Some(*state), records: vec![record, note(None)], entry: Some(entry), ..Commit::default() };

@@ -1,0 +1,113 @@
+//! Agents after they were spawned: stopped, started, moved to another release and back.
+
+use protocol::{
+    Code, Signed,
+    api::{Agent, Limits, Spawn, Upgrade},
+    manifest::{Health, Import},
+};
+use serde_json::json;
+use tests::{Cluster, Node, Plugin, Publisher, value};
+
+use crate::fixtures::counter;
+
+/// The counter's component with a custom section: another release that does the same.
+fn release(publisher: &Publisher, name: &str, mark: u8, health: Option<&str>) -> Plugin {
+    let component = [&counter()[..], &[0, 2, 1, mark]].concat();
+    let mut manifest = publisher.manifest(name, &component, &[Import::State]);
+    manifest.release = format!("0.{mark}.0");
+    manifest.health = health.map(|method| Health { method: method.into(), params: json!({}) });
+    Plugin { component: component.into(), manifest: Signed::sign(manifest, &[publisher.key()]).into() }
+}
+
+async fn count(node: &Node) -> u64 {
+    value(&node.execute("counter", "count", &json!({})).await.expect("counted"))["count"].as_u64().expect("a number")
+}
+
+async fn upgrade(node: &Node, plugin: &Plugin) -> Result<Agent, protocol::Problem> {
+    let component = node.register(plugin).await.expect("registered").component;
+    node.client().post("/v1/agents/counter/upgrade", &Upgrade { component }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_becomes_another_release_and_goes_back_with_its_state() {
+    let cluster = Cluster::new();
+    let mut node = cluster.node("a").start().await;
+    let publisher = Publisher::new();
+    node.trust(&publisher).await;
+    let first = release(&publisher, "demo", 1, None);
+    node.register(&first).await.expect("registered");
+    // Short, so that a check that loops ends soon.
+    let limits = Some(Limits { wall_ms: 800, ..Limits::default() });
+    let component = protocol::Digest::blake3(&first.component);
+    let _: Agent =
+        node.client().post("/v1/agents", &Spawn { name: "counter".into(), component, pricing: None, limits }).await.expect("spawned");
+    assert_eq!(count(&node).await, 1);
+
+    // Releases whose check fails, in whatever way, never become the agent's; what they wrote is dropped.
+    for (mark, health, code) in [
+        (2, "trap", Code::PluginTrapped),
+        (3, "loop", Code::TimedOut),
+        (4, "fail", Code::PluginFailed),
+        (5, "nothing", Code::MethodNotFound),
+        (6, "trap_after_write", Code::PluginTrapped),
+    ] {
+        let problem = upgrade(&node, &release(&publisher, "demo", mark, Some(health))).await.expect_err(health);
+        assert_eq!(problem.code, code, "{health}: {problem}");
+        assert!(problem.detail.contains("health check"), "{problem}");
+    }
+    assert_eq!(count(&node).await, 2, "the state is untouched");
+
+    // One that passes, while calls go on: none is lost, none runs twice. Its check counts, which is dropped.
+    let sound = release(&publisher, "demo", 7, Some("count"));
+    let calls = async {
+        for expected in 3..=60 {
+            assert_eq!(count(&node).await, expected);
+        }
+    };
+    let (upgraded, ()) = tokio::join!(upgrade(&node, &sound), calls);
+    let upgraded = upgraded.expect("upgraded");
+    assert_eq!((upgraded.plugin.as_str(), upgraded.previous.as_slice()), ("demo@0.7.0", &[component][..]));
+    assert_eq!(count(&node).await, 61);
+    node.kill9();
+    node.restart().await;
+    assert_eq!(node.json(&["agent", "show", "counter"]).await["plugin"], "demo@0.7.0");
+    let back = node.json(&["agent", "rollback", "counter"]).await;
+    assert_eq!((&back["plugin"], count(&node).await), (&json!("demo@0.1.0"), 62));
+    assert_eq!(node.mcpctl(&["agent", "rollback", "counter", "--json"]).await.exits(1).json()["code"], "not_found");
+
+    // Another plugin, or another publisher's, isn't a release of this one.
+    let stranger = Publisher::new();
+    node.trust(&stranger).await;
+    for other in [release(&publisher, "other", 8, None), release(&stranger, "demo", 9, None)] {
+        assert_eq!(upgrade(&node, &other).await.expect_err("another plugin").code, Code::Conflict);
+    }
+    let traced = node.json(&["trace", "list", "--limit", "1000"]).await;
+    let upgrades = traced["items"].as_array().expect("items").iter().filter(|item| item["entry"]["action"] == "upgrade").count();
+    assert_eq!(upgrades, 2, "there and back");
+    node.json(&["trace", "verify"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_agent_takes_no_calls_and_is_offered_to_nobody() {
+    let (cluster, _bootstrap) = Cluster::with_bootstrap().await;
+    let mut provider = cluster.node("provider").join().await;
+    let consumer = cluster.node("consumer").join().await;
+    provider.host("counter", "demo", counter()).await;
+    consumer.discovers("demo.count", "").await;
+    assert_eq!(count(&provider).await, 1);
+    assert_eq!(provider.json(&["agent", "stop", "counter"]).await["stopped"], json!(true));
+    provider.json(&["agent", "stop", "counter"]).await;
+    for method in ["count", "read"] {
+        assert_eq!(provider.execute("counter", method, &json!({})).await.expect_err("stopped").code, Code::AgentStopped);
+    }
+    tests::until("it to be offered no longer", async || {
+        let found = consumer.json(&["discover", "demo.count", "--timeout", "5s"]).await;
+        (found["items"] == json!([])).then_some(())
+    })
+    .await;
+    provider.restart().await;
+    assert_eq!(provider.execute("counter", "count", &json!({})).await.expect_err("still").code, Code::AgentStopped);
+    provider.json(&["agent", "start", "counter"]).await;
+    assert_eq!(count(&provider).await, 2);
+    consumer.discovers("demo.count", "").await;
+}
