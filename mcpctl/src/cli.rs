@@ -137,7 +137,7 @@ impl Command {
     fn patience(&self) -> Option<Duration> {
         match self {
             Self::Completions(_) | Self::Config(_) | Self::Devstack(_) | Self::Trace(trace::Command::Verify(_)) => None,
-            Self::Agent(command) => Some(command.patience().unwrap_or(PATIENCE)),
+            Self::Agent(command) => command.patience(PATIENCE),
             Self::Discover(arguments) => arguments.patience(),
             Self::Agreement(_)
             | Self::Id

@@ -293,6 +293,23 @@ pub struct Recover {
     pub snapshot: SnapshotId,
 }
 
+/// An item of `GET /v1/agents/{agent}/logs`, and the data of each event of `GET /v1/agents/{agent}/logs/follow`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Grows from line to line, while the daemon runs.
+    pub sequence: u64,
+    /// When it was logged.
+    pub time: Timestamp,
+    /// `debug`, `info`, `warn` or `error`.
+    pub level: String,
+    /// The method that ran.
+    pub method: String,
+    /// The request's id.
+    pub request_id: String,
+    /// What it says.
+    pub line: String,
+}
+
 /// A method's name and effect.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MethodOutline {

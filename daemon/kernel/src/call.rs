@@ -24,7 +24,7 @@ use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap};
 use crate::{
     engine::MAX_MEMORY,
     error::Failure,
-    host::{Guest, bindings},
+    host::{Guest, Log, bindings},
     overlay::{State, Writes},
     plugin::Plugin,
     schema::{self, Schema, Unreadable},
@@ -43,8 +43,10 @@ pub struct Call {
     pub limits: Limits,
     /// The agent's committed state.
     pub state: Box<dyn State>,
-    /// Whose call it is, for the guest's log lines: the agent and the request's id.
+    /// Whose call it is, for the node's own log: the agent and the request's id.
     pub label: String,
+    /// Where the guest's log lines go.
+    pub log: Box<dyn Log>,
 }
 
 impl fmt::Debug for Call {
@@ -121,7 +123,7 @@ pub(crate) async fn run(engine: &Engine, plugin: &Plugin, call: Call) -> Outcome
         return Outcome::refused(Failure::MethodNotFound { method: call.method, known: Vec::new() });
     };
     let limits = bounded(call.limits);
-    let guest = Guest::new(call.state, method.effect, limits.memory, limits.state_bytes, call.label);
+    let guest = Guest::new(call.state, method.effect, limits.memory, limits.state_bytes, call.label, call.log);
     // No text is longer than the memory it is in; what is too long for us is then refused by its own name.
     let crossing = usize::try_from(limits.memory).unwrap_or(usize::MAX).saturating_add(64 << 10);
     let mut sandbox = Sandbox::new(engine, guest, limits, crossing);

@@ -35,6 +35,53 @@ const MAX_LINES: u32 = 100;
 /// The longest log line.
 const MAX_LINE: usize = 4 * 1024;
 
+/// How much a guest's log line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// For whoever looks for a fault.
+    Debug,
+    /// What happens.
+    Info,
+    /// What may be wrong.
+    Warn,
+    /// What is wrong.
+    Error,
+}
+
+impl Level {
+    /// As text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl From<log::Level> for Level {
+    fn from(level: log::Level) -> Self {
+        match level {
+            log::Level::Debug => Self::Debug,
+            log::Level::Info => Self::Info,
+            log::Level::Warn => Self::Warn,
+            log::Level::Error => Self::Error,
+        }
+    }
+}
+
+/// Takes a guest's log lines: at most 100 of a call, one bounded line each, without control characters.
+pub trait Log: Send {
+    /// A line.
+    fn line(&mut self, level: Level, line: &str);
+}
+
+/// Takes them and keeps none.
+impl Log for () {
+    fn line(&mut self, _: Level, _: &str) {}
+}
+
 /// What belongs to one instance: its side of each import.
 pub(crate) struct Guest {
     /// What it reads and has written.
@@ -45,14 +92,15 @@ pub(crate) struct Guest {
     pub(crate) fault: Option<StateError>,
     effect: Effect,
     label: String,
+    log: Box<dyn Log>,
     lines: u32,
 }
 
 impl Guest {
     /// A guest that holds and has written nothing.
-    pub(crate) fn new(state: Box<dyn State>, effect: Effect, memory: u64, state_bytes: u64, label: String) -> Self {
+    pub(crate) fn new(state: Box<dyn State>, effect: Effect, memory: u64, state_bytes: u64, label: String, log: Box<dyn Log>) -> Self {
         let overlay = Overlay::new(state, state_bytes);
-        Self { overlay, memory: MemoryLimit::new(memory), fault: None, effect, label, lines: 0 }
+        Self { overlay, memory: MemoryLimit::new(memory), fault: None, effect, label, log, lines: 0 }
     }
 
     /// Keeps the cause for the outcome, and traps.
@@ -119,17 +167,15 @@ impl log::Host for Guest {
         let call = &self.label;
         if self.lines > MAX_LINES {
             if self.lines == MAX_LINES + 1 {
-                tracing::warn!(target: "plugin", %call, "further lines of this call are dropped");
+                self.log.line(Level::Warn, "further lines of this call are dropped");
+                tracing::debug!(target: "plugin", %call, "further lines of this call are dropped");
             }
             return Ok(());
         }
         let line = one_line(&message);
-        match level {
-            log::Level::Debug => tracing::debug!(target: "plugin", %call, "{line}"),
-            log::Level::Info => tracing::info!(target: "plugin", %call, "{line}"),
-            log::Level::Warn => tracing::warn!(target: "plugin", %call, "{line}"),
-            log::Level::Error => tracing::error!(target: "plugin", %call, "{line}"),
-        }
+        // The node's own log is its operator's: what plugins say is there on demand only.
+        tracing::debug!(target: "plugin", %call, "{line}");
+        self.log.line(level.into(), &line);
         Ok(())
     }
 }

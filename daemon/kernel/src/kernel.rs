@@ -141,7 +141,7 @@ impl Kernel {
     async fn describe(&self, pre: &bindings::PluginPre<Guest>, name: &str) -> Result<Vec<bindings::Method>, Failure> {
         let _place = self.place(DESCRIBE.wall_ms).await?;
         let _clock = self.0.ticker.run();
-        let guest = Guest::new(Box::new(Nothing), Effect::ReadOnly, DESCRIBE.memory, 0, name.to_owned());
+        let guest = Guest::new(Box::new(Nothing), Effect::ReadOnly, DESCRIBE.memory, 0, name.to_owned(), Box::new(()));
         let mut sandbox = Sandbox::new(&self.0.engine, guest, DESCRIBE, 4 * MAX_DESCRIBED);
         let pre = pre.clone();
         sandbox.enter(async |store| pre.instantiate_async(&mut *store).await?.call_describe(store).await).await

@@ -28,6 +28,7 @@ pub use call::{Call, Outcome};
 pub use compile::{COMPILE_ARG, Compiler, compile_worker};
 pub use engine::MAX_MEMORY;
 pub use error::{Error, Failure};
+pub use host::{Level, Log};
 pub use kernel::{Config, Kernel};
 pub use overlay::{MAX_KEY, MAX_KEYS, MAX_VALUE, State, StateError, Writes};
 pub use plugin::Plugin;

@@ -50,6 +50,7 @@ pub(super) async fn terminate(
 ) -> Result<Json<Agent>, Failure> {
     require_owner(&api, &caller)?;
     let agent = api.node.agents.terminate(&caller, &agent).await?;
+    api.node.logs.forget(&agent.id);
     api.node.publish_soon();
     Ok(Json(agent))
 }

@@ -3,6 +3,7 @@
 mod agents;
 mod agreements;
 mod keys;
+mod logs;
 mod mesh;
 mod plugins;
 mod reply;
@@ -80,6 +81,8 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/agents/{agent}/rollback", post(agents::rollback))
         .route("/v1/agents/{agent}/stop", post(agents::stop))
         .route("/v1/agents/{agent}/start", post(agents::start))
+        .route("/v1/agents/{agent}/logs", get(logs::list))
+        .route("/v1/agents/{agent}/logs/follow", get(logs::follow))
         .route("/v1/agents/{agent}/recover", post(agents::recover))
         .route("/v1/agents/{agent}/execute", post(agents::execute))
         .route("/v1/templates", get(agreements::templates))

@@ -86,8 +86,10 @@ impl Node {
         let Some(Health { method, params }) = self.plugins.health(component).await? else { return Ok(()) };
         let plugin = self.plugins.loaded(component).await?;
         let state = super::view::StoredState::new(Arc::clone(self.journal.store()), Arc::clone(agent));
+        let log = self.log_of(agent, &method, "health");
         let call = kernel::Call {
             method,
+            log,
             params: params.to_string(),
             limits: agent.outline.limits,
             state: Box::new(state),

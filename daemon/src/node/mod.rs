@@ -21,6 +21,7 @@ pub(crate) mod inbound;
 mod join;
 pub(crate) mod journal;
 mod lifecycle;
+pub(crate) mod logs;
 pub(crate) mod negotiate;
 pub(crate) mod plugins;
 mod rank;
@@ -124,6 +125,8 @@ pub(crate) struct Rooms {
     share: Share,
     pub(crate) journal: Journal,
     pub(crate) agents: Agents,
+    /// What plugins log.
+    pub(crate) logs: Arc<logs::Logs>,
     /// Held while a snapshot is taken.
     snapshotting: tokio::sync::Mutex<()>,
     pub(crate) plugins: Plugins,
@@ -176,6 +179,7 @@ impl Node {
             policy: parts.policy,
             share: parts.share,
             agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
+            logs: Arc::new(logs::Logs::new()),
             snapshotting: tokio::sync::Mutex::default(),
             plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone()),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,

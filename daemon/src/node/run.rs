@@ -22,6 +22,7 @@ use super::{
     agents::{Agent, Life, not_here},
     agreements::Held,
     journal::Note,
+    logs::OfCall,
 };
 
 /// How long the answer to an idempotency key is kept: a day, in seconds.
@@ -111,6 +112,7 @@ impl Node {
             limits,
             state: Box::new(state),
             label: format!("{} {}", run.agent.outline.name, caller.request_id),
+            log: self.log_of(&run.agent, &run.method, &caller.request_id),
         };
         if run.held.is_none() {
             let calling = self.plugins.kernel().call(&plugin, call);
@@ -124,6 +126,12 @@ impl Node {
             node.finish(&caller, run, outcome, gate, once).await
         });
         metered.await.map_err(|error| Problem::new(Code::Internal, format!("the call failed: {error}")))?
+    }
+
+    /// Where the lines go that a call of `agent` logs.
+    pub(super) fn log_of(&self, agent: &Agent, method: &str, request_id: &str) -> Box<dyn kernel::Log> {
+        let (method, request_id) = (method.to_owned(), request_id.to_owned());
+        Box::new(OfCall { logs: Arc::clone(&self.logs), agent: agent.outline.id, method, request_id })
     }
 
     async fn finish(

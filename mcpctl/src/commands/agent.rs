@@ -15,7 +15,7 @@ use protocol::{
     AgreementId, Client, Digest, Problem, SnapshotId,
     advert::Effect,
     agreement::Pricing,
-    api::{Agent, Execute, Executed, List, Recover, RegisterPlugin, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
+    api::{Agent, Execute, Executed, List, LogLine, Recover, RegisterPlugin, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
     document::Sealed,
     error::Code,
     manifest::Manifest,
@@ -54,6 +54,18 @@ pub(crate) enum Command {
     },
     /// Call a method of an agent, here or anywhere in the mesh
     Execute(ExecuteArguments),
+    /// Show what an agent's plugin logs
+    Logs {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// Go on, and show what comes; ends with Ctrl-C
+        #[arg(short, long)]
+        follow: bool,
+        /// How many lines to begin with
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        tail: u32,
+    },
     /// Move an agent to another release of its plugin, which must pass its health check on the agent's state
     Upgrade {
         /// Its id or name
@@ -180,13 +192,13 @@ pub(crate) struct ExecuteArguments {
 }
 
 impl Command {
-    /// How long the command as a whole may take, where that was said.
-    pub(crate) fn patience(&self) -> Option<Duration> {
+    /// How long the command as a whole may take; `None` for as long as somebody looks on.
+    pub(crate) fn patience(&self, usual: Duration) -> Option<Duration> {
         match self {
-            Self::Execute(arguments) => arguments.timeout.map(|timeout| timeout.saturating_add(SLACK)),
+            Self::Execute(arguments) => Some(arguments.timeout.map_or(usual, |timeout| timeout.saturating_add(SLACK))),
+            Self::Logs { follow: true, .. } => None,
             Self::Snapshot { .. } | Self::Recover { .. } | Self::Export { .. } | Self::Import { .. } => Some(LARGE),
-            Self::Upgrade { .. } | Self::Rollback { .. } | Self::Stop { .. } | Self::Start { .. } => None,
-            Self::Spawn(_) | Self::List | Self::Show { .. } | Self::Snapshots { .. } | Self::Terminate { .. } => None,
+            _ => Some(usual),
         }
     }
 }
@@ -237,11 +249,31 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         Command::Rollback { agent } => change(client, &agent, "rollback", output).await,
         Command::Stop { agent } => change(client, &agent, "stop", output).await,
         Command::Start { agent } => change(client, &agent, "start", output).await,
+        Command::Logs { agent, follow: true, tail } => {
+            let mut events = client.events(&format!("/v1/agents/{agent}/logs/follow?tail={tail}")).await?;
+            while let Some(event) = events.next().await? {
+                let line: LogLine = serde_json::from_str(&event.data)
+                    .map_err(|error| Problem::new(Code::Internal, format!("the daemon's event can't be read: {error}")))?;
+                output.show(&line, log_line)?;
+            }
+            Ok(())
+        }
+        Command::Logs { agent, follow: false, tail } => {
+            let lines: List<LogLine> = client.get(&format!("/v1/agents/{agent}/logs?tail={tail}")).await?;
+            if output.is_json() {
+                return output.show(&lines, |_| String::new());
+            }
+            lines.items.iter().try_for_each(|line| output.show(line, log_line))
+        }
         Command::Terminate { agent } => {
             client.delete::<IgnoredAny>(&format!("/v1/agents/{agent}")).await?;
             output.show(&serde_json::json!({ "agent": agent, "terminated": true }), |_| format!("{agent} terminated"))
         }
     }
+}
+
+fn log_line(line: &LogLine) -> String {
+    format!("{} {:5} {} {}: {}", line.time, line.level, line.method, line.request_id, line.line)
 }
 
 fn snapshot(one: &SnapshotOutline) -> String {

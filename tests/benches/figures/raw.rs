@@ -52,6 +52,7 @@ impl Raw {
             limits: Limits::default(),
             state: Box::new(Stored(view)),
             label: String::new(),
+            log: Box::new(()),
         };
         let outcome = self.kernel.call(&self.plugin, call).await;
         let result = outcome.result.map_err(protocol::Problem::from)?;

@@ -111,3 +111,52 @@ async fn a_stopped_agent_takes_no_calls_and_is_offered_to_nobody() {
     assert_eq!(count(&provider).await, 2);
     consumer.discovers("demo.count", "").await;
 }
+
+/// A plugin that logs its parameters, once or far too often.
+fn talker() -> Vec<u8> {
+    let say = "(call $log (i32.const 1) (local.get $p) (local.get $n))";
+    let ok = "(call $ok (local.get $p) (local.get $n))";
+    kernel::fixture::Builder::new()
+        .import("(import \"mcp-zero:plugin/log@0.1.0\" \"write\" (func $log (param i32 i32 i32)))")
+        .method("say", kernel::fixture::Effect::ReadOnly, &format!("{say} {ok}"))
+        .method(
+            "flood",
+            kernel::fixture::Effect::ReadOnly,
+            &format!(
+                "(local $i i32) (loop $more {say} (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                 (br_if $more (i32.lt_u (local.get $i) (i32.const 500)))) {ok}"
+            ),
+        )
+        .build()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_plugins_log_is_shown_with_its_request_bounded_and_as_it_comes() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").start().await;
+    let publisher = Publisher::new();
+    node.trust(&publisher).await;
+    let plugin = publisher.sign("talker", talker(), &[Import::Log]);
+    node.register(&plugin).await.expect("registered");
+    node.spawn("talker", &plugin, None).await.expect("spawned");
+    node.host("other", "demo", counter()).await;
+    let mut events = node.client().events("/v1/agents/talker/logs/follow").await.expect("a stream");
+    let said = node.execute("talker", "say", &json!({ "n": 1, "evil": "a\u{1b}[31m\nb" })).await.expect("ran");
+    assert_eq!(value(&said)["n"], 1);
+    let event = tokio::time::timeout(tests::PATIENCE, events.next()).await.expect("in time").expect("no failure").expect("it goes on");
+    let line: protocol::api::LogLine = serde_json::from_str(&event.data).expect("a line");
+    assert_eq!((line.level.as_str(), line.method.as_str()), ("info", "say"));
+    assert!(line.line.contains("\"n\":1") && !line.line.contains('\u{1b}') && line.request_id.starts_with("req_"), "{line:?}");
+    // A call's own share, whatever it logs.
+    node.execute("talker", "flood", &json!({})).await.expect("ran");
+    let lines = node.json(&["agent", "logs", "talker", "--tail", "1000"]).await;
+    let lines = lines["items"].as_array().expect("items").clone();
+    assert_eq!(lines.len(), 1 + 101, "100 of a call, and that there were more");
+    assert!(lines[101]["line"].as_str().expect("text").contains("dropped"), "{}", lines[101]);
+    assert_eq!(node.json(&["agent", "logs", "talker", "--tail", "2"]).await["items"].as_array().expect("items").len(), 2);
+    assert_eq!(node.json(&["agent", "logs", "other"]).await["items"], json!([]), "each agent's are its own");
+    assert_eq!(node.mcpctl(&["agent", "logs", "nobody", "--json"]).await.exits(1).json()["code"], "agent_not_found");
+    node.json(&["agent", "terminate", "talker"]).await;
+    node.spawn("talker", &plugin, None).await.expect("spawned");
+    assert_eq!(node.json(&["agent", "logs", "talker"]).await["items"], json!([]));
+}
