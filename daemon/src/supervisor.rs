@@ -104,34 +104,11 @@ impl Supervisor {
             let stop = stop.clone();
             async move { ("the local API", api::serve(listener, router, stop, GRACE).await.map_err(|error| error.to_string())) }
         });
-        parts.spawn({
-            let (trace, stop) = (Arc::clone(&node.trace), stop.clone());
-            let every = Duration::from_secs(config.checkpoint_seconds);
-            async move {
-                ("checkpoints", {
-                    trace.run(every, stop).await;
-                    Ok(())
-                })
-            }
-        });
-        parts.spawn({
-            let (node, stop) = (node.clone(), stop.clone());
-            async move {
-                ("housekeeping", {
-                    node.keep_house(stop).await;
-                    Ok(())
-                })
-            }
-        });
-        parts.spawn({
-            let (journal, stop) = (node.journal.clone(), stop.clone());
-            async move {
-                ("the journal", {
-                    journal.run(stop).await;
-                    Ok(())
-                })
-            }
-        });
+        let every = Duration::from_secs(config.checkpoint_seconds);
+        parts.spawn(part("checkpoints", Arc::clone(&node.trace).run(every, stop.clone())));
+        parts.spawn(part("housekeeping", node.clone().keep_house(stop.clone())));
+        parts.spawn(part("the snapshots", node.clone().keep_snapshots(stop.clone())));
+        parts.spawn(part("the journal", node.journal.clone().run(stop.clone())));
         parts.spawn({
             let (mesh, stop) = (node.mesh().ok().cloned(), stop.clone());
             async move {
@@ -222,6 +199,12 @@ fn mesh_config(
         papers: Some(papers),
         ..mesh::Config::new(key, protocol::MeshId::none())
     }
+}
+
+/// A part of the node that runs until it is told to stop.
+async fn part(name: &'static str, work: impl Future<Output = ()>) -> (&'static str, Result<(), String>) {
+    work.await;
+    (name, Ok(()))
 }
 
 /// Waits for the end of the parent, if there is one to watch.

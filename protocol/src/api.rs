@@ -235,6 +235,18 @@ pub struct Agent {
     /// The components that it ran before, the last one last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub previous: Vec<Digest>,
+    /// When snapshots of it are taken by themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+}
+
+/// Snapshots by the clock: body of `PUT /v1/agents/{agent}/schedule`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Seconds between two.
+    pub every_s: u64,
+    /// How many are kept.
+    pub keep: u32,
 }
 
 /// A snapshot: an item of `GET /v1/agents/{agent}/snapshots`, and the answer of `POST` to it

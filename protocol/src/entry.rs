@@ -98,6 +98,17 @@ pub enum Action {
         /// The agent.
         agent: AgentId,
     },
+    /// Snapshots of an agent are taken by the clock from now on, or no longer.
+    Schedule {
+        /// The agent.
+        agent: AgentId,
+        /// Seconds between two; none for no longer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        every_s: Option<u64>,
+        /// How many are kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keep: Option<u32>,
+    },
     /// An agreement reached a status.
     Agreement {
         /// The status reached.

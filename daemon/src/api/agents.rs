@@ -6,7 +6,7 @@ use axum::{Extension, extract::State, http::HeaderMap};
 use bytes::Bytes;
 use protocol::{
     Code, Problem, SnapshotId,
-    api::{Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Recover, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
+    api::{Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Recover, Schedule, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
     document::Sealed,
     snapshot::Snapshot,
     wire::MAX_PARAMS,
@@ -121,6 +121,25 @@ pub(super) async fn rollback(
     require_owner(&api, &caller)?;
     let node = api.node.clone();
     Ok(Json(finished(&api, async move { node.rollback(&caller, &agent).await }).await?))
+}
+
+pub(super) async fn schedule(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+    Json(schedule): Json<Schedule>,
+) -> Result<Json<Agent>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.set_schedule(&caller, &agent, Some(schedule)).await?))
+}
+
+pub(super) async fn unschedule(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+) -> Result<Json<Agent>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.set_schedule(&caller, &agent, None).await?))
 }
 
 pub(super) async fn stop(state: State<Api>, caller: Extension<Caller>, agent: Path<String>) -> Result<Json<Agent>, Failure> {

@@ -77,6 +77,7 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/agents/{agent}/snapshots", post(agents::take_snapshot).get(agents::snapshots))
         .route("/v1/agents/{agent}/snapshots/{snapshot}", get(agents::snapshot))
         .route("/v1/agents/import", post(agents::import))
+        .route("/v1/agents/{agent}/schedule", put(agents::schedule).delete(agents::unschedule))
         .route("/v1/agents/{agent}/upgrade", post(agents::upgrade))
         .route("/v1/agents/{agent}/rollback", post(agents::rollback))
         .route("/v1/agents/{agent}/stop", post(agents::stop))

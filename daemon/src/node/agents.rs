@@ -140,6 +140,7 @@ impl Agents {
             created_at: Timestamp::now(),
             stopped: false,
             previous: Vec::new(),
+            schedule: None,
         };
 
         let entry = self.journal.append(caller.note(), Action::Spawn { agent: outline.id, component: spawn.component });

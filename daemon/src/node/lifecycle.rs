@@ -118,7 +118,7 @@ impl Node {
         self.replace(caller, agent, outline, action).await
     }
 
-    async fn replace(&self, caller: &Caller, agent: &Agent, outline: api::Agent, action: Action) -> Result<api::Agent, Problem> {
+    pub(super) async fn replace(&self, caller: &Caller, agent: &Agent, outline: api::Agent, action: Action) -> Result<api::Agent, Problem> {
         let record = Record::of(agent, outline, *agent.state.read().await);
         let entry = self.journal.append(caller.note(), action);
         let outline = self.agents.replace(agent, record, entry).await?;

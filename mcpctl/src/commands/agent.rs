@@ -15,7 +15,7 @@ use protocol::{
     AgreementId, Client, Digest, Problem, SnapshotId,
     advert::Effect,
     agreement::Pricing,
-    api::{Agent, Execute, Executed, List, LogLine, Recover, RegisterPlugin, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
+    api::{Agent, Execute, Executed, List, LogLine, Recover, RegisterPlugin, Schedule, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
     document::Sealed,
     error::Code,
     manifest::Manifest,
@@ -104,6 +104,22 @@ pub(crate) enum Command {
         /// Keep so many of its snapshots, this one included, and delete those before
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         keep: Option<u32>,
+    },
+    /// Take snapshots of an agent by the clock
+    #[command(group = clap::ArgGroup::new("when").required(true).args(["every", "off"]))]
+    Schedule {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// How often
+        #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+        every: Option<Duration>,
+        /// How many to keep
+        #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..))]
+        keep: u32,
+        /// No longer
+        #[arg(long)]
+        off: bool,
     },
     /// List the snapshots of an agent
     Snapshots {
@@ -222,6 +238,14 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         Command::Snapshot { agent, keep } => {
             let taken: SnapshotOutline = client.post(&format!("/v1/agents/{agent}/snapshots"), &TakeSnapshot { keep }).await?;
             output.show(&taken, snapshot)
+        }
+        Command::Schedule { agent, every, keep, .. } => {
+            let path = format!("/v1/agents/{agent}/schedule");
+            let agent: Agent = match every {
+                Some(every) => client.put(&path, &Schedule { every_s: every.as_secs(), keep }).await?,
+                None => client.delete(&path).await?,
+            };
+            output.show(&agent, describe)
         }
         Command::Snapshots { agent } => {
             let all: List<SnapshotOutline> = client.get(&format!("/v1/agents/{agent}/snapshots")).await?;
@@ -399,6 +423,7 @@ fn describe(agent: &Agent) -> String {
         ("limits", format!("{memory} MiB memory, {} fuel, {} ms, {state} MiB state written", limits.fuel, limits.wall_ms)),
         ("created", agent.created_at.to_string()),
         ("stopped", if agent.stopped { "yes".into() } else { String::new() }),
+        ("snapshots", agent.schedule.map(|s| format!("every {} s, {} kept", s.every_s, s.keep)).unwrap_or_default()),
         ("before", agent.previous.last().map(ToString::to_string).unwrap_or_default()),
     ])
 }

@@ -136,6 +136,7 @@ fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Recover { agent, snapshot } => ("recover", format!("{agent} {snapshot}")),
         Action::Import { agent, snapshot, .. } => ("import", format!("{agent} {snapshot}")),
         Action::Upgrade { agent, .. } => ("upgrade", agent.to_string()),
+        Action::Schedule { agent, .. } => ("schedule", agent.to_string()),
         Action::Stop { agent } => ("stop", agent.to_string()),
         Action::Start { agent } => ("start", agent.to_string()),
         Action::Agreement { status } => ("agreement", format!("{} {status}", entry.agreement.map(|id| id.to_string()).unwrap_or_default())),
@@ -156,6 +157,8 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Snapshot { digest, .. } => (Some(digest.to_string()), String::new()),
         Action::Import { from, .. } => (None, format!("of {from}")),
         Action::Upgrade { from, to, .. } => (None, format!("{from} to {to}")),
+        Action::Schedule { every_s: Some(every), keep, .. } => (None, format!("every {every} s, {} kept", keep.unwrap_or_default())),
+        Action::Schedule { every_s: None, .. } => (None, "no longer".into()),
         Action::Stop { .. } | Action::Start { .. } => (None, String::new()),
         Action::Terminate { .. } | Action::Recover { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
     };

@@ -218,6 +218,7 @@ pub(crate) fn entries() -> impl Strategy<Value = Entry> {
         digests().prop_map(move |digest| Action::Snapshot { agent, snapshot: protocol::SnapshotId::new(), digest }),
         Just(Action::Import { agent, snapshot: protocol::SnapshotId::new(), from: agent }),
         (digests(), digests()).prop_map(move |(from, to)| Action::Upgrade { agent, from, to }),
+        Just(Action::Schedule { agent, every_s: Some(60), keep: Some(3) }),
         Just(Action::Stop { agent }),
         Just(Action::Start { agent }),
         Just(Action::Recover { agent, snapshot: protocol::SnapshotId::new() }),

@@ -195,3 +195,34 @@ async fn an_agent_moves_to_another_mesh_in_a_file_and_no_changed_file_gets_in() 
     let none = place.path().join("none");
     other.mcpctl(&["agent", "import", none.to_str().expect("text"), "--json"]).await.exits(1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_taken_by_the_clock_and_the_oldest_go() {
+    let cluster = Cluster::new();
+    let mut node = cluster.node("a").start().await;
+    node.host("counter", "demo", counter()).await;
+    count(&node).await;
+    let scheduled = node.json(&["agent", "schedule", "counter", "--every", "1s", "--keep", "2"]).await;
+    assert_eq!(scheduled["schedule"], json!({ "every_s": 1, "keep": 2 }));
+    let ids = async |node: &Node| {
+        let listed = node.json(&["agent", "snapshots", "counter"]).await;
+        listed["items"].as_array().expect("items").iter().map(|item| text(&item["id"]).to_owned()).collect::<Vec<_>>()
+    };
+    let first = tests::until("the first", async || ids(&node).await.pop()).await;
+    tests::until("it to be replaced", async || {
+        let now = ids(&node).await;
+        assert!(now.len() <= 2, "{now:?}");
+        (!now.contains(&first)).then_some(())
+    })
+    .await;
+    // It goes on after a restart, until it is called off.
+    node.kill9();
+    node.restart().await;
+    let before = ids(&node).await;
+    tests::until("another", async || ids(&node).await.iter().any(|id| !before.contains(id)).then_some(())).await;
+    let off = node.json(&["agent", "schedule", "counter", "--off"]).await;
+    assert_eq!(off.get("schedule"), None);
+    assert_eq!(node.mcpctl(&["agent", "schedule", "counter"]).await.code, Some(2), "when?");
+    let wrong = node.mcpctl(&["agent", "schedule", "counter", "--every", "500d", "--json"]).await;
+    assert_eq!(wrong.exits(1).json()["code"], "invalid_request");
+}

@@ -43,6 +43,7 @@ impl Node {
                 created_at: Timestamp::now(),
                 stopped: false,
                 previous: Vec::new(),
+                schedule: None,
             };
             let action = Action::Import { agent, snapshot: snapshot.id, from: snapshot.agent };
             let entry = self.journal.append(caller.note(), action);

@@ -3,11 +3,13 @@
 //! ```text
 //! take.rs:    a view of the state -> chunks -> blobs -> index -> Snapshot, signed by the owner
 //! import.rs:  the same from another node's export, as an agent of its own
+//! schedule.rs: by the clock
 //! recover.rs: every chunk verified -> the state written beside the agent's -> one commit makes it the agent's
 //! ```
 
 mod import;
 mod recover;
+mod schedule;
 mod take;
 
 use std::collections::HashSet;
