@@ -68,7 +68,7 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/discover/watch", get(watch::discover))
         .route("/v1/plugins", post(plugins::register).get(plugins::list))
         .route("/v1/plugins/fetch", post(plugins::fetch))
-        .route("/v1/plugins/{digest}", get(plugins::show))
+        .route("/v1/plugins/{digest}", get(plugins::show).delete(plugins::remove))
         .route("/v1/plugins/{digest}/manifest", get(plugins::manifest))
         .route("/v1/publishers", get(plugins::publishers))
         .route("/v1/publishers/{did}", put(plugins::trust).delete(plugins::untrust))

@@ -76,6 +76,15 @@ pub(super) async fn show(State(api): State<Api>, Path(digest): Path<Digest>) -> 
     Ok(Json(api.node.plugins.get(&digest).await?))
 }
 
+pub(super) async fn remove(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(digest): Path<Digest>,
+) -> Result<Json<()>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.remove_plugin(&digest).await?))
+}
+
 pub(super) async fn publishers(State(api): State<Api>) -> Result<Json<List<Publisher>>, Failure> {
     Ok(Json(api.node.plugins.publishers().await?.into()))
 }

@@ -59,6 +59,17 @@ impl Node {
         self.switch(caller, &agent, &new, previous).await
     }
 
+    /// Removes a plugin that no agent runs, could go back to, or needs for a snapshot.
+    pub(crate) async fn remove_plugin(&self, component: &Digest) -> Result<(), Problem> {
+        let uses = |agent: &Arc<Agent>| agent.outline.component == *component || agent.outline.previous.contains(component);
+        let agent = self.agents.all().into_iter().find(uses).map(|agent| format!("agent {}", agent.outline.name));
+        let in_use = match agent {
+            Some(agent) => Some(agent),
+            None => self.snapshot_with(component).await?.map(|snapshot| format!("{snapshot}")),
+        };
+        self.plugins.remove(component, in_use).await
+    }
+
     /// Moves an agent back to the release that it had before.
     pub(crate) async fn rollback(&self, caller: &Caller, id_or_name: &str) -> Result<api::Agent, Problem> {
         let (agent, _gate) = self.hold(id_or_name).await?;

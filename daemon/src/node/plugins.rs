@@ -85,6 +85,20 @@ impl Plugins {
         records.into_iter().map(read).collect()
     }
 
+    /// Forgets a plugin, and deletes its component. `in_use` tells what still needs it.
+    pub(crate) async fn remove(&self, component: &Digest, in_use: Option<String>) -> Result<(), Problem> {
+        self.record(component).await?;
+        if let Some(by) = in_use {
+            return Err(Problem::new(Code::Conflict, format!("plugin {component} is needed by {by}"))
+                .hint("terminate or upgrade what needs it first"));
+        }
+        let write = RecordWrite { kind: Kind::Plugin, id: component.to_string(), value: None };
+        self.journal.keep(Commit { records: vec![write], ..Commit::default() }).await?;
+        self.loaded.lock().remove(component);
+        self.blobs.remove(component).await?;
+        Ok(())
+    }
+
     /// The loaded plugin of a component. Its publisher must be trusted still when it is loaded.
     pub(crate) async fn loaded(&self, component: &Digest) -> Result<kernel::Plugin, Problem> {
         let cell = {

@@ -12,13 +12,11 @@ use std::{
 };
 
 use protocol::{
-    AgreementId, Client, Digest, Problem, SnapshotId,
+    AgreementId, Client, Problem, SnapshotId,
     advert::Effect,
     agreement::Pricing,
-    api::{Agent, Execute, Executed, List, LogLine, Recover, RegisterPlugin, Schedule, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
-    document::Sealed,
+    api::{Agent, Execute, Executed, List, LogLine, Recover, Schedule, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
     error::Code,
-    manifest::Manifest,
     wire::{MAX_IDEMPOTENCY_KEY, MAX_PARAMS},
 };
 use rust_decimal::Decimal;
@@ -267,7 +265,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             output.show(&agent, describe)
         }
         Command::Upgrade { agent, plugin, manifest } => {
-            let component = register(client, &plugin, manifest.as_deref()).await?;
+            let component = plugin::push(client, &plugin, manifest.as_deref()).await?.component;
             output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/upgrade"), &Upgrade { component }).await?, describe)
         }
         Command::Rollback { agent } => change(client, &agent, "rollback", output).await,
@@ -312,7 +310,7 @@ fn snapshot(one: &SnapshotOutline) -> String {
 
 async fn spawn(arguments: SpawnArguments, client: &Client, output: Output) -> Result {
     let pricing = arguments.pricing()?;
-    let digest = register(client, &arguments.plugin, arguments.manifest.as_deref()).await?;
+    let digest = plugin::push(client, &arguments.plugin, arguments.manifest.as_deref()).await?.component;
     let agent: Agent = client.post("/v1/agents", &Spawn { name: arguments.name, component: digest, pricing, limits: None }).await?;
     output.show(&agent, describe)
 }
@@ -320,27 +318,6 @@ async fn spawn(arguments: SpawnArguments, client: &Client, output: Output) -> Re
 async fn change(client: &Client, agent: &str, what: &str, output: Output) -> Result {
     let agent: Agent = client.post(&format!("/v1/agents/{agent}/{what}"), &serde_json::json!({})).await?;
     output.show(&agent, describe)
-}
-
-/// Brings a signed component to the node.
-async fn register(client: &Client, file: &Path, manifest_file: Option<&Path>) -> Result<Digest> {
-    let component = plugin::component(file)?;
-    let manifest = manifest(file, manifest_file)?;
-    plugin::belongs(&manifest, file, &component)?;
-    let digest = Digest::blake3(&component);
-    client.put_bytes::<IgnoredAny>(&format!("/v1/blobs/{digest}"), component.into()).await?;
-    client.post::<_, IgnoredAny>("/v1/plugins", &RegisterPlugin { manifest }).await?;
-    Ok(digest)
-}
-
-/// The daemon verifies the manifest: it knows whom its operator trusts.
-fn manifest(component: &Path, manifest: Option<&Path>) -> Result<Sealed<Manifest>, Problem> {
-    let path = manifest.map_or_else(|| plugin::beside(component), Path::to_path_buf);
-    input::document(&path, "a signed plugin manifest").map_err(|problem| match problem.code {
-        Code::NotFound => problem
-            .hint(format!("sign the plugin first: mcpctl plugin sign --key FILE --name NAME --release VERSION {}", component.display())),
-        _ => problem,
-    })
 }
 
 impl SpawnArguments {

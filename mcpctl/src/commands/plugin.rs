@@ -12,7 +12,7 @@ use std::{
 
 use protocol::{
     Client, Did, Digest, Expect, Header, Key, MeshId, NodeId, Problem, Signed, Timestamp,
-    api::{FetchPlugin, List, Plugin, Publisher, Trust},
+    api::{FetchPlugin, List, Plugin, Publisher, RegisterPlugin, Trust},
     document::Sealed,
     error::Code,
     manifest::{Health, INTERFACE, Import, MAX_COMPONENT, Manifest},
@@ -41,6 +41,19 @@ pub(crate) enum Command {
     Inspect {
         /// The manifest, or the component beside which it lies
         file: PathBuf,
+    },
+    /// Register a signed plugin on this node, without an agent of it yet
+    Push {
+        /// The component
+        file: PathBuf,
+        /// Its signed manifest; the one beside it if not given
+        #[arg(long, value_name = "FILE")]
+        manifest: Option<PathBuf>,
+    },
+    /// Remove a plugin that nothing on this node needs
+    Remove {
+        /// The digest of its component
+        component: Digest,
     },
     /// Fetch a plugin from another node and register it here; its publisher must be trusted
     Fetch {
@@ -105,15 +118,14 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
     match command {
         Command::Sign(arguments) => sign(arguments, output),
         Command::Inspect { file } => inspect(&file, output),
+        Command::Push { file, manifest } => output.show(&push(client, &file, manifest.as_deref()).await?, registered),
+        Command::Remove { component } => {
+            client.delete::<IgnoredAny>(&format!("/v1/plugins/{component}")).await?;
+            output.show(&serde_json::json!({ "component": component, "removed": true }), |_| format!("{component} removed"))
+        }
         Command::Fetch { from, component } => {
             let plugin: Plugin = client.post("/v1/plugins/fetch", &FetchPlugin { node: from, component }).await?;
-            output.show(&plugin, |plugin| {
-                fields([
-                    ("plugin", format!("{} {}", plugin.name, plugin.release)),
-                    ("publisher", plugin.publisher.to_string()),
-                    ("component", plugin.component.to_string()),
-                ])
-            })
+            output.show(&plugin, registered)
         }
         Command::Trust { did, name } => {
             client
@@ -139,6 +151,31 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             })
         }
     }
+}
+
+/// Brings a signed component to the node.
+pub(crate) async fn push(client: &Client, file: &Path, manifest_file: Option<&Path>) -> Result<Plugin, Problem> {
+    let bytes = component(file)?;
+    let path = manifest_file.map_or_else(|| beside(file), Path::to_path_buf);
+    // The daemon verifies it: it knows whom its operator trusts.
+    let manifest = input::document(&path, "a signed plugin manifest").map_err(|problem| match problem.code {
+        Code::NotFound => {
+            problem.hint(format!("sign the plugin first: mcpctl plugin sign --key FILE --name NAME --release VERSION {}", file.display()))
+        }
+        _ => problem,
+    })?;
+    belongs(&manifest, file, &bytes)?;
+    client.put_bytes::<IgnoredAny>(&format!("/v1/blobs/{}", Digest::blake3(&bytes)), bytes.into()).await?;
+    client.post("/v1/plugins", &RegisterPlugin { manifest }).await
+}
+
+fn registered(plugin: &Plugin) -> String {
+    fields([
+        ("plugin", format!("{} {}", plugin.name, plugin.release)),
+        ("publisher", plugin.publisher.to_string()),
+        ("component", plugin.component.to_string()),
+        ("methods", names(plugin.methods.iter().map(|method| method.name.as_str()), "-")),
+    ])
 }
 
 /// Where a component's manifest lies if not said otherwise: `docs.wasm` -> `docs.manifest.json`.

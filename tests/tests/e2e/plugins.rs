@@ -198,3 +198,28 @@ async fn a_plugin_is_fetched_from_another_node_that_shares_it() {
         "{refused}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_goes_when_nothing_needs_it_any_more() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").start().await;
+    let agent = node.host("counter", "demo", counter()).await;
+    let digest = agent.component.to_string();
+    let remove = ["plugin", "remove", &digest, "--json"];
+    let refused = node.mcpctl(&remove).await.exits(1).json();
+    assert!(refused["code"] == "conflict" && refused["detail"].as_str().is_some_and(|detail| detail.contains("counter")), "{refused}");
+    node.json(&["agent", "terminate", "counter"]).await;
+    node.mcpctl(&remove).await.exits(0);
+    assert_eq!(node.json(&["plugin", "list"]).await["items"], json!([]));
+    assert_eq!(node.mcpctl(&remove).await.exits(1).json()["code"], "not_found");
+    // It can come back.
+    let place = tempfile::tempdir().expect("a directory");
+    let publisher = Publisher::new();
+    node.trust(&publisher).await;
+    let plugin = publisher.sign("demo", counter(), &[Import::State]);
+    let file = place.path().join("demo.wasm");
+    std::fs::write(&file, &plugin.component).expect("written");
+    std::fs::write(place.path().join("demo.manifest.json"), serde_json::to_vec(&plugin.manifest).expect("JSON")).expect("written");
+    assert_eq!(node.json(&["plugin", "push", file.to_str().expect("text")]).await["component"], digest);
+    node.spawn("counter", &plugin, None).await.expect("it runs");
+}

@@ -47,6 +47,17 @@ impl Node {
         own.map(|(_, bytes)| self.verified_snapshot(journal::decode("snapshot", &bytes)?)).collect()
     }
 
+    /// A snapshot that was taken of an agent which ran this component.
+    pub(super) async fn snapshot_with(&self, component: &Digest) -> Result<Option<SnapshotId>, Problem> {
+        for (_, bytes) in journal::all_records(self.journal.store().as_ref(), Kind::Snapshot).await? {
+            let signed = self.verified_snapshot(journal::decode("snapshot", &bytes)?)?;
+            if signed.document().component == *component {
+                return Ok(Some(signed.document().id));
+            }
+        }
+        Ok(None)
+    }
+
     /// One snapshot of an agent.
     async fn snapshot(&self, agent: AgentId, id: SnapshotId) -> Result<Signed<Snapshot>, Problem> {
         let bytes = self.journal.store().record(Kind::Snapshot, &record_id(agent, id)).await?;
