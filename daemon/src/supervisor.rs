@@ -58,6 +58,7 @@ impl Supervisor {
         let store: Arc<dyn Store> = Arc::new(Sqlite::open(&directory.subdirectory("store")?.join("mcp-zero.sqlite"))?);
         let kernel = kernel::Kernel::new(kernel::Config {
             max_concurrent: config.max_concurrent,
+            cpu_percent: config.cpu_percent,
             ..kernel::Config::new(directory.join("cache"), *cache_key, compiler()?)
         })?;
         let membership = membership(&directory, &config, &node_key, &owner_key)?;

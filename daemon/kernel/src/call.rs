@@ -18,8 +18,8 @@ use protocol::{
     wire::{MAX_PARAMS, MAX_RESULT},
 };
 use serde_json::Value;
-use tokio::time::timeout;
-use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap};
+use tokio::time::timeout_at;
+use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use crate::{
     engine::MAX_MEMORY,
@@ -28,6 +28,7 @@ use crate::{
     overlay::{State, Writes},
     plugin::Plugin,
     schema::{self, Schema, Unreadable},
+    share::{HeldBack, Share},
 };
 
 /// The longest text of an error that a guest gives.
@@ -118,7 +119,7 @@ fn taken(plugin: &Plugin, method: &str, params: String) -> Result<String, Failur
 }
 
 /// Runs an admitted call in an instance of its own. Dropping the future drops the instance.
-pub(crate) async fn run(engine: &Engine, plugin: &Plugin, call: Call) -> Outcome {
+pub(crate) async fn run(engine: &Engine, share: &Share, plugin: &Plugin, call: Call) -> Outcome {
     let Some((method, _)) = plugin.find(&call.method) else {
         return Outcome::refused(Failure::MethodNotFound { method: call.method, known: Vec::new() });
     };
@@ -126,7 +127,7 @@ pub(crate) async fn run(engine: &Engine, plugin: &Plugin, call: Call) -> Outcome
     let guest = Guest::new(call.state, method.effect, limits.memory, limits.state_bytes, call.label, call.log);
     // No text is longer than the memory it is in; what is too long for us is then refused by its own name.
     let crossing = usize::try_from(limits.memory).unwrap_or(usize::MAX).saturating_add(64 << 10);
-    let mut sandbox = Sandbox::new(engine, guest, limits, crossing);
+    let mut sandbox = Sandbox::new(engine, share, guest, limits, crossing);
     let pre = plugin.pre();
     let answer = sandbox
         .enter(async |store| {
@@ -208,30 +209,54 @@ pub(crate) struct Sandbox {
     store: Store<Guest>,
     limits: Limits,
     wall: Duration,
+    share: Share,
+    held_back: HeldBack,
 }
 
 impl Sandbox {
     /// An empty one, whose guest can hand over at most `crossing` bytes at once.
-    pub(crate) fn new(engine: &Engine, guest: Guest, limits: Limits, crossing: usize) -> Self {
+    pub(crate) fn new(engine: &Engine, share: &Share, guest: Guest, limits: Limits, crossing: usize) -> Self {
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_fuel(limits.fuel).expect("the engine meters fuel");
-        store.epoch_deadline_async_yield_and_update(1);
+        let held_back = HeldBack::default();
+        if share.is_limited() {
+            let (share, held_back) = (share.clone(), held_back.clone());
+            store.epoch_deadline_callback(move |_| {
+                let (share, held_back) = (share.clone(), held_back.clone());
+                Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { held_back.turn(&share).await })))
+            });
+        } else {
+            store.epoch_deadline_async_yield_and_update(1);
+        }
         store.set_epoch_deadline(1);
         store.set_hostcall_fuel(crossing);
         store.set_max_component_handles(1000);
-        Self { store, limits, wall: Duration::ZERO }
+        Self { store, limits, wall: Duration::ZERO, share: share.clone(), held_back }
     }
 
-    /// Runs `inside` until it ends or its wall time is over.
+    /// Runs `inside` until it ends or its wall time is over, not counting the time that it was held back.
     pub(crate) async fn enter<T>(&mut self, inside: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<T>) -> Result<T, Failure> {
-        let started = Instant::now();
-        let ended = timeout(Duration::from_millis(self.limits.wall_ms), inside(&mut self.store)).await;
-        self.wall += started.elapsed();
+        let (started, limit) = (Instant::now(), Duration::from_millis(self.limits.wall_ms));
+        let held_back = self.held_back.clone();
+        let ended = {
+            let mut work = std::pin::pin!(inside(&mut self.store));
+            loop {
+                let held = held_back.get();
+                match timeout_at((started + limit + held).into(), &mut work).await {
+                    Ok(ended) => break Some(ended),
+                    Err(_) if started.elapsed() < limit + held_back.get() => {}
+                    Err(_) => break None,
+                }
+            }
+        };
+        let spent = started.elapsed().saturating_sub(held_back.get());
+        self.wall += spent;
+        self.share.ended(spent);
         match ended {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(self.failure(&error)),
-            Err(_) => Err(Failure::TimedOut { limit_ms: self.limits.wall_ms }),
+            Some(Ok(value)) => Ok(value),
+            Some(Err(error)) => Err(self.failure(&error)),
+            None => Err(Failure::TimedOut { limit_ms: self.limits.wall_ms }),
         }
     }
 

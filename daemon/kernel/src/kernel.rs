@@ -20,6 +20,7 @@ use crate::{
     inspect::inspect,
     overlay::{State, StateError},
     plugin::{MAX_DESCRIBED, Plugin},
+    share::Share,
     ticker::Ticker,
 };
 
@@ -40,12 +41,14 @@ pub struct Config {
     pub compiler: Compiler,
     /// Calls that run at a time; the others wait, at most as long as their own wall time.
     pub max_concurrent: usize,
+    /// Percent of one processor that all guests may take together; 0 for no limit.
+    pub cpu_percent: u32,
 }
 
 impl Config {
     /// 64 calls at a time, 1 GiB of compiled code.
     pub fn new(cache_dir: PathBuf, cache_key: [u8; 32], compiler: Compiler) -> Self {
-        Self { cache_dir, cache_key, cache_bytes: 1 << 30, compiler, max_concurrent: 64 }
+        Self { cache_dir, cache_key, cache_bytes: 1 << 30, compiler, max_concurrent: 64, cpu_percent: 0 }
     }
 }
 
@@ -67,6 +70,7 @@ struct Parts {
     /// One compilation at a time: each may take half a gigabyte.
     compiling: Mutex<()>,
     places: Semaphore,
+    share: Share,
     max_concurrent: usize,
 }
 
@@ -92,6 +96,7 @@ impl Kernel {
             compiler: config.compiler,
             compiling: Mutex::new(()),
             places: Semaphore::new(max_concurrent),
+            share: Share::new(config.cpu_percent),
             max_concurrent,
         };
         Ok(Self(Arc::new(parts)))
@@ -142,7 +147,7 @@ impl Kernel {
         let _place = self.place(DESCRIBE.wall_ms).await?;
         let _clock = self.0.ticker.run();
         let guest = Guest::new(Box::new(Nothing), Effect::ReadOnly, DESCRIBE.memory, 0, name.to_owned(), Box::new(()));
-        let mut sandbox = Sandbox::new(&self.0.engine, guest, DESCRIBE, 4 * MAX_DESCRIBED);
+        let mut sandbox = Sandbox::new(&self.0.engine, &self.0.share, guest, DESCRIBE, 4 * MAX_DESCRIBED);
         let pre = pre.clone();
         sandbox.enter(async |store| pre.instantiate_async(&mut *store).await?.call_describe(store).await).await
     }
@@ -158,10 +163,9 @@ impl Kernel {
             Err(failure) => return Outcome::refused(failure),
         };
         let _clock = self.0.ticker.run();
-        call::run(&self.0.engine, plugin, call).await
+        call::run(&self.0.engine, &self.0.share, plugin, call).await
     }
 
-    /// Waits for a place in the sandbox, first come, first served.
     /// How much of the places for calls is taken, in percent.
     pub fn occupancy(&self) -> u8 {
         let Parts { places, max_concurrent, .. } = &*self.0;
@@ -169,8 +173,14 @@ impl Kernel {
         u8::try_from(taken * 100 / (*max_concurrent).max(1)).unwrap_or(100)
     }
 
+    /// Waits for a place in the sandbox, first come, first served, and until guests may run.
     async fn place(&self, wait_ms: u64) -> Result<SemaphorePermit<'_>, Failure> {
-        match timeout(Duration::from_millis(wait_ms), self.0.places.acquire()).await {
+        let entered = async {
+            let place = self.0.places.acquire().await;
+            self.0.share.turn().await;
+            place
+        };
+        match timeout(Duration::from_millis(wait_ms), entered).await {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) | Err(_) => Err(Failure::Overloaded),
         }

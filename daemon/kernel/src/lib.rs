@@ -22,6 +22,7 @@ mod limit;
 mod overlay;
 mod plugin;
 mod schema;
+mod share;
 mod ticker;
 
 pub use call::{Call, Outcome};

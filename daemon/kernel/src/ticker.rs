@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use wasmtime::Engine;
 
 /// How long a guest may hold a thread before it yields: short against any deadline, long against a switch.
-const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
 struct Shared {

@@ -55,6 +55,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("mesh.peers", "MCP_MESH_PEERS", Kind::Number(512), "40"),
     key("mesh.max_memory_mib", "MCP_MESH_MAX_MEMORY_MIB", Kind::Number(1 << 20), "1024"),
     key("node.zone", "MCP_NODE_ZONE", Kind::Text, "\"\""),
+    key("kernel.cpu_percent", "MCP_KERNEL_CPU_PERCENT", Kind::Number(100_000), "0"),
     key("kernel.max_concurrent", "MCP_KERNEL_MAX_CONCURRENT", Kind::Number(64), "64"),
     key("plugins.share", "MCP_PLUGINS_SHARE", Kind::Choice(&["owner", "members", "nobody"]), "\"owner\""),
     key("agreements.accept", "MCP_AGREEMENTS_ACCEPT", Kind::Choice(&["auto", "manual", "deny"]), "\"manual\""),

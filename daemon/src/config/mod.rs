@@ -88,6 +88,8 @@ pub(crate) struct Config {
     /// How long the credentials are valid that this node issues, if it has the authority's key.
     pub(crate) credential_seconds: u64,
     pub(crate) max_concurrent: usize,
+    /// Of one processor, for all calls together; 0 for no limit.
+    pub(crate) cpu_percent: u32,
     pub(crate) policy: Policy,
     pub(crate) pricing: Pricing,
     pub(crate) share: Share,
@@ -239,6 +241,7 @@ impl Layers {
             join_token_file: Some(self.str("mesh.join_token_file")).filter(|path| !path.is_empty()).map(PathBuf::from),
             zone: (!self.str("node.zone").is_empty()).then(|| self.get("node.zone")).transpose()?,
             credential_seconds: self.number("mesh.credential_seconds").max(1),
+            cpu_percent: self.number("kernel.cpu_percent") as u32,
             max_concurrent: (self.number("kernel.max_concurrent") as usize).max(1),
             policy,
             pricing,
