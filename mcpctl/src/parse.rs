@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::{AgentId, manifest::is_name};
+use protocol::{AgentId, api::Limits, manifest::is_name};
 use rust_decimal::Decimal;
 
 /// A length of time: a whole number and `ms`, `s`, `m`, `h` or `d`.
@@ -78,6 +78,51 @@ pub(crate) fn segment(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
+/// What of a call is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    Memory,
+    Fuel,
+    WallMs,
+    StateBytes,
+    ResultBytes,
+}
+
+/// A limit of calls: `memory=128MiB`, `fuel=1000000`, `wall_ms=500`.
+pub(crate) fn limit(text: &str) -> Result<(Limit, u64), String> {
+    const NAMES: [(&str, Limit); 5] = [
+        ("memory", Limit::Memory),
+        ("fuel", Limit::Fuel),
+        ("wall_ms", Limit::WallMs),
+        ("state_bytes", Limit::StateBytes),
+        ("result_bytes", Limit::ResultBytes),
+    ];
+    let (name, value) = text.split_once('=').ok_or("a limit is NAME=VALUE")?;
+    let known = || format!("{name:?} is no limit: {}", NAMES.map(|(name, _)| name).join(", "));
+    let (_, limit) = NAMES.into_iter().find(|(known, _)| *known == name).ok_or_else(known)?;
+    let bytes = matches!(limit, Limit::Memory | Limit::StateBytes | Limit::ResultBytes);
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let unit = units.into_iter().find_map(|(unit, factor)| Some((value.strip_suffix(unit)?, factor))).filter(|_| bytes);
+    let (number, factor) = unit.unwrap_or((value, 1_u64));
+    let number = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).filter(|number| *number > 0);
+    number.map(|number| (limit, number)).ok_or_else(|| format!("{value:?} is not a whole number above 0"))
+}
+
+/// The defaults, with these changes; none if there are none.
+pub(crate) fn limits(changes: &[(Limit, u64)]) -> Option<Limits> {
+    let mut limits = Limits::default();
+    for (limit, value) in changes {
+        *match limit {
+            Limit::Memory => &mut limits.memory,
+            Limit::Fuel => &mut limits.fuel,
+            Limit::WallMs => &mut limits.wall_ms,
+            Limit::StateBytes => &mut limits.state_bytes,
+            Limit::ResultBytes => &mut limits.result_bytes,
+        } = *value;
+    }
+    (!changes.is_empty()).then_some(limits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +154,17 @@ mod tests {
         assert_eq!(parameter("calls=1000/1d"), Ok(("calls".into(), "1000/1d".into())));
         assert!(parameter("=1").is_err() && parameter("calls").is_err());
         assert_eq!(segment("did:key:z6/ä?"), "did:key:z6%2F%C3%A4%3F");
+    }
+
+    #[test]
+    fn limits_change_what_they_name() {
+        let given = ["memory=128MiB", "wall_ms=500", "state_bytes=1024"].map(|text| limit(text).expect(text));
+        let changed = limits(&given).expect("some");
+        assert_eq!((changed.memory, changed.wall_ms, changed.state_bytes), (128 << 20, 500, 1024));
+        assert_eq!(changed.fuel, Limits::default().fuel);
+        assert!(limits(&[]).is_none());
+        for bad in ["memory", "memory=", "memory=0", "memory=x", "memory=-1", "fuel=1KiB", "cpu=1", "memory=99999999999GiB"] {
+            assert!(limit(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -172,6 +172,9 @@ pub(crate) struct SpawnArguments {
     /// The component's signed manifest; the one beside it if not given
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
+    /// What one call may use: memory, state and result in bytes (or KiB, MiB, GiB), fuel, wall_ms; may be repeated
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = parse::limit)]
+    limits: Vec<(parse::Limit, u64)>,
     /// What a call costs those who are not the owner
     #[arg(long, value_name = "DECIMAL", value_parser = parse::price)]
     price_per_call: Option<Decimal>,
@@ -310,8 +313,9 @@ fn snapshot(one: &SnapshotOutline) -> String {
 
 async fn spawn(arguments: SpawnArguments, client: &Client, output: Output) -> Result {
     let pricing = arguments.pricing()?;
+    let limits = parse::limits(&arguments.limits);
     let digest = plugin::push(client, &arguments.plugin, arguments.manifest.as_deref()).await?.component;
-    let agent: Agent = client.post("/v1/agents", &Spawn { name: arguments.name, component: digest, pricing, limits: None }).await?;
+    let agent: Agent = client.post("/v1/agents", &Spawn { name: arguments.name, component: digest, pricing, limits }).await?;
     output.show(&agent, describe)
 }
 
