@@ -2,29 +2,27 @@
 //!
 //! JSON over HTTP under `/v1`; each type below is the body of the route that its comment names.
 
+mod agents;
 mod mesh;
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use crate::{
     Timestamp,
-    advert::{Effect, Method},
+    advert::Method,
     agreement::{Agreement, Bundle, Pricing, Reason, Status},
     credential::Zone,
     digest::Digest,
     document::Sealed,
     entry::{Entry, InclusionProof},
-    id::{AgentId, AgreementId, KeyId, MeshId, OperationId, SnapshotId},
+    id::{AgentId, AgreementId, KeyId, MeshId},
     key::{Did, NodeId},
     manifest::{self, Manifest},
-    receipt::Receipt,
-    snapshot::Snapshot,
     usage::Usage,
 };
 
-pub use self::mesh::*;
+pub use self::{agents::*, mesh::*};
 
 /// The largest body of a request other than a blob: parameters and their envelope.
 pub const MAX_BODY: usize = crate::wire::MAX_PARAMS + 64 * 1024;
@@ -163,206 +161,6 @@ pub struct Publisher {
 pub struct Trust {
     /// What to call it.
     pub name: String,
-}
-
-/// `POST /v1/agents`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Spawn {
-    /// Its name: unique on the node.
-    pub name: String,
-    /// The registered component.
-    pub component: Digest,
-    /// What calls cost those who aren't the owner; the node's default if none.
-    #[serde(default)]
-    pub pricing: Option<Pricing>,
-    /// The most that one call may use; the node's default if none.
-    #[serde(default)]
-    pub limits: Option<Limits>,
-}
-
-/// What one call of an agent may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Bytes of linear memory, over all memories of the instance.
-    pub memory: u64,
-    /// Fuel.
-    pub fuel: u64,
-    /// Wall time in milliseconds.
-    pub wall_ms: u64,
-    /// Bytes written to state by one call.
-    pub state_bytes: u64,
-    /// Bytes of the result.
-    pub result_bytes: u64,
-}
-
-impl Default for Limits {
-    /// What an honest plugin stays far below: 64 MiB, 10 G instructions, 10 s, 16 MiB written, 16 MiB answered.
-    fn default() -> Self {
-        Self {
-            memory: 64 << 20,
-            fuel: 10_000_000_000,
-            wall_ms: 10_000,
-            state_bytes: 16 << 20,
-            result_bytes: crate::wire::MAX_RESULT as u64,
-        }
-    }
-}
-
-/// `GET /v1/agents/{agent}`, an item of `GET /v1/agents`, and the answer of `POST /v1/agents`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Agent {
-    /// Its id.
-    pub id: AgentId,
-    /// Its name.
-    pub name: String,
-    /// Who owns it.
-    pub owner: Did,
-    /// The plugin, `name@release`.
-    pub plugin: String,
-    /// The component.
-    pub component: Digest,
-    /// Its methods, in short.
-    pub methods: Vec<MethodOutline>,
-    /// What calls cost.
-    pub pricing: Pricing,
-    /// What one call may use.
-    pub limits: Limits,
-    /// When it was spawned.
-    pub created_at: Timestamp,
-    /// Whether its owner has stopped it: it takes no calls.
-    #[serde(default)]
-    pub stopped: bool,
-    /// The components that it ran before, the last one last.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub previous: Vec<Digest>,
-    /// When snapshots of it are taken by themselves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<Schedule>,
-}
-
-/// Snapshots by the clock: body of `PUT /v1/agents/{agent}/schedule`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Schedule {
-    /// Seconds between two.
-    pub every_s: u64,
-    /// How many are kept.
-    pub keep: u32,
-}
-
-/// A snapshot: an item of `GET /v1/agents/{agent}/snapshots`, and the answer of `POST` to it
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct SnapshotOutline {
-    /// Its id.
-    pub id: SnapshotId,
-    /// The agent.
-    pub agent: AgentId,
-    /// When it was taken.
-    pub taken_at: Timestamp,
-    /// The plugin that the agent ran, `name@release`.
-    pub plugin: String,
-    /// Keys of the state.
-    pub keys: u64,
-    /// Bytes of keys and values.
-    pub bytes: u64,
-    /// Chunks that the state was cut into.
-    pub chunks: u64,
-    /// Bytes of chunks that no earlier snapshot had; known when it is taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub new_bytes: Option<u64>,
-}
-
-/// Body of `POST /v1/agents/{agent}/snapshots`
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct TakeSnapshot {
-    /// Keep so many of the agent's snapshots, this one included, and delete those before; all if not given.
-    #[serde(default)]
-    pub keep: Option<u32>,
-}
-
-/// Body of `POST /v1/agents/import`; component, index and chunks were uploaded as blobs before
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Import {
-    /// What to call the agent; as it was called if not given.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// The snapshot.
-    pub snapshot: Sealed<Snapshot>,
-    /// The plugin's manifest.
-    pub manifest: Sealed<Manifest>,
-}
-
-/// Body of `POST /v1/agents/{agent}/upgrade`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Upgrade {
-    /// The registered component of the other release.
-    pub component: Digest,
-}
-
-/// Body of `POST /v1/agents/{agent}/recover`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Recover {
-    /// The snapshot, one of this agent.
-    pub snapshot: SnapshotId,
-}
-
-/// An item of `GET /v1/agents/{agent}/logs`, and the data of each event of `GET /v1/agents/{agent}/logs/follow`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogLine {
-    /// Grows from line to line, while the daemon runs.
-    pub sequence: u64,
-    /// When it was logged.
-    pub time: Timestamp,
-    /// `debug`, `info`, `warn` or `error`.
-    pub level: String,
-    /// The method that ran.
-    pub method: String,
-    /// The request's id.
-    pub request_id: String,
-    /// What it says.
-    pub line: String,
-}
-
-/// A method's name and effect.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct MethodOutline {
-    /// Its name.
-    pub name: String,
-    /// Whether it changes state.
-    pub effect: Effect,
-}
-
-/// `POST /v1/agents/{agent}/execute`; `agent` is an id, or a local agent's name
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Execute {
-    /// The method.
-    pub method: String,
-    /// Its parameters: any JSON that its schema accepts, kept byte for byte.
-    #[serde(default = "null")]
-    pub params: Box<RawValue>,
-    /// The agreement to use; chosen among the active ones if none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agreement: Option<AgreementId>,
-    /// How long to wait, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_ms: Option<u32>,
-}
-
-fn null() -> Box<RawValue> {
-    RawValue::from_string("null".into()).expect("null is JSON")
-}
-
-/// The answer of `POST /v1/agents/{agent}/execute`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Executed {
-    /// The result.
-    pub result: Box<RawValue>,
-    /// The operation.
-    pub operation: OperationId,
-    /// What it used.
-    pub usage: Usage,
-    /// The provider's receipt, where the call was remote.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub receipt: Option<Sealed<Receipt>>,
 }
 
 /// `POST /v1/agreements`

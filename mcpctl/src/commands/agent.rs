@@ -12,10 +12,10 @@ use std::{
 };
 
 use protocol::{
-    AgreementId, Client, Problem, SnapshotId,
+    AgreementId, Client, Problem,
     advert::Effect,
     agreement::Pricing,
-    api::{Agent, Execute, Executed, List, LogLine, Recover, Schedule, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
+    api::{Agent, Execute, Executed, List, LogLine, Spawn, Upgrade},
     error::Code,
     wire::{MAX_IDEMPOTENCY_KEY, MAX_PARAMS},
 };
@@ -23,6 +23,7 @@ use rust_decimal::Decimal;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+mod keep;
 mod transfer;
 
 use super::{names, plugin, pricing, usage};
@@ -94,65 +95,8 @@ pub(crate) enum Command {
         #[arg(value_parser = parse::agent)]
         agent: String,
     },
-    /// Keep an agent's state as it is now, signed; calls go on meanwhile
-    Snapshot {
-        /// Its id or name
-        #[arg(value_parser = parse::agent)]
-        agent: String,
-        /// Keep so many of its snapshots, this one included, and delete those before
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        keep: Option<u32>,
-    },
-    /// Take snapshots of an agent by the clock
-    #[command(group = clap::ArgGroup::new("when").required(true).args(["every", "off"]))]
-    Schedule {
-        /// Its id or name
-        #[arg(value_parser = parse::agent)]
-        agent: String,
-        /// How often
-        #[arg(long, value_name = "TIME", value_parser = parse::duration)]
-        every: Option<Duration>,
-        /// How many to keep
-        #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..))]
-        keep: u32,
-        /// No longer
-        #[arg(long)]
-        off: bool,
-    },
-    /// List the snapshots of an agent
-    Snapshots {
-        /// Its id or name
-        #[arg(value_parser = parse::agent)]
-        agent: String,
-    },
-    /// Make an agent's state that of one of its snapshots
-    Recover {
-        /// Its id or name
-        #[arg(value_parser = parse::agent)]
-        agent: String,
-        /// The snapshot
-        #[arg(long, value_name = "SNAPSHOT")]
-        from: SnapshotId,
-    },
-    /// Write an agent into one file, which any node of any mesh can verify and import
-    Export {
-        /// Its id or name
-        #[arg(value_parser = parse::agent)]
-        agent: String,
-        /// The file
-        file: PathBuf,
-        /// The snapshot; a new one if not given
-        #[arg(long, value_name = "SNAPSHOT")]
-        snapshot: Option<SnapshotId>,
-    },
-    /// Make an agent of an export; its plugin's publisher must be trusted
-    Import {
-        /// The file
-        file: PathBuf,
-        /// What to call it; as it was called if not given
-        #[arg(long = "as", value_name = "NAME", value_parser = parse::name)]
-        name: Option<String>,
-    },
+    #[command(flatten)]
+    Keep(keep::Command),
     /// End an agent and delete its state
     Terminate {
         /// Its id or name
@@ -214,7 +158,7 @@ impl Command {
         match self {
             Self::Execute(arguments) => Some(arguments.timeout.map_or(usual, |timeout| timeout.saturating_add(SLACK))),
             Self::Logs { follow: true, .. } => None,
-            Self::Snapshot { .. } | Self::Recover { .. } | Self::Export { .. } | Self::Import { .. } => Some(LARGE),
+            Self::Keep(_) => Some(LARGE),
             _ => Some(usual),
         }
     }
@@ -236,37 +180,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             output.show(&agent, describe)
         }
         Command::Execute(arguments) => execute(arguments, client, output).await,
-        Command::Snapshot { agent, keep } => {
-            let taken: SnapshotOutline = client.post(&format!("/v1/agents/{agent}/snapshots"), &TakeSnapshot { keep }).await?;
-            output.show(&taken, snapshot)
-        }
-        Command::Schedule { agent, every, keep, .. } => {
-            let path = format!("/v1/agents/{agent}/schedule");
-            let agent: Agent = match every {
-                Some(every) => client.put(&path, &Schedule { every_s: every.as_secs(), keep }).await?,
-                None => client.delete(&path).await?,
-            };
-            output.show(&agent, describe)
-        }
-        Command::Snapshots { agent } => {
-            let all: List<SnapshotOutline> = client.get(&format!("/v1/agents/{agent}/snapshots")).await?;
-            output.list(&all, ["id", "taken", "plugin", "keys", "bytes", "chunks"], |one| {
-                let [keys, bytes, chunks] = [one.keys, one.bytes, one.chunks].map(|number| number.to_string());
-                [one.id.to_string(), one.taken_at.to_string(), one.plugin.clone(), keys, bytes, chunks]
-            })
-        }
-        Command::Recover { agent, from } => {
-            let recovered: SnapshotOutline = client.post(&format!("/v1/agents/{agent}/recover"), &Recover { snapshot: from }).await?;
-            output.show(&recovered, snapshot)
-        }
-        Command::Export { agent, file, snapshot } => {
-            let exported = transfer::export(client, &agent, &file, snapshot).await?;
-            output.show(&exported, |one| format!("{} in {}", one.id, file.display()))
-        }
-        Command::Import { file, name } => {
-            let agent = transfer::import(client, &file, name).await?;
-            output.show(&agent, describe)
-        }
+        Command::Keep(command) => keep::run(command, client, output).await,
         Command::Upgrade { agent, plugin, manifest } => {
             let component = plugin::push(client, &plugin, manifest.as_deref()).await?.component;
             output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/upgrade"), &Upgrade { component }).await?, describe)
@@ -274,22 +188,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         Command::Rollback { agent } => change(client, &agent, "rollback", output).await,
         Command::Stop { agent } => change(client, &agent, "stop", output).await,
         Command::Start { agent } => change(client, &agent, "start", output).await,
-        Command::Logs { agent, follow: true, tail } => {
-            let mut events = client.events(&format!("/v1/agents/{agent}/logs/follow?tail={tail}")).await?;
-            while let Some(event) = events.next().await? {
-                let line: LogLine = serde_json::from_str(&event.data)
-                    .map_err(|error| Problem::new(Code::Internal, format!("the daemon's event can't be read: {error}")))?;
-                output.show(&line, log_line)?;
-            }
-            Ok(())
-        }
-        Command::Logs { agent, follow: false, tail } => {
-            let lines: List<LogLine> = client.get(&format!("/v1/agents/{agent}/logs?tail={tail}")).await?;
-            if output.is_json() {
-                return output.show(&lines, |_| String::new());
-            }
-            lines.items.iter().try_for_each(|line| output.show(line, log_line))
-        }
+        Command::Logs { agent, follow, tail } => logs(client, &agent, follow, tail, output).await,
         Command::Terminate { agent } => {
             client.delete::<IgnoredAny>(&format!("/v1/agents/{agent}")).await?;
             output.show(&serde_json::json!({ "agent": agent, "terminated": true }), |_| format!("{agent} terminated"))
@@ -301,22 +200,30 @@ fn log_line(line: &LogLine) -> String {
     format!("{} {:5} {} {}: {}", line.time, line.level, line.method, line.request_id, line.line)
 }
 
-fn snapshot(one: &SnapshotOutline) -> String {
-    fields([
-        ("snapshot", one.id.to_string()),
-        ("agent", one.agent.to_string()),
-        ("taken", one.taken_at.to_string()),
-        ("state", format!("{} keys, {} bytes, {} chunks", one.keys, one.bytes, one.chunks)),
-        ("new", one.new_bytes.map(|bytes| format!("{bytes} bytes that no earlier snapshot had")).unwrap_or_default()),
-    ])
-}
-
 async fn spawn(arguments: SpawnArguments, client: &Client, output: Output) -> Result {
     let pricing = arguments.pricing()?;
     let limits = parse::limits(&arguments.limits);
     let digest = plugin::push(client, &arguments.plugin, arguments.manifest.as_deref()).await?.component;
     let agent: Agent = client.post("/v1/agents", &Spawn { name: arguments.name, component: digest, pricing, limits }).await?;
     output.show(&agent, describe)
+}
+
+/// Shows what an agent's plugin logs, and goes on with it if asked to.
+async fn logs(client: &Client, agent: &str, follow: bool, tail: u32, output: Output) -> Result {
+    if !follow {
+        let lines: List<LogLine> = client.get(&format!("/v1/agents/{agent}/logs?tail={tail}")).await?;
+        if output.is_json() {
+            return output.show(&lines, |_| String::new());
+        }
+        return lines.items.iter().try_for_each(|line| output.show(line, log_line));
+    }
+    let mut events = client.events(&format!("/v1/agents/{agent}/logs/follow?tail={tail}")).await?;
+    while let Some(event) = events.next().await? {
+        let line: LogLine = serde_json::from_str(&event.data)
+            .map_err(|error| Problem::new(Code::Internal, format!("the daemon's event can't be read: {error}")))?;
+        output.show(&line, log_line)?;
+    }
+    Ok(())
 }
 
 async fn change(client: &Client, agent: &str, what: &str, output: Output) -> Result {
