@@ -1,6 +1,5 @@
 //! Private meshes, as operators make and guard them: founding, tokens, members, revocation, leaving.
 
-use protocol::api::{List, Peer};
 use serde_json::{Value, json};
 use tests::{Bootstrap, Cluster, Node, until};
 
@@ -179,6 +178,6 @@ async fn a_machine_joins_by_itself_when_its_authority_comes() {
     authority.restart().await;
     until("it to be a member", async || (!node.json(&["mesh", "show"]).await["member"].is_null()).then_some(())).await;
     node.is_connected(authority.id()).await;
-    let peers: List<Peer> = authority.client().get("/v1/peers").await.expect("peers");
-    assert_eq!(peers.items.len(), 1);
+    authority.is_connected(node.id()).await;
+    assert_eq!(authority.peers().await.len(), 1);
 }
