@@ -138,6 +138,7 @@ impl Command {
         match self {
             Self::Completions(_) | Self::Config(_) | Self::Devstack(_) | Self::Trace(trace::Command::Verify(_)) => None,
             Self::Agent(command) => command.patience(PATIENCE),
+            Self::Plugin(command) => command.patience(PATIENCE),
             Self::Discover(arguments) => arguments.patience(),
             Self::Agreement(_)
             | Self::Id
@@ -148,7 +149,6 @@ impl Command {
             | Self::Mesh(_)
             | Self::Netcheck
             | Self::Peers(_)
-            | Self::Plugin(_)
             | Self::Revoke(_)
             | Self::Status
             | Self::Swarm(_)
@@ -219,6 +219,9 @@ mod tests {
             "mcpctl key create ci --ttl 30d",
             "mcpctl key create --signing publisher.pem",
             "mcpctl plugin sign --key k.pem --name docs --release 0.1.0 --imports state,log docs.wasm",
+            "mcpctl plugin sign --key k.pem greeter",
+            "mcpctl plugin new greeter --language rust",
+            "mcpctl plugin dev greeter --agent greeter",
             "mcpctl config validate",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {
@@ -239,6 +242,7 @@ mod tests {
             "mcpctl key create ci --signing file",
             "mcpctl key create --signing file --ttl 1d",
             "mcpctl agent execute ../id search",
+            "mcpctl plugin new greeter --language cobol",
             "mcpctl plugin sign --key k.pem --name Docs --release 0.1.0 docs.wasm",
             "mcpctl agent spawn docs --plugin docs.wasm --price-per-call=-1",
         ] {

@@ -13,6 +13,7 @@ mod input;
 mod output;
 mod parse;
 mod paths;
+mod project;
 
 fn main() -> std::process::ExitCode {
     cli::run()

@@ -18,6 +18,7 @@ mod node;
 mod plugin;
 mod process;
 mod programs;
+mod toolchains;
 mod wait;
 mod wire;
 
@@ -27,7 +28,8 @@ pub use gateway::{Gateway, Reply};
 pub use netns::{Host, Nat, Network, Side};
 pub use node::{Node, NodeBuilder, value};
 pub use plugin::{Plugin, Publisher};
-pub use process::{Answer, Process, processes_naming, run};
+pub use process::{Answer, Process, processes_naming, run, run_within};
 pub use programs::{command, program};
+pub use toolchains::with_toolchains;
 pub use wait::{PATIENCE, until};
 pub use wire::Wire;

@@ -5,6 +5,7 @@ use std::{
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -92,6 +93,11 @@ impl Process {
     pub fn log(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap_or_default()
     }
+
+    /// What it has found so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.stdout).unwrap_or_default()
+    }
 }
 
 impl Drop for Process {
@@ -140,9 +146,17 @@ impl Answer {
 /// # Panics
 /// If it doesn't end within [`PATIENCE`].
 pub async fn run(command: Command) -> Answer {
+    run_within(command, PATIENCE).await
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// If it doesn't end in time.
+pub async fn run_within(command: Command, patience: Duration) -> Answer {
     let mut command = tokio::process::Command::from(command);
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(PATIENCE, output).await.expect("the command ends in time").expect("the command runs");
+    let output = tokio::time::timeout(patience, output).await.expect("the command ends in time").expect("the command runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("our programs speak UTF-8");
     Answer { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }

@@ -196,7 +196,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
     }
 }
 
-fn log_line(line: &LogLine) -> String {
+pub(super) fn log_line(line: &LogLine) -> String {
     format!("{} {:5} {} {}: {}", line.time, line.level, line.method, line.request_id, line.line)
 }
 

@@ -80,6 +80,12 @@ struct SigningKey {
 }
 
 fn create_signing(file: &Path, output: Output) -> Result {
+    let key = new_signing(file)?;
+    output.show(&SigningKey { did: key.did(), file: file.into() }, |key| key.did.to_string())
+}
+
+/// Makes a signing key in a file that isn't there yet.
+pub(super) fn new_signing(file: &Path) -> Result<Key, Problem> {
     let key = Key::generate();
     save(file, key.to_pem().as_bytes()).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
@@ -87,7 +93,7 @@ fn create_signing(file: &Path, output: Output) -> Result {
         }
         _ => Problem::new(Code::InvalidRequest, format!("can't write {}: {error}", file.display())),
     })?;
-    output.show(&SigningKey { did: key.did(), file: file.into() }, |key| key.did.to_string())
+    Ok(key)
 }
 
 /// Creates a file that nobody else can read; never follows a link and never overwrites.
