@@ -144,7 +144,7 @@ codes! {
     OutOfFuel = "out_of_fuel", 422, Exit::Failure;
     /// The call wanted more memory than it may have.
     OutOfMemory = "out_of_memory", 422, Exit::Failure;
-    /// The call wrote more state than it may.
+    /// The call wrote more state than it may, or the agent would hold more than its quota.
     StateQuota = "state_quota", 422, Exit::Failure;
     /// It took longer than its deadline.
     TimedOut = "timed_out", 504, Exit::TimedOut;
@@ -206,6 +206,9 @@ pub struct Problem {
     /// The places that are wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// In how many seconds it may be worth another try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u32>,
     /// The request this answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -222,6 +225,8 @@ impl Problem {
             code,
             hint: None,
             errors: Vec::new(),
+            // Calls are short: whoever finds no place finds one soon.
+            retry_after: (code == Code::Overloaded).then_some(1),
             request_id: None,
         }
     }

@@ -15,8 +15,8 @@ pub(crate) fn problem(mut problem: Problem, request_id: &str) -> Response {
     if problem.code == Code::Unauthenticated {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"mcp-zero\""));
     }
-    if problem.code == Code::Overloaded {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(seconds) = problem.retry_after {
+        headers.insert(header::RETRY_AFTER, seconds.into());
     }
     response
 }

@@ -25,8 +25,16 @@ use crate::{
 };
 
 /// What `describe` may use: it says constants.
-const DESCRIBE: Limits =
-    Limits { memory: 64 << 20, fuel: 10_000_000_000, wall_ms: 5_000, state_bytes: 0, result_bytes: MAX_DESCRIBED as u64 };
+const DESCRIBE: Limits = Limits {
+    memory: 64 << 20,
+    fuel: 10_000_000_000,
+    wall_ms: 5_000,
+    state_bytes: 0,
+    result_bytes: MAX_DESCRIBED as u64,
+    concurrency: 1,
+    quota_bytes: 0,
+    quota_keys: 0,
+};
 
 /// How to set up a kernel.
 #[derive(Clone)]

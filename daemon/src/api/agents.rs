@@ -6,7 +6,10 @@ use axum::{Extension, extract::State, http::HeaderMap};
 use bytes::Bytes;
 use protocol::{
     Code, Problem, SnapshotId,
-    api::{Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Recover, Schedule, SnapshotOutline, Spawn, TakeSnapshot, Upgrade},
+    api::{
+        Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Recover, Schedule, SnapshotOutline, Spawn, StateOutline, TakeSnapshot,
+        Upgrade,
+    },
     document::Sealed,
     snapshot::Snapshot,
     wire::MAX_PARAMS,
@@ -41,6 +44,10 @@ pub(super) async fn list(State(api): State<Api>) -> Json<List<Agent>> {
 pub(super) async fn show(State(api): State<Api>, Path(agent): Path<String>) -> Result<Json<Agent>, Failure> {
     let found = api.node.agents.find(&agent).ok_or_else(|| not_here(&agent))?;
     Ok(Json(found.outline.clone()))
+}
+
+pub(super) async fn state(State(api): State<Api>, Path(agent): Path<String>) -> Result<Json<StateOutline>, Failure> {
+    api.node.held(&agent).await.map(Json).map_err(Failure)
 }
 
 pub(super) async fn terminate(

@@ -82,6 +82,7 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/agents/{agent}/rollback", post(agents::rollback))
         .route("/v1/agents/{agent}/stop", post(agents::stop))
         .route("/v1/agents/{agent}/start", post(agents::start))
+        .route("/v1/agents/{agent}/state", get(agents::state))
         .route("/v1/agents/{agent}/logs", get(logs::list))
         .route("/v1/agents/{agent}/logs/follow", get(logs::follow))
         .route("/v1/agents/{agent}/recover", post(agents::recover))

@@ -6,6 +6,7 @@ use parking_lot::RwLock;
 use protocol::{AgentId, Code, Did, Problem, Timestamp, agreement::Pricing, api, entry::Action, manifest::is_name};
 use serde::{Deserialize, Serialize};
 use store::{Append, Commit, Kind, RecordWrite};
+use tokio::sync::Semaphore;
 
 use super::{
     Caller,
@@ -15,6 +16,10 @@ use super::{
 
 /// Agents on one node; each takes about 2 KB of memory.
 const MAX_AGENTS: usize = 10_000;
+/// Calls of one agent that may wait for others of it.
+const MAX_WAITING: usize = 1024;
+/// Calls of one agent that may run at a time, whatever its limit says.
+const MAX_RUNNING: usize = 1024;
 
 /// One agent.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub(crate) struct Agent {
     pub(crate) outline: api::Agent,
     /// Held by whoever may change its state: mutating calls, a recovery, and its end.
     pub(crate) gate: Arc<tokio::sync::Mutex<Life>>,
+    /// Room for its calls.
+    pub(crate) room: Arc<Room>,
     /// Under which id its state is stored. Held to read while a view is opened, to write while it becomes another.
     pub(crate) state: Arc<tokio::sync::RwLock<AgentId>>,
 }
@@ -51,10 +58,32 @@ pub(crate) enum Life {
     Terminated,
 }
 
+/// How many calls of one agent may be about, and how many of them run.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// Taken on coming in: who finds none is sent away at once.
+    pub(crate) waiting: Arc<Semaphore>,
+    /// Taken for as long as the call runs.
+    pub(crate) running: Arc<Semaphore>,
+}
+
+impl Room {
+    fn of(limits: &api::Limits) -> Self {
+        let running = usize::try_from(limits.concurrency).unwrap_or(MAX_RUNNING).clamp(1, MAX_RUNNING);
+        Self { waiting: Arc::new(Semaphore::new(running + MAX_WAITING)), running: Arc::new(Semaphore::new(running)) }
+    }
+}
+
 impl Agent {
     fn new(Record { outline, state }: Record) -> Arc<Self> {
         let state = Arc::new(tokio::sync::RwLock::new(state.unwrap_or(outline.id)));
-        Arc::new(Self { outline, gate: Arc::new(tokio::sync::Mutex::new(Life::Alive)), state })
+        let room = Arc::new(Room::of(&outline.limits));
+        Arc::new(Self { outline, gate: Arc::new(tokio::sync::Mutex::new(Life::Alive)), room, state })
+    }
+
+    /// The same agent with another outline.
+    fn with(&self, outline: api::Agent) -> Self {
+        Self { outline, gate: Arc::clone(&self.gate), room: Arc::clone(&self.room), state: Arc::clone(&self.state) }
     }
 }
 
@@ -180,8 +209,7 @@ impl Agents {
         let write = RecordWrite { kind: Kind::Agent, id: record.outline.id.to_string(), value: Some(journal::encode(&record)) };
         self.journal.keep(Commit { records: vec![write], entry: Some(entry), ..Commit::default() }).await?;
         let outline = record.outline;
-        let new = Agent { outline: outline.clone(), gate: Arc::clone(&agent.gate), state: Arc::clone(&agent.state) };
-        self.insert(Arc::new(new));
+        self.insert(Arc::new(agent.with(outline.clone())));
         Ok(outline)
     }
 

@@ -70,6 +70,13 @@ impl Node {
         self.plugins.remove(component, in_use).await
     }
 
+    /// How much an agent's state is.
+    pub(crate) async fn held(&self, id_or_name: &str) -> Result<api::StateOutline, Problem> {
+        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let held = self.journal.store().held(&*agent.state.read().await).await?;
+        Ok(api::StateOutline { keys: held.keys, bytes: held.bytes })
+    }
+
     /// Moves an agent back to the release that it had before.
     pub(crate) async fn rollback(&self, caller: &Caller, id_or_name: &str) -> Result<api::Agent, Problem> {
         let (agent, _gate) = self.hold(id_or_name).await?;

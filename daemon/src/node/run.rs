@@ -61,6 +61,13 @@ pub(crate) struct Answered {
     params: Digest,
 }
 
+/// What a call did.
+struct Done {
+    result: Result<Bytes, Problem>,
+    usage: Usage,
+    writes: kernel::Writes,
+}
+
 /// The name under which an answer is kept: the scope keeps callers apart.
 #[derive(Debug, Clone)]
 struct Once {
@@ -79,6 +86,7 @@ impl Node {
         if let Some(ran) = self.answered(&once, agreement, &run.params).await? {
             return Ok(ran);
         }
+        let _waiting = Arc::clone(&run.agent.room.waiting).try_acquire_owned().map_err(|_| crowded(&run))?;
         let (plugin, gate) = loop {
             if run.agent.outline.stopped {
                 return Err(stopped(&run));
@@ -102,6 +110,8 @@ impl Node {
             return Ok(ran);
         }
 
+        let running = Arc::clone(&run.agent.room.running).acquire_owned();
+        let running = tokio::time::timeout_at(run.deadline, running).await.ok().and_then(Result::ok).ok_or_else(|| crowded(&run))?;
         let limits = limits(&run);
         let params =
             String::from_utf8(run.params.to_vec()).map_err(|_| Problem::new(Code::InvalidParams, "the parameters are not UTF-8"))?;
@@ -117,12 +127,14 @@ impl Node {
         if run.held.is_none() {
             let calling = self.plugins.kernel().call(&plugin, call);
             let outcome = tokio::time::timeout_at(run.deadline, calling).await.map_err(|_| too_late(&run))?;
+            drop(running);
             return self.finish(caller, run, outcome, gate, once).await;
         }
         // A consumer pays for what it started: going away doesn't stop the meter, and the grant bounds the guest.
         let (node, caller) = (self.clone(), caller.clone());
         let metered = self.tasks.spawn(async move {
             let outcome = node.plugins.kernel().call(&plugin, call).await;
+            drop(running);
             node.finish(&caller, run, outcome, gate, once).await
         });
         metered.await.map_err(|error| Problem::new(Code::Internal, format!("the call failed: {error}")))?
@@ -147,7 +159,9 @@ impl Node {
             let refused = outcome.result.err().map(Problem::from);
             return Err(refused.unwrap_or_else(|| Problem::new(Code::Internal, "the sandbox neither ran nor refused")));
         }
-        self.commit(caller, run, outcome, gate, once).await
+        let result = outcome.result.map(Bytes::from).map_err(Problem::from);
+        let done = Done { result, usage: outcome.usage, writes: outcome.writes };
+        self.commit(caller, run, done, gate, once).await
     }
 
     /// Commits what the call did. In a task of its own: a caller that goes away doesn't stop it half-way.
@@ -155,7 +169,7 @@ impl Node {
         &self,
         caller: &Caller,
         run: Run,
-        outcome: kernel::Outcome,
+        done: Done,
         gate: Option<OwnedMutexGuard<Life>>,
         once: Option<Once>,
     ) -> Result<Ran, Problem> {
@@ -163,9 +177,9 @@ impl Node {
         let state = *run.agent.state.read().await;
         let (agent, agreement) = (run.agent.outline.id, run.held.as_ref().map(|held| held.contract().id()));
         let asked = run.params.clone();
-        let outcome_bytes = outcome.result.map(Bytes::from).map_err(Problem::from);
-        let usage = run.held.as_ref().map_or(outcome.usage, |held| held.counted(outcome.usage));
-        let answered = Answered { operation: OperationId::new(), outcome: outcome_bytes, usage, params: Digest::sha256(&run.params) };
+        let used = done.usage;
+        let usage = run.held.as_ref().map_or(used, |held| held.counted(used));
+        let answered = Answered { operation: OperationId::new(), outcome: done.result, usage, params: Digest::sha256(&run.params) };
         let action = Action::Execute {
             agent,
             method: run.method.clone(),
@@ -177,10 +191,10 @@ impl Node {
         let note = Note { operation: answered.operation, principal: caller.principal, agreement, failure, request_id: &caller.request_id };
         let entry = self.journal.append(note, action);
         let leaf = entry.leaf;
-        let writes: Vec<_> = outcome.writes.into_iter().map(|(key, value)| Write { key, value }).collect();
+        let writes: Vec<_> = done.writes.into_iter().map(|(key, value)| Write { key, value }).collect();
         let now_s = Timestamp::now().as_second();
         let commit = Commit {
-            state: (!writes.is_empty()).then_some(StateWrites { agent: state, writes }),
+            state: (!writes.is_empty()).then_some(StateWrites { agent: state, writes, quota: Some(quota(&run.agent)) }),
             charge: run.held.as_ref().map(|held| held.charge(answered.usage)),
             answer: once.as_ref().map(|once| Answer {
                 scope: once.scope.clone(),
@@ -195,13 +209,23 @@ impl Node {
         let journal = self.journal.clone();
         let committing = self.tasks.spawn(async move {
             let committed = journal.commit(commit).await;
+            if let Err(store::Error::Rejected(Rejected::StateFull { .. })) = &committed {
+                return (committed, Some((run, gate)));
+            }
             if let (Ok(_), Some(held)) = (&committed, run.held) {
                 held.settle(usage);
             }
             drop(gate);
-            committed
+            (committed, None)
         });
-        match committing.await.map_err(|error| Problem::new(Code::Internal, format!("the commit failed: {error}")))? {
+        let (committed, full) = committing.await.map_err(|error| Problem::new(Code::Internal, format!("the commit failed: {error}")))?;
+        if let (Err(error), Some((run, gate))) = (&committed, full) {
+            // What it wrote doesn't fit: then the call has failed, which is metered and traced like any other failure.
+            let problem = Problem::new(error.code(), error.to_string()).hint("delete some, or spawn the agent with a larger quota");
+            let failed = Done { result: Err(problem), usage: Usage { egress_bytes: 0, ..used }, writes: kernel::Writes::new() };
+            return Box::pin(self.commit(caller, run, failed, gate, once)).await;
+        }
+        match committed {
             Ok(committed) => {
                 Ok(Ran { answered, index: committed.index.unwrap_or_default(), leaf, total: committed.total.unwrap_or_default() })
             }
@@ -274,6 +298,16 @@ fn limits(run: &Run) -> Limits {
     let left = run.deadline.saturating_duration_since(Instant::now());
     limits.wall_ms = limits.wall_ms.min(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
     limits
+}
+
+/// The most that an agent may hold.
+fn quota(agent: &Agent) -> store::Held {
+    store::Held { keys: agent.outline.limits.quota_keys, bytes: agent.outline.limits.quota_bytes }
+}
+
+fn crowded(run: &Run) -> Problem {
+    Problem::new(Code::Overloaded, format!("too many calls of agent {} are under way", run.agent.outline.name))
+        .hint("try again in a moment")
 }
 
 fn stopped(run: &Run) -> Problem {

@@ -35,6 +35,29 @@ pub struct StateWrites {
     pub agent: AgentId,
     /// The writes.
     pub writes: Vec<Write>,
+    /// The most that may be there after them, if there is a limit. Writes that leave no more than there was are never refused.
+    pub quota: Option<Held>,
+}
+
+/// How much an agent's state is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+}
+
+impl Held {
+    /// Refuses a state that would pass its quota by growing.
+    pub fn check(before: Self, after: Self, quota: Option<Self>) -> Result<(), Rejected> {
+        let Some(quota) = quota else { return Ok(()) };
+        let passed = |before: u64, after: u64, quota: u64| after > quota && after > before;
+        match passed(before.keys, after.keys, quota.keys) || passed(before.bytes, after.bytes, quota.bytes) {
+            true => Err(Rejected::StateFull { after, quota }),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Sets a key, or deletes it.
@@ -187,6 +210,14 @@ pub enum Rejected {
     /// The idempotency key was answered before: give that answer.
     #[error("a request with this idempotency key was answered before")]
     Duplicate,
+    /// The agent's state would pass its quota.
+    #[error("the state would be {} keys and {} bytes, its quota is {} and {}", after.keys, after.bytes, quota.keys, quota.bytes)]
+    StateFull {
+        /// What it would be.
+        after: Held,
+        /// What it may be.
+        quota: Held,
+    },
     /// The operation is in the trace log.
     #[error("operation {operation} is in the trace log already")]
     Logged {
@@ -211,6 +242,7 @@ impl Rejected {
         match self {
             Self::OverLimit { .. } => Code::AgreementExhausted,
             Self::Duplicate | Self::Logged { .. } => Code::Conflict,
+            Self::StateFull { .. } => Code::StateQuota,
             Self::TooLarge { .. } => Code::TooLarge,
         }
     }

@@ -28,7 +28,9 @@ use protocol::{AgentId, AgreementId, OperationId, Usage, merkle::Hash};
 
 pub use crate::{
     blobs::{Blobs, Partial},
-    commit::{Answer, Append, Charge, Commit, Committed, Kind, MAX_NAME, MAX_VALUE, RecordWrite, Rejected, StateWrites, TreeNode, Write},
+    commit::{
+        Answer, Append, Charge, Commit, Committed, Held, Kind, MAX_NAME, MAX_VALUE, RecordWrite, Rejected, StateWrites, TreeNode, Write,
+    },
     committer::Committer,
     error::Error,
     sqlite::Sqlite,
@@ -60,6 +62,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// A consistent snapshot of one agent's state, as of now. Keep it no longer than a call: it holds back the space
     /// of all that is written meanwhile. Too many at once are refused as overloaded.
     async fn view(&self, agent: &AgentId) -> Result<Box<dyn View>, Error>;
+
+    /// How much an agent's state is.
+    async fn held(&self, agent: &AgentId) -> Result<Held, Error>;
 
     /// One record.
     async fn record(&self, kind: Kind, id: &str) -> Result<Option<Vec<u8>>, Error>;

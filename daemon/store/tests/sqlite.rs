@@ -13,7 +13,7 @@ use std::{
 
 use protocol::{AgentId, AgreementId, Code, OperationId, Usage, merkle::leaf_hash};
 use rusqlite::Connection;
-use store::{Append, Charge, Commit, Committer, Error, Kind, RecordWrite, Sqlite, StateWrites, Store, Write};
+use store::{Append, Charge, Commit, Committer, Error, Held, Kind, RecordWrite, Sqlite, StateWrites, Store, Write};
 use tokio::task::JoinSet;
 
 fn place() -> (tempfile::TempDir, PathBuf) {
@@ -40,6 +40,28 @@ async fn conforms_on_one_thread() {
     store::conformance::run(async || open(&path)).await;
 }
 
+/// A store as the first version left it: everything is there still, and what is new is right from the beginning.
+#[tokio::test]
+async fn a_store_of_version_1_is_taken_over() {
+    let (_home, path) = place();
+    let agent = AgentId::new();
+    let old = Connection::open(&path).expect("a file");
+    old.execute_batch(include_str!("../src/sqlite/v1.sql")).expect("version 1");
+    old.execute_batch("PRAGMA application_id = 0x4d435030; PRAGMA user_version = 1; PRAGMA journal_mode = WAL").expect("its marks");
+    let insert = "INSERT INTO state (agent, key, value) VALUES (?1, ?2, ?3)";
+    for (key, value) in [("é", &b"12345"[..]), ("b", b"")] {
+        old.execute(insert, (agent.uuid().as_bytes(), key, value)).expect("some state");
+    }
+    old.close().expect("closed");
+    let store = open(&path);
+    assert_eq!(store.held(&agent).await.expect("held"), Held { keys: 2, bytes: 8 });
+    assert_eq!(store.view(&agent).await.expect("view").get("é").await.expect("get").as_deref(), Some(&b"12345"[..]));
+    store.close().await.expect("close");
+    let version: u32 =
+        Connection::open(&path).expect("a file").pragma_query_value(None, "user_version", |row| row.get(0)).expect("a version");
+    assert_eq!(version, 2);
+}
+
 /// The child's place; in the parent it isn't set.
 const CHILD: &str = "STORE_TEST_CHILD";
 /// The child writes all of it under these.
@@ -62,7 +84,7 @@ async fn commit_until_killed(path: &Path) {
                 let usage = Usage { calls: 1, ..Usage::default() };
                 let buckets = vec![("total".to_owned(), Usage::UNLIMITED)];
                 let commit = Commit {
-                    state: Some(StateWrites { agent, writes: vec![write] }),
+                    state: Some(StateWrites { agent, writes: vec![write], quota: None }),
                     charge: Some(Charge { agreement, usage, buckets }),
                     entry: Some(Append { operation, leaf: leaf_hash(&entry), entry }),
                     ..Commit::default()
@@ -145,7 +167,7 @@ async fn a_store_from_the_future_is_refused_untouched() {
     Connection::open(&path).and_then(|file| file.pragma_update(None, "user_version", 99)).expect("a future version");
     let before = contents(home.path());
     let error = Sqlite::open(&path).expect_err("refused");
-    assert!(matches!(error, Error::MigrationNeeded { found: 99, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, Error::MigrationNeeded { found: 99, known: 2, .. }), "{error:?}");
     assert_eq!(error.code(), Code::MigrationNeeded);
     assert!(contents(home.path()) == before, "its files are as they were");
 }

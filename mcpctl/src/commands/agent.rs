@@ -15,12 +15,12 @@ use protocol::{
     AgreementId, Client, Problem,
     advert::Effect,
     agreement::Pricing,
-    api::{Agent, Execute, Executed, List, LogLine, Spawn, Upgrade},
+    api::{Agent, Execute, Executed, Limits, List, LogLine, Spawn, StateOutline, Upgrade},
     error::Code,
     wire::{MAX_IDEMPOTENCY_KEY, MAX_PARAMS},
 };
 use rust_decimal::Decimal;
-use serde::de::IgnoredAny;
+use serde::{Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 mod keep;
@@ -116,7 +116,8 @@ pub(crate) struct SpawnArguments {
     /// The component's signed manifest; the one beside it if not given
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// What one call may use: memory, state and result in bytes (or KiB, MiB, GiB), fuel, wall_ms; may be repeated
+    /// What it may use, may be repeated. A call: memory, state_bytes, result_bytes (or KiB, MiB, GiB), fuel, wall_ms. The
+    /// agent: concurrency, quota_bytes, quota_keys
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = parse::limit)]
     limits: Vec<(parse::Limit, u64)>,
     /// What a call costs those who are not the owner
@@ -177,7 +178,14 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         }
         Command::Show { agent } => {
             let agent: Agent = client.get(&format!("/v1/agents/{agent}")).await?;
-            output.show(&agent, describe)
+            let state: StateOutline = client.get(&format!("/v1/agents/{}/state", agent.id)).await?;
+            let Limits { quota_keys, quota_bytes, .. } = agent.limits;
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            output.show(&Shown { agent, state }, |Shown { agent, state }| {
+                let StateOutline { keys, bytes } = state;
+                let of = format!("state      {keys} of {quota_keys} keys, {} of {} MiB", mib(*bytes), mib(quota_bytes));
+                format!("{}\n{of}", describe(agent))
+            })
         }
         Command::Execute(arguments) => execute(arguments, client, output).await,
         Command::Keep(command) => keep::run(command, client, output).await,
@@ -290,6 +298,14 @@ fn read_params(argument: &str) -> Result<Box<RawValue>> {
 fn text(bytes: Vec<u8>) -> Result<String, Problem> {
     let text = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
     text.map_err(|error| Problem::new(Code::InvalidRequest, format!("the parameters are not UTF-8: {error}")))
+}
+
+/// An agent, and how much its state is.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    agent: Agent,
+    state: StateOutline,
 }
 
 fn describe(agent: &Agent) -> String {

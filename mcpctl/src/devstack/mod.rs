@@ -15,7 +15,7 @@ mod story;
 use std::path::Path;
 
 use protocol::{Code, Problem};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{corpus::Corpus, stack::Stack};
 use crate::{commands::devstack::Arguments, error::Result, output::Output};
@@ -23,11 +23,15 @@ use crate::{commands::devstack::Arguments, error::Result, output::Output};
 /// Starts the mesh, does the work, shows what came of it, and leaves nothing behind.
 pub(crate) async fn run(arguments: Arguments, output: Output) -> Result {
     let corpus = Corpus::open(arguments.docs.as_deref())?;
+    let mut interrupts = Interrupts::listen()?;
     let (place, temporary) = place(arguments.keep.as_deref())?;
     let mut stack = Stack::new(&place)?;
     let done = tokio::select! {
         done = work(&mut stack, &corpus, &arguments, output) => done,
-        interrupted = interrupted() => interrupted.and_then(|()| if arguments.once { Err(Problem::new(Code::Cancelled, "interrupted before all was verified").into()) } else { Ok(()) }),
+        () = interrupts.next() => match arguments.once {
+            true => Err(Problem::new(Code::Cancelled, "interrupted before all was verified").into()),
+            false => Ok(()),
+        },
     };
     output.note("stopping");
     let stopped = stack.stop().await;
@@ -64,16 +68,22 @@ fn place(keep: Option<&Path>) -> Result<(std::path::PathBuf, Option<tempfile::Te
     Ok((keep.canonicalize().map_err(|error| failed(&keep.display(), error))?, None))
 }
 
-/// Ctrl-C, or whoever ends us politely.
-async fn interrupted() -> Result {
-    let failed = |error: std::io::Error| Problem::new(Code::Internal, format!("can't listen for signals: {error}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
+/// Ctrl-C, or whoever ends us politely. Listened for from the beginning: whenever it comes, all is put away.
+struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    fn listen() -> Result<Self, Problem> {
+        let failed = |error: std::io::Error| Problem::new(Code::Internal, format!("can't listen for signals: {error}"));
+        let listen = |kind| signal(kind).map_err(failed);
+        Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]))
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
 }

@@ -27,13 +27,14 @@ pub struct Spawn {
     /// What calls cost those who aren't the owner; the node's default if none.
     #[serde(default)]
     pub pricing: Option<Pricing>,
-    /// The most that one call may use; the node's default if none.
+    /// The most that it may use; the node's default if none.
     #[serde(default)]
     pub limits: Option<Limits>,
 }
 
-/// What one call of an agent may use.
+/// What an agent may use: each of its calls, and in all. What isn't named has its default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Bytes of linear memory, over all memories of the instance.
     pub memory: u64,
@@ -45,10 +46,17 @@ pub struct Limits {
     pub state_bytes: u64,
     /// Bytes of the result.
     pub result_bytes: u64,
+    /// Calls of the agent that run at a time; the others wait their turn.
+    pub concurrency: u64,
+    /// Bytes that the agent's state may have, keys and values.
+    pub quota_bytes: u64,
+    /// Keys that the agent's state may have.
+    pub quota_keys: u64,
 }
 
 impl Default for Limits {
-    /// What an honest plugin stays far below: 64 MiB, 10 G instructions, 10 s, 16 MiB written, 16 MiB answered.
+    /// What an honest plugin stays far below: 64 MiB, 10 G instructions, 10 s, 16 MiB written, 16 MiB answered, 32 calls
+    /// at a time, 4 GiB and 10 million keys of state.
     fn default() -> Self {
         Self {
             memory: 64 << 20,
@@ -56,8 +64,20 @@ impl Default for Limits {
             wall_ms: 10_000,
             state_bytes: 16 << 20,
             result_bytes: crate::wire::MAX_RESULT as u64,
+            concurrency: 32,
+            quota_bytes: 4 << 30,
+            quota_keys: 10_000_000,
         }
     }
+}
+
+/// `GET /v1/agents/{agent}/state`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateOutline {
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
 }
 
 /// `GET /v1/agents/{agent}`, an item of `GET /v1/agents`, and the answer of `POST /v1/agents`

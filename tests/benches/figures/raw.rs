@@ -58,7 +58,7 @@ impl Raw {
         let result = outcome.result.map_err(protocol::Problem::from)?;
         let writes = outcome.writes.into_iter().map(|(key, value)| Write { key, value }).collect();
         let commit = Commit {
-            state: Some(StateWrites { agent: *agent, writes }),
+            state: Some(StateWrites { agent: *agent, writes, quota: None }),
             entry: Some(Append { operation: OperationId::new(), leaf: Hash::default(), entry: self.entry.clone() }),
             ..Commit::default()
         };

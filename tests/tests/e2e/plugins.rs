@@ -2,11 +2,11 @@
 
 use protocol::{
     Code, Digest, Envelope, Signed,
-    api::{Agent, Limits, RegisterPlugin},
+    api::{Agent, Execute, Executed, Limits, RegisterPlugin},
     manifest::Import,
 };
 use serde_json::{Value, json};
-use tests::{Cluster, Node, Plugin, Publisher, value};
+use tests::{Cluster, Node, Plugin, Publisher, until, value};
 
 use crate::fixtures::counter;
 
@@ -165,6 +165,42 @@ async fn fuel_ends_a_loop_and_a_loop_holds_up_nobody_else() {
     },);
     assert_eq!(looping.expect_err("it burns its fuel").code, Code::OutOfFuel);
     assert_eq!(value(&echoed.expect("beside it")), json!({ "here": 1 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agents_state_keeps_to_its_quota() {
+    let (_cluster, mut node, _) = sandbox(Limits { quota_bytes: 60, quota_keys: 1, ..Limits::default() }).await;
+    let write = async |node: &Node, length: usize| node.execute("counter", "write", &json!({ "v": "x".repeat(length) })).await;
+    write(&node, 40).await.expect("within the quota");
+    let refused = write(&node, 80).await.expect_err("over its bytes");
+    assert!(refused.code == Code::StateQuota && refused.detail.contains("60"), "{refused}");
+    assert_eq!(node.execute("counter", "count", &json!({})).await.expect_err("over its keys").code, Code::StateQuota);
+    // It was metered and traced like any call that failed, kept nothing, and the agent lives on, over a kill too.
+    let traced = node.json(&["trace", "list", "--limit", "1000"]).await;
+    let failures = traced["items"].as_array().expect("items").iter().filter(|item| item["entry"]["failure"] == "state_quota");
+    assert_eq!(failures.count(), 2);
+    node.kill9();
+    node.restart().await;
+    let shown = node.json(&["agent", "show", "counter"]).await;
+    assert_eq!((&shown["state"]["keys"], &shown["state"]["bytes"]), (&json!(1), &json!(3 + 48)), "{shown}");
+    write(&node, 20).await.expect("less than there was");
+    node.json(&["agent", "terminate", "counter"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_an_agent_take_turns_and_are_told_when_to_come_back() {
+    let (_cluster, node, _) = sandbox(Limits { concurrency: 1, wall_ms: 8_000, fuel: u64::MAX, ..Limits::default() }).await;
+    let calls = async |method: &str, timeout_ms: u32| {
+        let params = serde_json::value::to_raw_value(&json!({})).expect("JSON");
+        let execute = Execute { method: method.into(), params, agreement: None, timeout_ms: Some(timeout_ms) };
+        node.client().post::<_, Executed>("/v1/agents/counter/execute", &execute).await
+    };
+    let (looping, ()) = tokio::join!(calls("loop", 30_000), async {
+        let refused = until("the loop to run", async || calls("echo", 200).await.err()).await;
+        assert_eq!((refused.code, refused.retry_after), (Code::Overloaded, Some(1)), "{refused}");
+    });
+    assert_eq!(looping.expect_err("it is ended").code, Code::TimedOut);
+    calls("echo", 30_000).await.expect("then there is room");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -92,7 +92,7 @@ impl Node {
         if writes.is_empty() {
             return Ok(());
         }
-        let state = Some(StateWrites { agent: staged, writes });
+        let state = Some(StateWrites { agent: staged, writes, quota: None });
         self.journal.keep(Commit { state, ..Commit::default() }).await.map(drop)
     }
 

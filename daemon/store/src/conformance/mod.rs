@@ -41,6 +41,7 @@ pub async fn run<F: AsyncFn() -> Arc<dyn Store>>(open: F) {
     state::lists_are_in_byte_order(&*store).await;
     state::views_are_snapshots(&*store).await;
     state::views_do_not_starve_each_other(&*store).await;
+    state::what_is_held_is_counted_and_limited(&*store).await;
     state::state_is_cleared_before_it_is_written(&*store).await;
     log::indices_are_dense_and_unique(&store).await;
     log::pages_of_the_log_agree(&*store).await;
@@ -104,7 +105,7 @@ async fn value(store: &dyn Store, agent: AgentId, key: &str) -> Option<String> {
 
 fn writes(agent: AgentId, pairs: &[(&str, Option<&str>)]) -> StateWrites {
     let write = |(key, value): &(&str, Option<&str>)| Write { key: (*key).into(), value: value.map(Into::into) };
-    StateWrites { agent, writes: pairs.iter().map(write).collect() }
+    StateWrites { agent, writes: pairs.iter().map(write).collect(), quota: None }
 }
 
 fn state(agent: AgentId, pairs: &[(&str, Option<&str>)]) -> Commit {

@@ -2,10 +2,10 @@
 
 use protocol::AgentId;
 
-use super::{made, state, value, writes};
+use super::{apply, made, state, value, writes};
 use crate::{
     Store,
-    commit::{Commit, Kind},
+    commit::{Commit, Held, Kind, Rejected, StateWrites},
 };
 
 pub(super) async fn lists_are_in_byte_order(store: &dyn Store) {
@@ -47,6 +47,33 @@ pub(super) async fn lists_are_in_byte_order(store: &dyn Store) {
         }
         assert_eq!(scanned, sorted, "scans meet without gap or overlap");
     }
+}
+
+pub(super) async fn what_is_held_is_counted_and_limited(store: &dyn Store) {
+    let agent = AgentId::new();
+    let held = async || {
+        let held = store.held(&agent).await.expect("held");
+        (held.keys, held.bytes)
+    };
+    assert_eq!(held().await, (0, 0));
+    made(store, state(agent, &[("é", Some("12345")), ("b", Some("")), ("b", Some("12")), ("none", None)])).await;
+    assert_eq!(held().await, (2, 10), "each key once, as it is in the end, in bytes");
+    let limited = |quota: (u64, u64), pairs: &[(&str, Option<&str>)]| {
+        let quota = Some(Held { keys: quota.0, bytes: quota.1 });
+        Commit { state: Some(StateWrites { quota, ..writes(agent, pairs) }), ..Commit::default() }
+    };
+    made(store, limited((2, 12), &[("b", Some("1234"))])).await;
+    assert_eq!(held().await, (2, 12), "up to the quota");
+    for refused in [limited((2, 12), &[("b", Some("12345"))]), limited((2, 99), &[("c", Some(""))])] {
+        assert!(matches!(apply(store, refused).await, Err(Rejected::StateFull { .. })));
+        assert_eq!((held().await, value(store, agent, "b").await.as_deref()), ((2, 12), Some("1234")), "nothing of it was made");
+    }
+    made(store, limited((1, 5), &[("b", Some("1"))])).await;
+    assert_eq!(held().await, (2, 9), "what shrinks is never refused, though it is over the quota");
+    made(store, state(agent, &[("é", None)])).await;
+    assert_eq!(held().await, (1, 2));
+    made(store, Commit { clear_state: Some(agent), ..Commit::default() }).await;
+    assert_eq!(held().await, (0, 0));
 }
 
 pub(super) async fn views_are_snapshots(store: &dyn Store) {

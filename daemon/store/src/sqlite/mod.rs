@@ -19,7 +19,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row};
 use self::{readers::Readers, thread::Thread, writer::Writer};
 use crate::{
     LoggedEntry, Store, View,
-    commit::{Commit, Committed, Kind, Rejected},
+    commit::{Commit, Committed, Held, Kind, Rejected},
     error::Error,
 };
 
@@ -47,6 +47,10 @@ impl Store for Sqlite {
 
     async fn view(&self, agent: &AgentId) -> Result<Box<dyn View>, Error> {
         Ok(Box::new(self.readers.view(agent.uuid().into_bytes()).await?))
+    }
+
+    async fn held(&self, agent: &AgentId) -> Result<Held, Error> {
+        self.readers.point(|connection| held(connection, agent))
     }
 
     async fn record(&self, kind: Kind, id: &str) -> Result<Option<Vec<u8>>, Error> {
@@ -134,6 +138,13 @@ impl Store for Sqlite {
         self.readers.close();
         self.writer.close().await
     }
+}
+
+/// How much an agent's state is: counted as it is written, so that nobody has to look through it.
+fn held(connection: &Connection, agent: &AgentId) -> rusqlite::Result<Held> {
+    let mut statement = connection.prepare_cached("SELECT keys, bytes FROM held WHERE agent = ?1")?;
+    let read = |row: &Row<'_>| Ok(Held { keys: quantity(row.get(0)?), bytes: quantity(row.get(1)?) });
+    Ok(statement.query_row([agent.uuid().as_bytes()], read).optional()?.unwrap_or_default())
 }
 
 /// How many entries the log has: they are dense, and the last row is found at once.

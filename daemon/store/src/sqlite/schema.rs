@@ -24,7 +24,7 @@ use crate::{blobs, error::Error};
 const APPLICATION: i32 = 0x4d43_5030;
 
 /// One step for each version. A step that was released never changes: add the next one, and a fixture of the last.
-const MIGRATIONS: &[&str] = &[include_str!("v1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("v1.sql"), include_str!("v2.sql")];
 
 /// The newest version this program knows.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;

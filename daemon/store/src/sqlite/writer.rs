@@ -16,9 +16,9 @@ use std::{
 use protocol::{AgreementId, Usage};
 use rusqlite::{Connection, OptionalExtension as _, Params, TransactionBehavior};
 
-use super::{failed, schema, stored, usage_of};
+use super::{failed, quantity, schema, stored, usage_of};
 use crate::{
-    commit::{Answer, Append, Charge, Commit, Committed, RecordWrite, Rejected, StateWrites, TreeNode},
+    commit::{Answer, Append, Charge, Commit, Committed, Held, RecordWrite, Rejected, StateWrites, TreeNode},
     error::Error,
 };
 
@@ -151,6 +151,7 @@ impl Batch<'_> {
         let index = commit.entry.as_ref().map(|append| self.append(append)).transpose()?;
         if let Some(agent) = &commit.clear_state {
             run(self.connection, "DELETE FROM state WHERE agent = ?1", [agent.uuid().as_bytes()])?;
+            run(self.connection, "DELETE FROM held WHERE agent = ?1", [agent.uuid().as_bytes()])?;
         }
         if let Some(state) = &commit.state {
             self.state(state)?;
@@ -211,10 +212,19 @@ impl Batch<'_> {
         }
     }
 
-    fn state(&self, state: &StateWrites) -> rusqlite::Result<()> {
+    fn state(&self, state: &StateWrites) -> Result<(), Stop> {
         let uuid = state.agent.uuid();
         let agent = uuid.as_bytes();
+        let before = super::held(self.connection, &state.agent)?;
+        let mut after = before;
         for write in &state.writes {
+            let size = |value: u64| write.key.len() as u64 + value;
+            if let Some(old) = self.length(agent, &write.key)? {
+                after = Held { keys: after.keys.saturating_sub(1), bytes: after.bytes.saturating_sub(size(old)) };
+            }
+            if let Some(value) = &write.value {
+                after = Held { keys: after.keys + 1, bytes: after.bytes.saturating_add(size(value.len() as u64)) };
+            }
             match &write.value {
                 Some(value) => run(
                     self.connection,
@@ -224,7 +234,16 @@ impl Batch<'_> {
                 None => run(self.connection, "DELETE FROM state WHERE agent = ?1 AND key = ?2", (agent, &write.key))?,
             };
         }
+        Held::check(before, after, state.quota)?;
+        let sql = "INSERT OR REPLACE INTO held (agent, keys, bytes) VALUES (?1, ?2, ?3)";
+        run(self.connection, sql, (agent, stored(after.keys), stored(after.bytes)))?;
         Ok(())
+    }
+
+    /// The length of the value of a key, if there is one.
+    fn length(&self, agent: &[u8; 16], key: &str) -> rusqlite::Result<Option<u64>> {
+        let mut statement = self.connection.prepare_cached("SELECT length(value) FROM state WHERE agent = ?1 AND key = ?2")?;
+        statement.query_row((agent, key), |row| Ok(quantity(row.get(0)?))).optional()
     }
 
     fn record(&self, record: &RecordWrite) -> rusqlite::Result<usize> {
@@ -253,7 +272,7 @@ fn run(connection: &Connection, sql: &str, params: impl Params) -> rusqlite::Res
 
 #[cfg(test)]
 mod tests {
-    use super::{super::quantity, *};
+    use super::*;
 
     #[test]
     fn what_is_stored_saturates() {

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,7 @@ use protocol::{
     error::Code,
 };
 use serde::{Serialize, de::IgnoredAny};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 use super::{push, signing};
 use crate::{
@@ -100,7 +101,7 @@ pub(crate) async fn dev(arguments: Dev, client: &Client, output: Output) -> Resu
             result = &mut logs => return result,
         }
         tokio::select! {
-            next = changes.next() => next?,
+            () = changes.next() => {}
             result = &mut logs => return result,
         }
         // The settings may name other files now; a file that can't be read now is told by the next build.
@@ -193,7 +194,7 @@ async fn follow(client: &Client, agent: String, output: Output) -> Result {
 
 /// Tells of changes to a plugin's sources.
 struct Changes {
-    events: mpsc::UnboundedReceiver<()>,
+    told: Arc<Notify>,
     _watcher: RecommendedWatcher,
 }
 
@@ -203,15 +204,16 @@ impl Changes {
         let absolute = |path: PathBuf| path.canonicalize().ok();
         let watched: Vec<PathBuf> = project.watched().filter_map(absolute).collect();
         let ours = watched.clone();
-        let (sender, events) = mpsc::unbounded_channel();
-        let told = move |event: notify::Result<Event>| {
+        let told = Arc::new(Notify::new());
+        let teller = Arc::clone(&told);
+        let tell = move |event: notify::Result<Event>| {
             let Ok(event) = event else { return };
             let written = !matches!(event.kind, EventKind::Access(_));
             if written && event.paths.iter().any(|path| ours.iter().any(|watched| path.starts_with(watched))) {
-                let _ = sender.send(());
+                teller.notify_one();
             }
         };
-        let mut watcher = notify::recommended_watcher(told).map_err(failed)?;
+        let mut watcher = notify::recommended_watcher(tell).map_err(failed)?;
         for path in &watched {
             // Editors put another file in a file's place: its folder sees that.
             match path.parent() {
@@ -220,14 +222,12 @@ impl Changes {
             }
             .map_err(failed)?;
         }
-        Ok(Self { events, _watcher: watcher })
+        Ok(Self { told, _watcher: watcher })
     }
 
     /// Waits for a change, and for the quiet after it.
-    async fn next(&mut self) -> Result {
-        let ended = || Problem::new(Code::Internal, "nobody watches the sources any more");
-        self.events.recv().await.ok_or_else(ended)?;
-        while let Ok(Some(())) = tokio::time::timeout(QUIET, self.events.recv()).await {}
-        Ok(())
+    async fn next(&self) {
+        self.told.notified().await;
+        while tokio::time::timeout(QUIET, self.told.notified()).await.is_ok() {}
     }
 }
