@@ -1,9 +1,10 @@
-//! An agent in one file: its signed snapshot, its plugin with the signed manifest, and every chunk of its state. It is
+//! An agent in one file: its signed snapshot, its plugins with their signed manifests, and every chunk of its state. It is
 //! verified by itself; no node, mesh or network is needed.
 //!
 //! ```text
 //! "mcp-zero agent 1\n" | sections: kind u8, length u64 BE, content
-//! snapshot, manifest, component, index, then the chunks in the index's order, then the end (length 0)
+//! snapshot; manifest and component of each of its plugins, in its order; index; the chunks in the index's order; the end
+//! (length 0)
 //! ```
 
 use std::io::{self, Read, Write};
@@ -13,7 +14,7 @@ use crate::{
     document::{self, Document, Expect, Sealed, Signed},
     id::MeshId,
     manifest::{MAX_COMPONENT, Manifest},
-    snapshot::{self, Index, MAX_CHUNK, MAX_CHUNKS, Snapshot},
+    snapshot::{self, Index, MAX_CHUNK, MAX_CHUNKS, MAX_PLUGINS, Snapshot},
 };
 
 const MAGIC: &[u8] = b"mcp-zero agent 1\n";
@@ -55,10 +56,9 @@ fn malformed(what: impl Into<String>) -> Error {
 pub struct Head {
     /// The snapshot, signed by the agent's owner.
     pub snapshot: Signed<Snapshot>,
-    /// The plugin's manifest, signed by its publisher. Whether to trust that one is the importer's to decide.
-    pub manifest: Signed<Manifest>,
-    /// The component.
-    pub component: Vec<u8>,
+    /// The plugins, as the snapshot names them: the manifest, signed by its publisher, and the component. Whether to trust
+    /// a publisher is the importer's to decide.
+    pub plugins: Vec<(Signed<Manifest>, Vec<u8>)>,
     /// The chunks that follow.
     pub index: Index,
 }
@@ -68,21 +68,26 @@ impl Head {
     ///
     /// # Errors
     /// A signature or a digest is wrong.
-    pub fn verify(snapshot: Sealed<Snapshot>, manifest: Sealed<Manifest>, component: Vec<u8>, index: &[u8]) -> Result<Self, Error> {
+    pub fn verify(snapshot: Sealed<Snapshot>, plugins: Vec<(Sealed<Manifest>, Vec<u8>)>, index: &[u8]) -> Result<Self, Error> {
         let any = MeshId::any();
         let snapshot = snapshot.open(Expect::archived(&any))?;
         snapshot.require(snapshot.document().owner)?;
-        let manifest = manifest.open(Expect::archived(&any))?;
-        manifest.require(manifest.document().publisher)?;
-        let (of, plugin) = (snapshot.document(), manifest.document());
-        if of.component != plugin.component || !plugin.component.matches(&component) {
-            return Err(malformed("the plugin is another than the snapshot says"));
+        let of = snapshot.document();
+        let verified = |(manifest, component): (Sealed<Manifest>, Vec<u8>)| {
+            let manifest = manifest.open(Expect::archived(&any))?;
+            manifest.require(manifest.document().publisher)?;
+            let same = manifest.document().component.matches(&component);
+            if same { Ok((manifest, component)) } else { Err(malformed("a plugin is another than its manifest says")) }
+        };
+        let plugins = plugins.into_iter().map(verified).collect::<Result<Vec<_>, Error>>()?;
+        if !of.plugins.iter().map(|ran| ran.component).eq(plugins.iter().map(|(manifest, _)| manifest.document().component)) {
+            return Err(malformed("the plugins are others than the snapshot says"));
         }
         if !of.index.matches(index) {
             return Err(malformed("the index is another than the snapshot says"));
         }
         let index = Index::decode(index).map_err(|error: snapshot::Malformed| malformed(error.to_string()))?;
-        Ok(Self { snapshot, manifest, component, index })
+        Ok(Self { snapshot, plugins, index })
     }
 }
 
@@ -101,8 +106,10 @@ impl<W: Write> Writer<W> {
     pub fn begin(mut file: W, head: &Head) -> Result<Self, Error> {
         file.write_all(MAGIC)?;
         section(&mut file, Section::Snapshot, &json(&head.snapshot)?)?;
-        section(&mut file, Section::Manifest, &json(&head.manifest)?)?;
-        section(&mut file, Section::Component, &head.component)?;
+        for (manifest, component) in &head.plugins {
+            section(&mut file, Section::Manifest, &json(manifest)?)?;
+            section(&mut file, Section::Component, component)?;
+        }
         section(&mut file, Section::Index, &head.index.encode())?;
         Ok(Self { file, chunks: head.index.0.clone().into_iter() })
     }
@@ -149,10 +156,16 @@ impl<R: Read> Reader<R> {
             return Err(malformed("it begins with something else"));
         }
         let mut next = |section, limit| content(&mut file, section, limit);
-        let (snapshot, manifest) = (next(Section::Snapshot, MAX_DOCUMENT)?, next(Section::Manifest, MAX_DOCUMENT)?);
-        let component = next(Section::Component, MAX_COMPONENT as u64)?;
+        let snapshot = sealed::<Snapshot>(&next(Section::Snapshot, MAX_DOCUMENT)?)?;
+        // How many plugins follow is the snapshot's to say; so its signature comes first.
+        let ran = snapshot.clone().open(Expect::archived(&MeshId::any()))?.document().plugins.len();
+        if ran > MAX_PLUGINS {
+            return Err(malformed(format!("an agent has at most {MAX_PLUGINS} plugins")));
+        }
+        let mut plugin = || Ok((sealed(&next(Section::Manifest, MAX_DOCUMENT)?)?, next(Section::Component, MAX_COMPONENT as u64)?));
+        let plugins = (0..ran).map(|_| plugin()).collect::<Result<Vec<_>, Error>>()?;
         let index = next(Section::Index, MAX_CHUNKS as u64 * 36)?;
-        let head = Head::verify(sealed(&snapshot)?, sealed(&manifest)?, component, &index)?;
+        let head = Head::verify(snapshot, plugins, &index)?;
         Ok((Self { file, chunks: head.index.0.clone().into_iter() }, head))
     }
 
@@ -210,23 +223,29 @@ fn sealed<D: Document>(bytes: &[u8]) -> Result<Sealed<D>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AgentId, Header, Key, SignedDuration, SnapshotId, Timestamp, agreement::Pricing, api::Limits, manifest::INTERFACE};
+    use crate::{
+        AgentId, Header, Key, SignedDuration, SnapshotId, Timestamp, agreement::Pricing, api::Limits, manifest::INTERFACE, snapshot::Ran,
+    };
 
     fn head(chunks: &[Vec<u8>]) -> Head {
-        let (owner, publisher, now, component) = (Key::generate(), Key::generate(), Timestamp::now(), b"component".to_vec());
+        let (owner, publisher, now) = (Key::generate(), Key::generate(), Timestamp::now());
         let year = SignedDuration::from_hours(366 * 24);
         let index = Index(chunks.iter().map(|chunk| (Digest::blake3(chunk), chunk.len() as u32)).collect());
-        let manifest = Manifest {
-            header: Header::new::<Manifest>(&MeshId::any(), now, year),
-            name: "demo".into(),
-            release: "1.0.0".into(),
-            publisher: publisher.did(),
-            component: Digest::blake3(&component),
-            size: component.len() as u64,
-            interface: INTERFACE.into(),
-            imports: Vec::new(),
-            health: None,
-        };
+        let plugins = [b"one".to_vec(), b"another".to_vec()].map(|component| {
+            let manifest = Manifest {
+                header: Header::new::<Manifest>(&MeshId::any(), now, year),
+                name: "demo".into(),
+                release: "1.0.0".into(),
+                publisher: publisher.did(),
+                component: Digest::blake3(&component),
+                size: component.len() as u64,
+                interface: INTERFACE.into(),
+                imports: Vec::new(),
+                health: None,
+            };
+            (Signed::sign(manifest, &[&publisher]).into(), component)
+        });
+        let ran = |(_, component): &(Sealed<Manifest>, Vec<u8>)| Ran { plugin: "demo@1.0.0".into(), component: Digest::blake3(component) };
         let snapshot = Snapshot {
             header: Header::new::<Snapshot>(&MeshId::any(), now, year),
             id: SnapshotId::new(),
@@ -234,16 +253,20 @@ mod tests {
             name: "demo".into(),
             owner: owner.did(),
             node: owner.node_id(),
-            plugin: "demo@1.0.0".into(),
-            component: manifest.component,
+            plugins: plugins.iter().map(ran).collect(),
             pricing: Pricing::free(),
             limits: Limits::default(),
             keys: 1,
             bytes: 1,
             index: Digest::blake3(&index.encode()),
         };
-        let (snapshot, manifest) = (Signed::sign(snapshot, &[&owner]).into(), Signed::sign(manifest, &[&publisher]).into());
-        Head::verify(snapshot, manifest, component, &index.encode()).expect("they belong together")
+        let snapshot: Sealed<Snapshot> = Signed::sign(snapshot, &[&owner]).into();
+        let mut swapped = plugins.clone();
+        swapped.reverse();
+        for wrong in [&plugins[..1], &swapped] {
+            assert!(Head::verify(snapshot.clone(), wrong.to_vec(), &index.encode()).is_err());
+        }
+        Head::verify(snapshot, plugins.to_vec(), &index.encode()).expect("they belong together")
     }
 
     fn read(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Error> {

@@ -88,6 +88,20 @@ pub enum Action {
         /// The component that it runs.
         to: Digest,
     },
+    /// An agent was given another plugin.
+    Attach {
+        /// The agent.
+        agent: AgentId,
+        /// The component.
+        component: Digest,
+    },
+    /// A plugin was taken from an agent.
+    Detach {
+        /// The agent.
+        agent: AgentId,
+        /// The component.
+        component: Digest,
+    },
     /// An agent's owner stopped it.
     Stop {
         /// The agent.

@@ -25,6 +25,8 @@ pub const AVERAGE_CHUNK: usize = 64 * 1024;
 pub const MAX_CHUNK: usize = 256 * 1024;
 /// Chunks of one snapshot: 64 GiB of state.
 pub const MAX_CHUNKS: usize = 1 << 20;
+/// Plugins of one agent.
+pub const MAX_PLUGINS: usize = 16;
 
 /// A statement about an agent's state. Bound to no mesh: an agent may be taken elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,10 +43,8 @@ pub struct Snapshot {
     pub owner: Did,
     /// Where it was taken.
     pub node: NodeId,
-    /// The plugin, `name@release`.
-    pub plugin: String,
-    /// The component that the agent ran.
-    pub component: Digest,
+    /// The plugins that the agent ran.
+    pub plugins: Vec<Ran>,
     /// What calls cost.
     pub pricing: Pricing,
     /// What one call may use.
@@ -55,6 +55,15 @@ pub struct Snapshot {
     pub bytes: u64,
     /// The BLAKE3 digest of the [`Index`].
     pub index: Digest,
+}
+
+/// A plugin that an agent ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ran {
+    /// The plugin, `name@release`.
+    pub plugin: String,
+    /// The component.
+    pub component: Digest,
 }
 
 impl Document for Snapshot {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use protocol::{
     Code, Problem, SnapshotId,
     api::{
-        Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Recover, Schedule, SnapshotOutline, Spawn, StateOutline, TakeSnapshot,
-        Upgrade,
+        Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Recover, Rollback, Schedule, SnapshotOutline, Spawn, StateOutline,
+        TakeSnapshot, Upgrade,
     },
     document::Sealed,
     snapshot::Snapshot,
@@ -124,10 +124,32 @@ pub(super) async fn rollback(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(agent): Path<String>,
+    Json(rollback): Json<Rollback>,
 ) -> Result<Json<Agent>, Failure> {
     require_owner(&api, &caller)?;
     let node = api.node.clone();
-    Ok(Json(finished(&api, async move { node.rollback(&caller, &agent).await }).await?))
+    Ok(Json(finished(&api, async move { node.rollback(&caller, &agent, rollback.plugin.as_deref()).await }).await?))
+}
+
+pub(super) async fn attach(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+    Json(attach): Json<Upgrade>,
+) -> Result<Json<Agent>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.attach(&caller, &agent, attach.component).await }).await?))
+}
+
+pub(super) async fn detach(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path((agent, plugin)): Path<(String, String)>,
+) -> Result<Json<Agent>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.detach(&caller, &agent, &plugin).await }).await?))
 }
 
 pub(super) async fn schedule(

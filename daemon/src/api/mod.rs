@@ -80,6 +80,8 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/agents/{agent}/schedule", put(agents::schedule).delete(agents::unschedule))
         .route("/v1/agents/{agent}/upgrade", post(agents::upgrade))
         .route("/v1/agents/{agent}/rollback", post(agents::rollback))
+        .route("/v1/agents/{agent}/plugins", post(agents::attach))
+        .route("/v1/agents/{agent}/plugins/{plugin}", delete(agents::detach))
         .route("/v1/agents/{agent}/stop", post(agents::stop))
         .route("/v1/agents/{agent}/start", post(agents::start))
         .route("/v1/agents/{agent}/state", get(agents::state))

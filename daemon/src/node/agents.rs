@@ -45,6 +45,17 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// From the store. Before agents could have several plugins, a record was that of the only one.
+    fn read(bytes: &[u8]) -> Result<Self, Problem> {
+        let mut value: serde_json::Value = journal::decode("agent", bytes)?;
+        if let Some(record) = value.as_object_mut().filter(|record| !record.contains_key("plugins")) {
+            let parts = ["plugin", "component", "methods", "previous"];
+            let only: serde_json::Map<_, _> = parts.iter().filter_map(|part| record.remove_entry(*part)).collect();
+            record.insert("plugins".into(), vec![only].into());
+        }
+        serde_json::from_value(value).map_err(|error| Problem::new(Code::StoreFailed, format!("the stored agent can't be read: {error}")))
+    }
+
     /// The record of an agent that becomes `outline`, with its state stored under `state`.
     pub(crate) fn of(agent: &Agent, outline: api::Agent, state: AgentId) -> Self {
         Self { state: (state != agent.outline.id).then_some(state), outline }
@@ -107,7 +118,7 @@ impl Agents {
         let agents =
             Self { journal, owner, pricing, by_id: RwLock::default(), names: RwLock::default(), spawning: tokio::sync::Mutex::default() };
         for (_, bytes) in records {
-            agents.insert(Agent::new(journal::decode("agent", &bytes)?));
+            agents.insert(Agent::new(Record::read(&bytes)?));
         }
         Ok(agents)
     }
@@ -161,14 +172,11 @@ impl Agents {
             id: AgentId::new(),
             name: spawn.name,
             owner: self.owner,
-            plugin: format!("{}@{}", plugin.name, plugin.release),
-            component: spawn.component,
-            methods: plugin.methods.iter().map(|method| api::MethodOutline { name: method.name.clone(), effect: method.effect }).collect(),
+            plugins: vec![attachment(&plugin)],
             pricing,
             limits: spawn.limits.unwrap_or_default(),
             created_at: Timestamp::now(),
             stopped: false,
-            previous: Vec::new(),
             schedule: None,
         };
 
@@ -232,6 +240,16 @@ impl Agents {
     }
 }
 
+/// A registered plugin as an agent's.
+pub(crate) fn attachment(plugin: &api::Plugin) -> api::Attachment {
+    api::Attachment {
+        plugin: format!("{}@{}", plugin.name, plugin.release),
+        component: plugin.component,
+        methods: plugin.methods.iter().map(|method| api::MethodOutline { name: method.name.clone(), effect: method.effect }).collect(),
+        previous: Vec::new(),
+    }
+}
+
 /// The error for an agent that doesn't live on this node.
 pub(crate) fn not_here(id_or_name: &str) -> Problem {
     let short: String = id_or_name.chars().take(80).collect();
@@ -243,5 +261,25 @@ impl Caller {
     /// A note of an operation by this caller.
     pub(crate) fn note(&self) -> Note<'_> {
         Note::plain(self.principal, &self.request_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn records_of_one_plugin_are_read_still() {
+        let (owner, component) = (protocol::Key::generate().did(), protocol::Digest::blake3(b"component"));
+        let methods = json!([{ "name": "count", "effect": "mutating" }]);
+        let old = json!({ "id": AgentId::new(), "name": "a", "owner": owner, "plugin": "demo@0.1.0", "component": component,
+            "methods": methods, "pricing": Pricing::free(), "limits": { "memory": 1 }, "created_at": Timestamp::now() });
+        let record = Record::read(&journal::encode(&old)).expect("read");
+        assert_eq!(record.outline.plugin_of("count").map(|plugin| (plugin.name(), plugin.component)), Some(("demo", component)));
+        assert_eq!(record.outline.limits.memory, 1);
+        let again = Record::read(&journal::encode(&record)).expect("its own");
+        assert_eq!((again.outline.plugins.len(), again.outline.id), (1, record.outline.id));
     }
 }

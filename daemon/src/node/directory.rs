@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use protocol::{
     AgentId, Expect, Header, Key, MeshId, NodeId, Problem, Signed, Timestamp,
     advert::{Advert, Offered, Service, TTL_SECONDS},
-    api::Discovered,
+    api::{self, Discovered},
     credential::Zone,
     document::Sealed,
     wire::Announcement,
@@ -276,17 +276,17 @@ async fn services(agents: Vec<Arc<Agent>>, plugins: &Plugins) -> Result<Vec<Serv
     let mut services: BTreeMap<(String, String), Service> = BTreeMap::new();
     for agent in agents {
         let outline = &agent.outline;
-        let group = (outline.component.to_string(), format!("{:?}", outline.pricing));
-        let offered = Offered { id: outline.id, name: outline.name.clone() };
-        if let Some(service) = services.get_mut(&group) {
-            service.agents.push(offered);
-            continue;
+        for attached in &outline.plugins {
+            let group = (attached.component.to_string(), format!("{:?}", outline.pricing));
+            let offered = Offered { id: outline.id, name: outline.name.clone() };
+            if let Some(service) = services.get_mut(&group) {
+                service.agents.push(offered);
+                continue;
+            }
+            let api::Plugin { name, release, component, methods, .. } = plugins.get(&attached.component).await?;
+            let pricing = outline.pricing.clone();
+            services.insert(group, Service { plugin: name, release, component, methods, pricing, agents: vec![offered] });
         }
-        let plugin = plugins.get(&outline.component).await?;
-        let (plugin, release, methods) = (plugin.name, plugin.release, plugin.methods);
-        let service =
-            Service { plugin, release, component: outline.component, methods, pricing: outline.pricing.clone(), agents: vec![offered] };
-        services.insert(group, service);
     }
     Ok(services.into_values().collect())
 }

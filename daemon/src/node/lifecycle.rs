@@ -1,4 +1,5 @@
-//! What becomes of an agent after it was spawned: stopped and started, moved to another release of its plugin and back.
+//! What becomes of an agent after it was spawned: stopped and started, given other plugins, moved to
+//! another release of one and back.
 //!
 //! ```text
 //! upgrade: load the new release -> its health check, on the state as it is, what it writes dropped -> one commit switches
@@ -7,15 +8,15 @@
 
 use std::sync::Arc;
 
-use protocol::{Code, Digest, Problem, api, entry::Action, manifest::Health};
+use protocol::{Code, Digest, Problem, api, entry::Action, manifest::Health, snapshot::MAX_PLUGINS};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
     Caller, Node,
-    agents::{Agent, Life, Record, not_here},
+    agents::{Agent, Life, Record, attachment, not_here},
 };
 
-/// Releases that an agent can be taken back to.
+/// Releases that a plugin of an agent can be taken back to.
 const MAX_PREVIOUS: usize = 8;
 
 impl Node {
@@ -31,37 +32,82 @@ impl Node {
         self.replace(caller, &agent, outline, action).await
     }
 
-    /// Moves an agent to another release of its plugin.
+    /// Moves an agent to another release of one of its plugins.
     pub(crate) async fn upgrade(&self, caller: &Caller, id_or_name: &str, to: Digest) -> Result<api::Agent, Problem> {
-        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
         // Compiling takes its time, and calls go on meanwhile.
-        let new = self.plugins.get(&to).await?;
-        self.plugins.loaded(&to).await?;
-        drop(agent);
+        let new = self.ready(id_or_name, &to).await?;
         let (agent, _gate) = self.hold(id_or_name).await?;
         let outline = &agent.outline;
-        if outline.component == to {
+        if outline.components().any(|runs| runs == to) {
             return Ok(outline.clone());
         }
-        let old = self.plugins.get(&outline.component).await?;
-        if (&old.name, old.publisher) != (&new.name, new.publisher) {
-            let detail = format!(
-                "agent {} runs {} of {}; {} of {} is another plugin",
-                outline.name, old.name, old.publisher, new.name, new.publisher
-            );
-            return Err(Problem::new(Code::Conflict, detail).hint("spawn an agent of its own for it"));
+        let at = outline.plugins.iter().position(|plugin| plugin.name() == new.name);
+        let other = |why: String| Problem::new(Code::Conflict, why).hint("'mcpctl agent attach' gives an agent another plugin");
+        let at = at.ok_or_else(|| other(format!("agent {} has no plugin {}", outline.name, new.name)))?;
+        let old = &outline.plugins[at];
+        let publisher = self.plugins.get(&old.component).await?.publisher;
+        if publisher != new.publisher {
+            let why = format!("plugin {} of agent {} is {publisher}'s; this one is {}'s", new.name, outline.name, new.publisher);
+            return Err(other(why));
         }
+        check_methods(outline, Some(at), &new)?;
         self.check_health(&agent, &to).await?;
-        let mut previous = outline.previous.clone();
-        previous.push(outline.component);
+        let mut previous = old.previous.clone();
+        previous.push(old.component);
         let surplus = previous.len().saturating_sub(MAX_PREVIOUS);
         previous.drain(..surplus);
-        self.switch(caller, &agent, &new, previous).await
+        self.switch(caller, &agent, at, api::Attachment { previous, ..attachment(&new) }).await
+    }
+
+    /// Gives an agent another plugin, on the same state.
+    pub(crate) async fn attach(&self, caller: &Caller, id_or_name: &str, component: Digest) -> Result<api::Agent, Problem> {
+        let new = self.ready(id_or_name, &component).await?;
+        let (agent, _gate) = self.hold(id_or_name).await?;
+        let mut outline = agent.outline.clone();
+        if outline.components().any(|runs| runs == component) {
+            return Ok(outline);
+        }
+        let refused = |why: String, hint: &str| Err(Problem::new(Code::Conflict, why).hint(hint));
+        if outline.plugins.iter().any(|plugin| plugin.name() == new.name) {
+            let why = format!("agent {} has a plugin {} already", outline.name, new.name);
+            return refused(why, "'mcpctl agent upgrade' moves it to another release");
+        }
+        if outline.plugins.len() >= MAX_PLUGINS {
+            return refused(format!("agent {} has {MAX_PLUGINS} plugins, its most", outline.name), "detach one first");
+        }
+        check_methods(&outline, None, &new)?;
+        self.check_health(&agent, &component).await?;
+        outline.plugins.push(attachment(&new));
+        let action = Action::Attach { agent: outline.id, component };
+        self.replace(caller, &agent, outline, action).await
+    }
+
+    /// Takes a plugin from an agent. Its state stays.
+    pub(crate) async fn detach(&self, caller: &Caller, id_or_name: &str, plugin: &str) -> Result<api::Agent, Problem> {
+        let (agent, _gate) = self.hold(id_or_name).await?;
+        let mut outline = agent.outline.clone();
+        let at = position(&outline, Some(plugin))?;
+        if outline.plugins.len() == 1 {
+            let why = format!("{plugin} is the only plugin of agent {}", outline.name);
+            return Err(Problem::new(Code::Conflict, why).hint("'mcpctl agent terminate' ends the agent"));
+        }
+        let component = outline.plugins.remove(at).component;
+        let action = Action::Detach { agent: outline.id, component };
+        self.replace(caller, &agent, outline, action).await
+    }
+
+    /// A registered plugin, loaded, for an agent that lives here.
+    async fn ready(&self, id_or_name: &str, component: &Digest) -> Result<api::Plugin, Problem> {
+        self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let plugin = self.plugins.get(component).await?;
+        self.plugins.loaded(component).await?;
+        Ok(plugin)
     }
 
     /// Removes a plugin that no agent runs, could go back to, or needs for a snapshot.
     pub(crate) async fn remove_plugin(&self, component: &Digest) -> Result<(), Problem> {
-        let uses = |agent: &Arc<Agent>| agent.outline.component == *component || agent.outline.previous.contains(component);
+        let runs = |plugin: &api::Attachment| plugin.component == *component || plugin.previous.contains(component);
+        let uses = |agent: &Arc<Agent>| agent.outline.plugins.iter().any(runs);
         let agent = self.agents.all().into_iter().find(uses).map(|agent| format!("agent {}", agent.outline.name));
         let in_use = match agent {
             Some(agent) => Some(agent),
@@ -77,16 +123,18 @@ impl Node {
         Ok(api::StateOutline { keys: held.keys, bytes: held.bytes })
     }
 
-    /// Moves an agent back to the release that it had before.
-    pub(crate) async fn rollback(&self, caller: &Caller, id_or_name: &str) -> Result<api::Agent, Problem> {
+    /// Moves an agent back to the release of a plugin that it had before.
+    pub(crate) async fn rollback(&self, caller: &Caller, id_or_name: &str, plugin: Option<&str>) -> Result<api::Agent, Problem> {
         let (agent, _gate) = self.hold(id_or_name).await?;
-        let mut previous = agent.outline.previous.clone();
+        let at = position(&agent.outline, plugin)?;
+        let mut previous = agent.outline.plugins[at].previous.clone();
         let none = || Problem::new(Code::NotFound, format!("agent {} has had no other release", agent.outline.name));
         let to = previous.pop().ok_or_else(none)?;
         let plugin = self.plugins.get(&to).await?;
         self.plugins.loaded(&to).await?;
+        check_methods(&agent.outline, Some(at), &plugin)?;
         self.check_health(&agent, &to).await?;
-        self.switch(caller, &agent, &plugin, previous).await
+        self.switch(caller, &agent, at, api::Attachment { previous, ..attachment(&plugin) }).await
     }
 
     /// An agent as it is now, and nobody else changes it or its state until the guard is dropped.
@@ -123,16 +171,11 @@ impl Node {
         })
     }
 
-    async fn switch(&self, caller: &Caller, agent: &Agent, to: &api::Plugin, previous: Vec<Digest>) -> Result<api::Agent, Problem> {
-        let from = agent.outline.component;
-        let outline = api::Agent {
-            plugin: format!("{}@{}", to.name, to.release),
-            component: to.component,
-            methods: to.methods.iter().map(|method| api::MethodOutline { name: method.name.clone(), effect: method.effect }).collect(),
-            previous,
-            ..agent.outline.clone()
-        };
-        let action = Action::Upgrade { agent: outline.id, from, to: to.component };
+    async fn switch(&self, caller: &Caller, agent: &Agent, at: usize, to: api::Attachment) -> Result<api::Agent, Problem> {
+        let mut outline = agent.outline.clone();
+        let component = to.component;
+        let from = std::mem::replace(&mut outline.plugins[at], to).component;
+        let action = Action::Upgrade { agent: outline.id, from, to: component };
         self.replace(caller, agent, outline, action).await
     }
 
@@ -143,4 +186,29 @@ impl Node {
         self.publish_soon();
         Ok(outline)
     }
+}
+
+/// Which of an agent's plugins is meant.
+fn position(agent: &api::Agent, plugin: Option<&str>) -> Result<usize, Problem> {
+    let named = || agent.plugins.iter().map(api::Attachment::name).collect::<Vec<_>>().join(", ");
+    match plugin {
+        None if agent.plugins.len() == 1 => Ok(0),
+        None => Err(Problem::new(Code::InvalidRequest, format!("agent {} has several plugins: name one", agent.name)).hint(named())),
+        Some(name) => agent.plugins.iter().position(|plugin| plugin.name() == name).ok_or_else(|| {
+            let short: String = name.chars().take(80).collect();
+            Problem::new(Code::NotFound, format!("agent {} has no plugin {short}", agent.name)).hint(format!("it has {}", named()))
+        }),
+    }
+}
+
+/// Whether a plugin's methods can stand beside those of an agent's others; `instead` of one of them, if it takes its place.
+fn check_methods(agent: &api::Agent, instead: Option<usize>, new: &api::Plugin) -> Result<(), Problem> {
+    let others = agent.plugins.iter().enumerate().filter(|(at, _)| Some(*at) != instead);
+    for (_, other) in others {
+        if let Some(twice) = new.methods.iter().find(|method| other.methods.iter().any(|known| known.name == method.name)) {
+            let why = format!("plugins {} and {} both have a method {}", other.plugin, new.name, twice.name);
+            return Err(Problem::new(Code::Conflict, why).hint("an agent's methods are found by their names alone"));
+        }
+    }
+    Ok(())
 }

@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 use agreement::{policy::Decision, template};
 use protocol::{
     AgreementId, Code, Did, Expect, Header, NodeId, Problem, Signed, Timestamp,
+    advert::Service,
     agreement::{Agreement, Reason, Status, Transition, open_active},
     api::{AgreementState, Propose},
     document::Sealed,
@@ -41,9 +42,12 @@ impl Node {
         }
         let advert = self.locate(&propose.agent, propose.node).await?.ok_or_else(unknown)?;
         let offer = advert.document();
-        let service =
-            offer.services.iter().find(|service| service.agents.iter().any(|agent| agent.id == propose.agent)).ok_or_else(unknown)?;
-        if let Some(wrong) = propose.methods.iter().find(|wanted| service.methods.iter().all(|method| method.name != **wanted)) {
+        // One for each of its plugins, at one price.
+        let theirs = |service: &&Service| service.agents.iter().any(|agent| agent.id == propose.agent);
+        let services: Vec<_> = offer.services.iter().filter(theirs).collect();
+        let pricing = &services.first().ok_or_else(unknown)?.pricing;
+        let has = |wanted: &str| services.iter().flat_map(|service| &service.methods).any(|method| method.name == wanted);
+        if let Some(wrong) = propose.methods.iter().find(|wanted| !has(wanted)) {
             return Err(Problem::new(Code::MethodNotFound, format!("agent {} has no method {wrong}", propose.agent)));
         }
         let parties = template::Parties {
@@ -59,7 +63,7 @@ impl Node {
             &propose.parameters,
             parties,
             propose.methods,
-            service.pricing.clone(),
+            pricing.clone(),
             AgreementId::new(),
             Timestamp::now(),
         )?;

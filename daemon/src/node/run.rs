@@ -91,8 +91,9 @@ impl Node {
             if run.agent.outline.stopped {
                 return Err(stopped(&run));
             }
-            let plugin = self.plugins.loaded(&run.agent.outline.component).await?;
-            let method = plugin.method(&run.method).ok_or_else(|| unknown_method(&run, &plugin))?;
+            let component = run.agent.outline.plugin_of(&run.method).ok_or_else(|| unknown_method(&run))?.component;
+            let plugin = self.plugins.loaded(&component).await?;
+            let method = plugin.method(&run.method).ok_or_else(|| unknown_method(&run))?;
             if method.effect == Effect::ReadOnly {
                 break (plugin, None);
             }
@@ -323,8 +324,8 @@ fn once(by: &str, agent: &Agent, method: &str, key: &str) -> Result<Once, Proble
     Ok(Once { scope: format!("execute/{by}/{}/{method}", agent.outline.id), key: key.to_owned() })
 }
 
-fn unknown_method(run: &Run, plugin: &kernel::Plugin) -> Problem {
-    let known: Vec<_> = plugin.methods().iter().map(|method| method.name.as_str()).collect();
+fn unknown_method(run: &Run) -> Problem {
+    let known: Vec<_> = run.agent.outline.methods().map(|method| method.name.as_str()).collect();
     let short: String = run.method.chars().take(80).collect();
     Problem::new(Code::MethodNotFound, format!("agent {} has no method {short}", run.agent.outline.name))
         .hint(format!("it has {}", known.join(", ")))

@@ -15,7 +15,7 @@ use protocol::{
     AgreementId, Client, Problem,
     advert::Effect,
     agreement::Pricing,
-    api::{Agent, Execute, Executed, Limits, List, LogLine, Spawn, StateOutline, Upgrade},
+    api::{Agent, Execute, Executed, Limits, List, LogLine, Rollback, Spawn, StateOutline, Upgrade},
     error::Code,
     wire::{MAX_IDEMPOTENCY_KEY, MAX_PARAMS},
 };
@@ -77,11 +77,35 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         manifest: Option<PathBuf>,
     },
-    /// Move an agent back to the release that it had before
+    /// Move an agent back to the release of a plugin that it had before
     Rollback {
         /// Its id or name
         #[arg(value_parser = parse::agent)]
         agent: String,
+        /// The plugin's name, where the agent has several
+        #[arg(long, value_name = "NAME", value_parser = parse::name)]
+        plugin: Option<String>,
+    },
+    /// Give an agent another plugin, whose methods work on the same state
+    Attach {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// The component
+        #[arg(long, value_name = "FILE")]
+        plugin: PathBuf,
+        /// The component's signed manifest; the one beside it if not given
+        #[arg(long, value_name = "FILE")]
+        manifest: Option<PathBuf>,
+    },
+    /// Take a plugin from an agent; the state stays
+    Detach {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// The plugin's name
+        #[arg(long, value_name = "NAME", value_parser = parse::name)]
+        plugin: String,
     },
     /// Have an agent take no calls
     Stop {
@@ -171,9 +195,9 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         Command::List => {
             let agents: List<Agent> = client.get("/v1/agents").await?;
             output.list(&agents, ["id", "name", "plugin", "methods", "price", "created"], |agent| {
-                let methods = names(agent.methods.iter().map(|method| method.name.as_str()), "-");
+                let methods = names(agent.methods().map(|method| method.name.as_str()), "-");
                 let price = pricing(&agent.pricing);
-                [agent.id.to_string(), agent.name.clone(), agent.plugin.clone(), methods, price, agent.created_at.to_string()]
+                [agent.id.to_string(), agent.name.clone(), plugins(agent), methods, price, agent.created_at.to_string()]
             })
         }
         Command::Show { agent } => {
@@ -193,7 +217,16 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             let component = plugin::push(client, &plugin, manifest.as_deref()).await?.component;
             output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/upgrade"), &Upgrade { component }).await?, describe)
         }
-        Command::Rollback { agent } => change(client, &agent, "rollback", output).await,
+        Command::Rollback { agent, plugin } => {
+            output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/rollback"), &Rollback { plugin }).await?, describe)
+        }
+        Command::Attach { agent, plugin, manifest } => {
+            let component = plugin::push(client, &plugin, manifest.as_deref()).await?.component;
+            output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/plugins"), &Upgrade { component }).await?, describe)
+        }
+        Command::Detach { agent, plugin } => {
+            output.show(&client.delete::<Agent>(&format!("/v1/agents/{agent}/plugins/{plugin}")).await?, describe)
+        }
         Command::Stop { agent } => change(client, &agent, "stop", output).await,
         Command::Start { agent } => change(client, &agent, "start", output).await,
         Command::Logs { agent, follow, tail } => logs(client, &agent, follow, tail, output).await,
@@ -313,14 +346,14 @@ fn describe(agent: &Agent) -> String {
         Effect::ReadOnly => format!("{} (read-only)", method.name),
         Effect::Mutating => method.name.clone(),
     };
-    let methods: Vec<String> = agent.methods.iter().map(method).collect();
+    let methods: Vec<String> = agent.methods().map(method).collect();
     let limits = &agent.limits;
     let (memory, state) = (limits.memory >> 20, limits.state_bytes >> 20);
     fields([
         ("id", agent.id.to_string()),
         ("name", agent.name.clone()),
-        ("plugin", agent.plugin.clone()),
-        ("component", agent.component.to_string()),
+        ("plugins", plugins(agent)),
+        ("components", agent.components().map(|component| component.to_string()).collect::<Vec<_>>().join(" ")),
         ("owner", agent.owner.to_string()),
         ("methods", methods.join(", ")),
         ("price", pricing(&agent.pricing)),
@@ -328,8 +361,12 @@ fn describe(agent: &Agent) -> String {
         ("created", agent.created_at.to_string()),
         ("stopped", if agent.stopped { "yes".into() } else { String::new() }),
         ("snapshots", agent.schedule.map(|s| format!("every {} s, {} kept", s.every_s, s.keep)).unwrap_or_default()),
-        ("before", agent.previous.last().map(ToString::to_string).unwrap_or_default()),
+        ("before", agent.plugins.iter().filter_map(|plugin| plugin.previous.last()).map(ToString::to_string).collect::<Vec<_>>().join(" ")),
     ])
+}
+
+fn plugins(agent: &Agent) -> String {
+    agent.plugins.iter().map(|plugin| plugin.plugin.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -136,6 +136,8 @@ fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Recover { agent, snapshot } => ("recover", format!("{agent} {snapshot}")),
         Action::Import { agent, snapshot, .. } => ("import", format!("{agent} {snapshot}")),
         Action::Upgrade { agent, .. } => ("upgrade", agent.to_string()),
+        Action::Attach { agent, .. } => ("attach", agent.to_string()),
+        Action::Detach { agent, .. } => ("detach", agent.to_string()),
         Action::Schedule { agent, .. } => ("schedule", agent.to_string()),
         Action::Stop { agent } => ("stop", agent.to_string()),
         Action::Start { agent } => ("start", agent.to_string()),
@@ -152,7 +154,9 @@ fn describe(index: u64, entry: &Entry) -> String {
     let (result, used) = match &entry.action {
         Action::Execute { result, usage: used, .. } => (result.map(|digest| digest.to_string()), usage(used)),
         Action::ExecuteRemote { node, receipt, .. } => (receipt.map(|digest| digest.to_string()), format!("on {node}")),
-        Action::Spawn { component, .. } => (None, component.to_string()),
+        Action::Spawn { component, .. } | Action::Attach { component, .. } | Action::Detach { component, .. } => {
+            (None, component.to_string())
+        }
         Action::Member { credential, .. } => (None, credential.map(|id| id.to_string()).unwrap_or_default()),
         Action::Snapshot { digest, .. } => (Some(digest.to_string()), String::new()),
         Action::Import { from, .. } => (None, format!("of {from}")),

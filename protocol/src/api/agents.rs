@@ -89,27 +89,58 @@ pub struct Agent {
     pub name: String,
     /// Who owns it.
     pub owner: Did,
-    /// The plugin, `name@release`.
-    pub plugin: String,
-    /// The component.
-    pub component: Digest,
-    /// Its methods, in short.
-    pub methods: Vec<MethodOutline>,
+    /// Its plugins, in the order in which they came: one at least.
+    pub plugins: Vec<Attachment>,
     /// What calls cost.
     pub pricing: Pricing,
-    /// What one call may use.
+    /// What it may use.
     pub limits: Limits,
     /// When it was spawned.
     pub created_at: Timestamp,
     /// Whether its owner has stopped it: it takes no calls.
     #[serde(default)]
     pub stopped: bool,
-    /// The components that it ran before, the last one last.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub previous: Vec<Digest>,
     /// When snapshots of it are taken by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Schedule>,
+}
+
+/// A plugin of an agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The plugin, `name@release`.
+    pub plugin: String,
+    /// The component.
+    pub component: Digest,
+    /// Its methods, in short. No two plugins of an agent have one of the same name.
+    pub methods: Vec<MethodOutline>,
+    /// The components that it was before, the last one last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub previous: Vec<Digest>,
+}
+
+impl Attachment {
+    /// The plugin's name.
+    pub fn name(&self) -> &str {
+        self.plugin.split('@').next().unwrap_or_default()
+    }
+}
+
+impl Agent {
+    /// The plugin that has a method.
+    pub fn plugin_of(&self, method: &str) -> Option<&Attachment> {
+        self.plugins.iter().find(|plugin| plugin.methods.iter().any(|known| known.name == method))
+    }
+
+    /// The methods of all its plugins.
+    pub fn methods(&self) -> impl Iterator<Item = &MethodOutline> {
+        self.plugins.iter().flat_map(|plugin| &plugin.methods)
+    }
+
+    /// The components that it runs.
+    pub fn components(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.plugins.iter().map(|plugin| plugin.component)
+    }
 }
 
 /// Snapshots by the clock: body of `PUT /v1/agents/{agent}/schedule`
@@ -130,8 +161,8 @@ pub struct SnapshotOutline {
     pub agent: AgentId,
     /// When it was taken.
     pub taken_at: Timestamp,
-    /// The plugin that the agent ran, `name@release`.
-    pub plugin: String,
+    /// The plugins that the agent ran, `name@release`.
+    pub plugins: Vec<String>,
     /// Keys of the state.
     pub keys: u64,
     /// Bytes of keys and values.
@@ -151,7 +182,7 @@ pub struct TakeSnapshot {
     pub keep: Option<u32>,
 }
 
-/// Body of `POST /v1/agents/import`; component, index and chunks were uploaded as blobs before
+/// Body of `POST /v1/agents/import`; components, index and chunks were uploaded as blobs before
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Import {
     /// What to call the agent; as it was called if not given.
@@ -159,15 +190,23 @@ pub struct Import {
     pub name: Option<String>,
     /// The snapshot.
     pub snapshot: Sealed<Snapshot>,
-    /// The plugin's manifest.
-    pub manifest: Sealed<Manifest>,
+    /// The manifests of its plugins.
+    pub manifests: Vec<Sealed<Manifest>>,
 }
 
-/// Body of `POST /v1/agents/{agent}/upgrade`
+/// Body of `POST /v1/agents/{agent}/upgrade` and `POST /v1/agents/{agent}/plugins`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Upgrade {
-    /// The registered component of the other release.
+    /// The registered component of the other release, or of the plugin to attach.
     pub component: Digest,
+}
+
+/// Body of `POST /v1/agents/{agent}/rollback`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The plugin's name; needn't be given where the agent has one alone.
+    #[serde(default)]
+    pub plugin: Option<String>,
 }
 
 /// Body of `POST /v1/agents/{agent}/recover`

@@ -66,13 +66,14 @@ async fn an_agent_becomes_another_release_and_goes_back_with_its_state() {
     };
     let (upgraded, ()) = tokio::join!(upgrade(&node, &sound), calls);
     let upgraded = upgraded.expect("upgraded");
-    assert_eq!((upgraded.plugin.as_str(), upgraded.previous.as_slice()), ("demo@0.7.0", &[component][..]));
+    let runs = &upgraded.plugins[0];
+    assert_eq!((runs.plugin.as_str(), runs.previous.as_slice()), ("demo@0.7.0", &[component][..]));
     assert_eq!(count(&node).await, 61);
     node.kill9();
     node.restart().await;
-    assert_eq!(node.json(&["agent", "show", "counter"]).await["plugin"], "demo@0.7.0");
+    assert_eq!(node.json(&["agent", "show", "counter"]).await["plugins"][0]["plugin"], "demo@0.7.0");
     let back = node.json(&["agent", "rollback", "counter"]).await;
-    assert_eq!((&back["plugin"], count(&node).await), (&json!("demo@0.1.0"), 62));
+    assert_eq!((&back["plugins"][0]["plugin"], count(&node).await), (&json!("demo@0.1.0"), 62));
     assert_eq!(node.mcpctl(&["agent", "rollback", "counter", "--json"]).await.exits(1).json()["code"], "not_found");
 
     // Another plugin, or another publisher's, isn't a release of this one.
@@ -84,6 +85,67 @@ async fn an_agent_becomes_another_release_and_goes_back_with_its_state() {
     let traced = node.json(&["trace", "list", "--limit", "1000"]).await;
     let upgrades = traced["items"].as_array().expect("items").iter().filter(|item| item["entry"]["action"] == "upgrade").count();
     assert_eq!(upgrades, 2, "there and back");
+    node.json(&["trace", "verify"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_has_several_plugins_on_one_state() {
+    let (cluster, _bootstrap) = Cluster::with_bootstrap().await;
+    let mut node = cluster.node("a").join().await;
+    let consumer = cluster.node("consumer").join().await;
+    let publisher = Publisher::new();
+    node.trust(&publisher).await;
+    let [demo, twin, docs] = [
+        release(&publisher, "demo", 1, None),
+        release(&publisher, "twin", 2, None),
+        publisher.sign("docs", crate::fixtures::docs(), &[Import::State]),
+    ];
+    node.register(&demo).await.expect("registered");
+    node.spawn("counter", &demo, None).await.expect("spawned");
+    let attach = async |node: &Node, plugin: &Plugin| {
+        let component = node.register(plugin).await.expect("registered").component;
+        node.client().post::<_, Agent>("/v1/agents/counter/plugins", &Upgrade { component }).await
+    };
+    // Two methods of one name, or two releases of one plugin, can't be told apart.
+    let refused = attach(&node, &twin).await.expect_err("the same methods");
+    assert!(refused.code == Code::Conflict && refused.detail.contains("method"), "{refused}");
+    let refused = attach(&node, &release(&publisher, "demo", 3, None)).await.expect_err("the same plugin");
+    assert!(refused.hint.is_some_and(|hint| hint.contains("upgrade")));
+
+    let agent = attach(&node, &docs).await.expect("attached");
+    assert_eq!(agent.plugins.iter().map(|plugin| plugin.name()).collect::<Vec<_>>(), ["demo", "docs"]);
+    attach(&node, &docs).await.expect("once more is no harm");
+    let index = json!({ "path": "a.txt", "text": "two plugins" });
+    node.execute("counter", "index", &index).await.expect("the second plugin's method");
+    assert_eq!(count(&node).await, 1);
+    let unknown = node.execute("counter", "nothing", &json!({})).await.expect_err("no such method");
+    assert!(unknown.hint.is_some_and(|hint| hint.contains("count") && hint.contains("search")));
+    for capability in ["demo.count", "docs.search"] {
+        assert_eq!(consumer.discovers(capability, "").await.agent, agent.id);
+    }
+
+    // Both go along in an export, and outlive a kill.
+    let file = cluster.place().join("two.agent");
+    let file = file.to_str().expect("UTF-8");
+    node.json(&["agent", "export", "counter", file]).await;
+    node.json(&["agent", "import", file, "--as", "copy"]).await;
+    let search = json!({ "query": "two" });
+    assert_eq!(
+        value(&node.execute("copy", "search", &search).await.expect("found")),
+        value(&node.execute("counter", "search", &search).await.expect("found"))
+    );
+    node.kill9();
+    node.restart().await;
+    assert_eq!(count(&node).await, 2);
+
+    // Which one is meant has to be said; the last one stays; what was taken away leaves its state behind.
+    assert_eq!(node.mcpctl(&["agent", "rollback", "counter", "--json"]).await.exits(1).json()["code"], "invalid_request");
+    assert_eq!(node.mcpctl(&["agent", "detach", "counter", "--plugin", "none", "--json"]).await.exits(1).json()["code"], "not_found");
+    node.json(&["agent", "detach", "counter", "--plugin", "docs"]).await;
+    assert_eq!(node.execute("counter", "search", &search).await.expect_err("gone").code, Code::MethodNotFound);
+    assert_eq!(node.mcpctl(&["agent", "detach", "counter", "--plugin", "demo", "--json"]).await.exits(1).json()["code"], "conflict");
+    attach(&node, &docs).await.expect("attached again");
+    assert!(value(&node.execute("counter", "search", &search).await.expect("found")).to_string().contains("a.txt"));
     node.json(&["trace", "verify"]).await;
 }
 

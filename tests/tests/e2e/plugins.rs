@@ -73,7 +73,7 @@ async fn sign_trust_spawn_and_a_swapped_file_on_the_command_line() {
     assert_eq!(node.json(&["plugin", "inspect", &wasm]).await["component_verified"], true);
     node.mcpctl(&["plugin", "trust", did.trim(), "--name", "me"]).await.exits(0);
     let spawned = node.json(&["agent", "spawn", "counter", "--plugin", &wasm, "--price-per-call", "0.5", "--currency", "EUR"]).await;
-    assert_eq!((&spawned["plugin"], &spawned["pricing"]["per_call"]), (&json!("demo@1.0.0"), &json!("0.5")));
+    assert_eq!((&spawned["plugins"][0]["plugin"], &spawned["pricing"]["per_call"]), (&json!("demo@1.0.0"), &json!("0.5")));
     assert_eq!(node.json(&["agent", "execute", "counter", "count"]).await["result"], json!({ "count": 1 }));
 
     let mut swapped = counter();
@@ -240,7 +240,7 @@ async fn a_plugin_goes_when_nothing_needs_it_any_more() {
     let cluster = Cluster::new();
     let node = cluster.node("a").start().await;
     let agent = node.host("counter", "demo", counter()).await;
-    let digest = agent.component.to_string();
+    let digest = agent.plugins[0].component.to_string();
     let remove = ["plugin", "remove", &digest, "--json"];
     let refused = node.mcpctl(&remove).await.exits(1).json();
     assert!(refused["code"] == "conflict" && refused["detail"].as_str().is_some_and(|detail| detail.contains("counter")), "{refused}");

@@ -1,10 +1,13 @@
 //! An agent from elsewhere: what its export holds was uploaded; here it is verified, and becomes an agent of this node.
 
-use protocol::{AgentId, Code, Problem, Timestamp, api, entry::Action, manifest::is_name};
+use protocol::{AgentId, Code, Problem, Timestamp, api, entry::Action, manifest::is_name, snapshot::MAX_PLUGINS};
 use store::{Commit, Kind, RecordWrite};
 
 use super::Node;
-use crate::node::{Caller, agents::Record};
+use crate::node::{
+    Caller,
+    agents::{Record, attachment},
+};
 
 impl Node {
     /// Makes an agent of a snapshot, of this node or any other. Its plugin's publisher must be trusted here.
@@ -17,9 +20,15 @@ impl Node {
                 .hint("1 to 32 of a-z, 0-9, '-' and '_', beginning with a letter"));
         }
         self.agents.check_free(&name)?;
-        let plugin = self.plugins.register(import.manifest).await?;
-        if plugin.component != snapshot.component {
-            return Err(Problem::new(Code::InvalidRequest, "the manifest is of another plugin than the snapshot"));
+        if import.manifests.len() > MAX_PLUGINS {
+            return Err(Problem::new(Code::TooLarge, format!("an agent has at most {MAX_PLUGINS} plugins")));
+        }
+        let mut plugins = Vec::new();
+        for manifest in import.manifests {
+            plugins.push(attachment(&self.plugins.register(manifest).await?));
+        }
+        if !plugins.iter().map(|plugin| plugin.component).eq(snapshot.plugins.iter().map(|ran| ran.component)) {
+            return Err(Problem::new(Code::InvalidRequest, "the manifests are of other plugins than the snapshot's"));
         }
         let index = self.verified(&signed).await?;
         let agent = AgentId::new();
@@ -31,18 +40,11 @@ impl Node {
                 id: agent,
                 name,
                 owner: self.owner,
-                plugin: snapshot.plugin.clone(),
-                component: snapshot.component,
-                methods: plugin
-                    .methods
-                    .iter()
-                    .map(|method| api::MethodOutline { name: method.name.clone(), effect: method.effect })
-                    .collect(),
+                plugins,
                 pricing: snapshot.pricing.clone(),
                 limits: snapshot.limits,
                 created_at: Timestamp::now(),
                 stopped: false,
-                previous: Vec::new(),
                 schedule: None,
             };
             let action = Action::Import { agent, snapshot: snapshot.id, from: snapshot.agent };

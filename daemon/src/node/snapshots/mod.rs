@@ -19,7 +19,7 @@ use protocol::{
     document::Sealed,
     snapshot::{Index, Snapshot},
 };
-use store::{Commit, Kind, RecordWrite};
+use store::{Kind, RecordWrite};
 
 use super::{Node, agents::not_here, journal};
 
@@ -51,7 +51,7 @@ impl Node {
     pub(super) async fn snapshot_with(&self, component: &Digest) -> Result<Option<SnapshotId>, Problem> {
         for (_, bytes) in journal::all_records(self.journal.store().as_ref(), Kind::Snapshot).await? {
             let signed = self.verified_snapshot(journal::decode("snapshot", &bytes)?)?;
-            if signed.document().component == *component {
+            if signed.document().plugins.iter().any(|ran| ran.component == *component) {
                 return Ok(Some(signed.document().id));
             }
         }
@@ -87,8 +87,9 @@ impl Node {
         Index::decode(&bytes.ok_or_else(missing)?).map_err(|error| damaged(snapshot, &error.to_string()))
     }
 
-    /// Deletes snapshots, and the chunks that no other one has.
-    async fn forget_snapshots(&self, agent: AgentId, gone: &[Signed<Snapshot>]) -> Result<(), Problem> {
+    /// Deletes the chunks that these snapshots had and no other one has. Their records are gone already: a crash leaves
+    /// chunks that nobody names, never a snapshot without its chunks.
+    async fn drop_chunks(&self, gone: &[Signed<Snapshot>]) -> Result<(), Problem> {
         let mut candidates: HashSet<Digest> = HashSet::new();
         for signed in gone {
             candidates.insert(signed.document().index);
@@ -96,10 +97,9 @@ impl Node {
                 candidates.extend(index.0.iter().map(|(digest, _)| *digest));
             }
         }
-        let delete =
-            |signed: &Signed<Snapshot>| RecordWrite { kind: Kind::Snapshot, id: record_id(agent, signed.document().id), value: None };
-        // The records first: a crash leaves chunks that nobody names, never a snapshot without its chunks.
-        self.journal.keep(Commit { records: gone.iter().map(delete).collect(), ..Commit::default() }).await?;
+        if candidates.is_empty() {
+            return Ok(());
+        }
         for (_, bytes) in journal::all_records(self.journal.store().as_ref(), Kind::Snapshot).await? {
             let other = self.verified_snapshot(journal::decode("snapshot", &bytes)?)?;
             candidates.remove(&other.document().index);
@@ -117,17 +117,22 @@ impl Node {
     }
 }
 
+/// Ends a snapshot's record.
+fn deletion(snapshot: &Snapshot) -> RecordWrite {
+    RecordWrite { kind: Kind::Snapshot, id: record_id(snapshot.agent, snapshot.id), value: None }
+}
+
 fn record_id(agent: AgentId, snapshot: SnapshotId) -> String {
     format!("{agent}/{snapshot}")
 }
 
 fn outline(snapshot: &Snapshot, chunks: u64) -> api::SnapshotOutline {
-    let Snapshot { id, agent, header, plugin, keys, bytes, .. } = snapshot;
+    let Snapshot { id, agent, header, plugins, keys, bytes, .. } = snapshot;
     api::SnapshotOutline {
         id: *id,
         agent: *agent,
         taken_at: header.issued_at,
-        plugin: plugin.clone(),
+        plugins: plugins.iter().map(|ran| ran.plugin.clone()).collect(),
         keys: *keys,
         bytes: *bytes,
         chunks,

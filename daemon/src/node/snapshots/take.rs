@@ -6,11 +6,11 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use protocol::{
     Digest, Header, MeshId, Problem, Signed, SignedDuration, SnapshotId, Timestamp, api,
     entry::Action,
-    snapshot::{AVERAGE_CHUNK, Index, MAX_CHUNK, MAX_CHUNKS, MIN_CHUNK, Snapshot, put_pair},
+    snapshot::{AVERAGE_CHUNK, Index, MAX_CHUNK, MAX_CHUNKS, MIN_CHUNK, Ran, Snapshot, put_pair},
 };
 use store::{Blobs, Commit, Kind, RecordWrite};
 
-use super::{Node, damaged, outline, record_id};
+use super::{Node, damaged, deletion, outline, record_id};
 use crate::node::{Caller, agents::not_here, journal};
 
 /// State that is read at once.
@@ -60,8 +60,7 @@ impl Node {
             name: shown.name.clone(),
             owner: self.owner,
             node: self.node_id,
-            plugin: shown.plugin.clone(),
-            component: shown.component,
+            plugins: shown.plugins.iter().map(|of| Ran { plugin: of.plugin.clone(), component: of.component }).collect(),
             pricing: shown.pricing.clone(),
             limits: shown.limits,
             keys,
@@ -73,12 +72,12 @@ impl Node {
         let digest = Digest::sha256(signed.envelope().payload.as_bytes());
         let entry = self.journal.append(caller.note(), Action::Snapshot { agent: shown.id, snapshot: snapshot.id, digest });
         let record = RecordWrite { kind: Kind::Snapshot, id: record_id(shown.id, snapshot.id), value: Some(journal::encode(&signed)) };
-        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await?;
-        if let Some(keep) = keep {
-            let all = self.snapshots_of(shown.id).await?;
-            let gone = all.len().saturating_sub(keep.max(1) as usize);
-            self.forget_snapshots(shown.id, &all[..gone]).await?;
-        }
+        // One commit brings the new and ends the old: nobody ever sees more of them than are to be kept.
+        let mut old = self.snapshots_of(shown.id).await?;
+        old.truncate(keep.map_or(0, |keep| (old.len() + 1).saturating_sub(keep.max(1) as usize)));
+        let records = std::iter::once(record).chain(old.iter().map(|old| deletion(old.document()))).collect();
+        self.journal.keep(Commit { records, entry: Some(entry), ..Commit::default() }).await?;
+        self.drop_chunks(&old).await?;
         let outline = outline(snapshot, count);
         if count > MAX_CHUNKS as u64 {
             return Err(damaged(snapshot, "it has too many chunks"));

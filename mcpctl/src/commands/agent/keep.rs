@@ -93,9 +93,9 @@ pub(super) async fn run(command: Command, client: &Client, output: Output) -> Re
         }
         Command::Snapshots { agent } => {
             let all: List<SnapshotOutline> = client.get(&format!("/v1/agents/{agent}/snapshots")).await?;
-            output.list(&all, ["id", "taken", "plugin", "keys", "bytes", "chunks"], |one| {
+            output.list(&all, ["id", "taken", "plugins", "keys", "bytes", "chunks"], |one| {
                 let [keys, bytes, chunks] = [one.keys, one.bytes, one.chunks].map(|number| number.to_string());
-                [one.id.to_string(), one.taken_at.to_string(), one.plugin.clone(), keys, bytes, chunks]
+                [one.id.to_string(), one.taken_at.to_string(), one.plugins.join(", "), keys, bytes, chunks]
             })
         }
         Command::Recover { agent, from } => {

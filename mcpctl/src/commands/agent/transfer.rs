@@ -26,14 +26,14 @@ pub(super) async fn export(client: &Client, agent: &str, file: &Path, snapshot: 
     };
     let sealed: Sealed<Snapshot> = client.get(&format!("/v1/agents/{agent}/snapshots/{}", taken.id)).await?;
     let any = protocol::MeshId::any();
-    let (component, index) = {
-        let signed = sealed.clone().open(protocol::Expect::archived(&any))?;
-        (signed.document().component, signed.document().index)
-    };
-    let manifest: Sealed<Manifest> = client.get(&format!("/v1/plugins/{component}/manifest")).await?;
-    let component = blob(client, &component, MAX_COMPONENT).await?;
-    let index = blob(client, &index, MAX_CHUNKS * 36).await?;
-    let head = Head::verify(sealed, manifest, component, &index).map_err(|error| refused(file, error))?;
+    let signed = sealed.clone().open(protocol::Expect::archived(&any))?;
+    let mut plugins = Vec::new();
+    for ran in &signed.document().plugins {
+        let manifest: Sealed<Manifest> = client.get(&format!("/v1/plugins/{}/manifest", ran.component)).await?;
+        plugins.push((manifest, blob(client, &ran.component, MAX_COMPONENT).await?));
+    }
+    let index = blob(client, &signed.document().index, MAX_CHUNKS * 36).await?;
+    let head = Head::verify(sealed, plugins, &index).map_err(|error| refused(file, error))?;
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let beside = tempfile::NamedTempFile::new_in(directory).map_err(|error| refused(file, error.into()))?;
     let mut writer = Writer::begin(BufWriter::new(beside), &head).map_err(|error| refused(file, error))?;
@@ -54,8 +54,12 @@ pub(super) async fn import(client: &Client, file: &Path, name: Option<String>) -
     let (mut reader, _) = Reader::begin(open()?).map_err(|error| refused(file, error))?;
     while reader.chunk().map_err(|error| refused(file, error))?.is_some() {}
     let (mut reader, head) = Reader::begin(open()?).map_err(|error| refused(file, error))?;
-    let Head { snapshot, manifest, component, index } = head;
-    upload(client, manifest.document().component, component).await?;
+    let Head { snapshot, plugins, index } = head;
+    let mut manifests = Vec::new();
+    for (manifest, component) in plugins {
+        upload(client, manifest.document().component, component).await?;
+        manifests.push(manifest.into());
+    }
     upload(client, snapshot.document().index, index.encode()).await?;
     let mut sent = HashSet::new();
     while let Some(chunk) = reader.chunk().map_err(|error| refused(file, error))? {
@@ -64,7 +68,7 @@ pub(super) async fn import(client: &Client, file: &Path, name: Option<String>) -
             upload(client, digest, chunk).await?;
         }
     }
-    client.post("/v1/agents/import", &Import { name, snapshot: snapshot.into(), manifest: manifest.into() }).await
+    client.post("/v1/agents/import", &Import { name, snapshot: snapshot.into(), manifests }).await
 }
 
 async fn outline(client: &Client, agent: &str, id: SnapshotId) -> Result<SnapshotOutline, Problem> {

@@ -147,7 +147,7 @@ impl Session<'_> {
         signing::sign_project(&project, &self.key)?;
         let component = push(self.client, &file, None).await?.component;
         let agent = match self.client.get::<Agent>(&format!("/v1/agents/{}", self.agent)).await {
-            Ok(agent) if agent.component == component => agent,
+            Ok(agent) if agent.components().any(|runs| runs == component) => agent,
             Ok(agent) => self.client.post(&format!("/v1/agents/{}/upgrade", agent.id), &Upgrade { component }).await?,
             Err(problem) if problem.code == Code::AgentNotFound => {
                 let spawn = Spawn { name: self.agent.clone(), component, pricing: None, limits: None };
@@ -155,15 +155,15 @@ impl Session<'_> {
             }
             Err(problem) => return Err(problem),
         };
-        self.clear_away(&agent).await;
+        self.clear_away(&agent, component).await;
         Ok(component)
     }
 
     /// Removes builds that the agent can't be taken back to any more.
-    async fn clear_away(&mut self, agent: &Agent) {
-        self.made.retain(|made| *made != agent.component);
-        self.made.push_back(agent.component);
-        let needed = |made: &Digest| agent.component == *made || agent.previous.contains(made);
+    async fn clear_away(&mut self, agent: &Agent, newest: Digest) {
+        self.made.retain(|made| *made != newest);
+        self.made.push_back(newest);
+        let needed = |made: &Digest| agent.plugins.iter().any(|plugin| plugin.component == *made || plugin.previous.contains(made));
         let gone: Vec<Digest> = self.made.iter().filter(|made| !needed(made)).copied().collect();
         self.made.retain(needed);
         for component in gone {
