@@ -109,6 +109,7 @@ impl Supervisor {
         parts.spawn(part("checkpoints", Arc::clone(&node.trace).run(every, stop.clone())));
         parts.spawn(part("housekeeping", node.clone().keep_house(stop.clone())));
         parts.spawn(part("the snapshots", node.clone().keep_snapshots(stop.clone())));
+        parts.spawn(part("the replicas", node.clone().keep_replicas(stop.clone())));
         parts.spawn(part("the journal", node.journal.clone().run(stop.clone())));
         parts.spawn({
             let (mesh, stop) = (node.mesh().ok().cloned(), stop.clone());

@@ -48,6 +48,9 @@ pub struct Offered {
     pub id: AgentId,
     /// Its name on its node.
     pub name: String,
+    /// How often it has changed its home: of two nodes of one owner that offer it, the later one is right.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// Agents of one plugin on offer, at one price.

@@ -253,6 +253,7 @@ mod tests {
             name: "demo".into(),
             owner: owner.did(),
             node: owner.node_id(),
+            epoch: 0,
             plugins: plugins.iter().map(ran).collect(),
             pricing: Pricing::free(),
             limits: Limits::default(),

@@ -102,6 +102,40 @@ pub enum Action {
         /// The component.
         component: Digest,
     },
+    /// An agent's snapshots are held by so many other nodes from now on.
+    Replicas {
+        /// The agent.
+        agent: AgentId,
+        /// How many.
+        replicas: u32,
+    },
+    /// An agent left for another node.
+    Move {
+        /// The agent.
+        agent: AgentId,
+        /// Its home from then on.
+        to: NodeId,
+        /// Its epoch there.
+        epoch: u64,
+    },
+    /// An agent came from another node.
+    Adopt {
+        /// The agent.
+        agent: AgentId,
+        /// Its home until then.
+        from: NodeId,
+        /// Its epoch here.
+        epoch: u64,
+    },
+    /// An agent whose home was lost goes on here, from a snapshot.
+    Restore {
+        /// The agent.
+        agent: AgentId,
+        /// The snapshot.
+        snapshot: crate::id::SnapshotId,
+        /// Its epoch here.
+        epoch: u64,
+    },
     /// An agent's owner stopped it.
     Stop {
         /// The agent.

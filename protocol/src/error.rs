@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::key::NodeId;
+
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal, $exit:expr;)*) => {
         /// What went wrong, in a form that programs may rely on: a code never changes its meaning.
@@ -70,6 +72,10 @@ codes! {
     AgentNotFound = "agent_not_found", 404, Exit::Failure;
     /// Its owner has stopped the agent: it takes no calls.
     AgentStopped = "agent_stopped", 409, Exit::Failure;
+    /// The agent lives on another node by now: `moved_to` says on which.
+    AgentMoved = "agent_moved", 421, Exit::Failure;
+    /// The agent is on its way to another node.
+    AgentMoving = "agent_moving", 503, Exit::Failure;
     /// The agent has no such method.
     MethodNotFound = "method_not_found", 404, Exit::Failure;
     /// No node offers this capability now.
@@ -209,6 +215,9 @@ pub struct Problem {
     /// In how many seconds it may be worth another try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u32>,
+    /// The node where the agent lives by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<NodeId>,
     /// The request this answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -226,7 +235,8 @@ impl Problem {
             hint: None,
             errors: Vec::new(),
             // Calls are short: whoever finds no place finds one soon.
-            retry_after: (code == Code::Overloaded).then_some(1),
+            retry_after: matches!(code, Code::Overloaded | Code::AgentMoving).then_some(1),
+            moved_to: None,
             request_id: None,
         }
     }

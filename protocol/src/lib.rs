@@ -25,6 +25,7 @@ pub mod checkpoint;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod credential;
+pub mod custody;
 pub mod digest;
 pub mod document;
 pub mod entry;

@@ -43,6 +43,9 @@ pub struct Snapshot {
     pub owner: Did,
     /// Where it was taken.
     pub node: NodeId,
+    /// How often the agent had changed its home.
+    #[serde(default)]
+    pub epoch: u64,
     /// The plugins that the agent ran.
     pub plugins: Vec<Ran>,
     /// What calls cost.

@@ -14,6 +14,7 @@ use crate::{
     advert::Advert,
     agreement::{Agreement, Transition},
     credential::{Credential, Member, Revocations},
+    custody::{Custody, Held},
     digest::Digest,
     document::Sealed,
     entry::InclusionProof,
@@ -189,6 +190,8 @@ pub enum Request {
     Revocations(u64),
     /// There is a newer list of revocations.
     Revoked(Sealed<Revocations>),
+    /// Among nodes of one owner: about its agents.
+    Custody(Box<Custody>),
 }
 
 /// A call of an agent's method.
@@ -220,7 +223,7 @@ pub enum Response {
     /// It is so.
     Done,
     /// The method ran.
-    Executed(Executed),
+    Executed(Box<Executed>),
     /// The proof.
     Proof(InclusionProof),
     /// Where the node asked for can be reached, as far as this one knows: multiaddrs.
@@ -233,6 +236,10 @@ pub enum Response {
     Members(Vec<Member>),
     /// The newest list of revocations, if it is newer than asked.
     Revocations(Option<Sealed<Revocations>>),
+    /// The snapshots that are held.
+    Held(Vec<Held>),
+    /// Whether this node has become the agent's home.
+    Settled(bool),
 }
 
 /// A call's answer.
@@ -244,8 +251,8 @@ pub struct Executed {
     pub operation: OperationId,
     /// What it used.
     pub usage: Usage,
-    /// The provider's receipt.
-    pub receipt: Sealed<Receipt>,
+    /// The provider's receipt; none where an owner calls its own agent from another of its nodes.
+    pub receipt: Option<Sealed<Receipt>>,
 }
 
 /// A message that can't be read.

@@ -1,6 +1,7 @@
 //! A node's process, and what its operator does with it.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -59,6 +60,17 @@ impl NodeBuilder {
         self.host = Some(host.clone());
         let usual = [("mesh.host", "0.0.0.0"), ("mesh.port", "8765"), ("mesh.quic_port", "8765"), ("mesh.tcp_port", "8766")];
         usual.into_iter().fold(self, |builder, (key, value)| builder.set(key, value)).set("mesh.private_addresses", "false")
+    }
+
+    /// Gives it the owner of another node.
+    #[must_use]
+    pub fn owned_as(self, other: &Node) -> Self {
+        let directory = self.place.path().join(&self.name);
+        std::fs::create_dir(&directory).expect("a new node");
+        std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o700)).expect("ours");
+        // With its mode: a copy keeps it.
+        std::fs::copy(other.directory().join("owner.key"), directory.join("owner.key")).expect("the owner's key");
+        self
     }
 
     /// Starts it and waits until it serves.

@@ -26,12 +26,12 @@ struct Echo(Envelope);
 impl Handler for Echo {
     async fn request(&self, _: NodeId, request: Request, _: &str, _: tokio::time::Instant) -> Result<Response, Problem> {
         let Request::Execute(execute) = request else { return Ok(Response::Done) };
-        Ok(Response::Executed(Executed {
+        Ok(Response::Executed(Box::new(Executed {
             outcome: Ok(execute.params),
             operation: OperationId::new(),
             usage: Usage::default(),
-            receipt: self.0.clone().into(),
-        }))
+            receipt: Some(self.0.clone().into()),
+        })))
     }
 
     fn announced(&self, _: NodeId, _: Announcement) {}

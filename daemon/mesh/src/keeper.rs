@@ -317,7 +317,7 @@ impl Handler for Keeper {
                 let path = self.inner.content(from, &content).await?;
                 self.transfers.serve(from, content, first, path, &items).await
             }
-            Request::Adverts(_) => self.inner.stream(from, request, request_id, deadline, items).await,
+            Request::Adverts(_) | Request::Custody(_) => self.inner.stream(from, request, request_id, deadline, items).await,
             other => self.request(from, other, request_id, deadline).await,
         }
     }

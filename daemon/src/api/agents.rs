@@ -7,8 +7,8 @@ use bytes::Bytes;
 use protocol::{
     Code, Problem, SnapshotId,
     api::{
-        Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Recover, Rollback, Schedule, SnapshotOutline, Spawn, StateOutline,
-        TakeSnapshot, Upgrade,
+        Agent, Execute, Executed, IDEMPOTENCY_HEADER, Import, List, Move, Moved, Recover, Replica, Restore, Rollback, Schedule,
+        SetReplicas, SnapshotOutline, Spawn, StateOutline, TakeSnapshot, Upgrade,
     },
     document::Sealed,
     snapshot::Snapshot,
@@ -96,6 +96,48 @@ pub(super) async fn import(
     let agent = finished(&api, async move { node.import(&caller, import).await }).await?;
     api.node.publish_soon();
     Ok(Json(agent))
+}
+
+pub(super) async fn restore(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(restore): Json<Restore>,
+) -> Result<Json<Agent>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.restore(&caller, restore).await }).await?))
+}
+
+pub(super) async fn move_away(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+    Json(Move { to }): Json<Move>,
+) -> Result<Json<Moved>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    let moved = async move {
+        match to {
+            Some(to) => node.move_agent(&caller, &agent, to).await,
+            None => node.stay(&agent).await,
+        }
+    };
+    Ok(Json(finished(&api, moved).await?))
+}
+
+pub(super) async fn replicas(State(api): State<Api>, Path(agent): Path<String>) -> Result<Json<List<Replica>>, Failure> {
+    Ok(Json(api.node.replicas_of(&agent)?.into()))
+}
+
+pub(super) async fn set_replicas(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+    Json(set): Json<SetReplicas>,
+) -> Result<Json<Agent>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.set_replicas(&caller, &agent, set.replicas).await }).await?))
 }
 
 pub(super) async fn recover(
@@ -192,8 +234,7 @@ async fn set_stopped(
 
 /// Work that is finished whether its caller waits for it or not.
 async fn finished<T: Send + 'static>(api: &Api, work: impl Future<Output = Result<T, Problem>> + Send + 'static) -> Result<T, Problem> {
-    let done = api.node.tasks.spawn(work).await;
-    done.map_err(|error| Problem::new(Code::Internal, format!("the work failed: {error}")))?
+    api.node.to_the_end(work).await
 }
 
 pub(super) async fn execute(

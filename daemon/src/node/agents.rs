@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
-use protocol::{AgentId, Code, Did, Problem, Timestamp, agreement::Pricing, api, entry::Action, manifest::is_name};
+use protocol::{AgentId, Code, Did, NodeId, Problem, Timestamp, agreement::Pricing, api, entry::Action, manifest::is_name};
 use serde::{Deserialize, Serialize};
 use store::{Append, Commit, Kind, RecordWrite};
 use tokio::sync::Semaphore;
@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::{
     Caller,
     journal::{self, Journal, Note},
+    moving::Moving,
     plugins::Plugins,
 };
 
@@ -30,6 +31,10 @@ pub(crate) struct Agent {
     pub(crate) gate: Arc<tokio::sync::Mutex<Life>>,
     /// Room for its calls.
     pub(crate) room: Arc<Room>,
+    /// Held to read by every call from its beginning to its commit, to write by whoever moves the agent.
+    pub(crate) presence: Arc<tokio::sync::RwLock<Presence>>,
+    /// A move whose outcome isn't known.
+    pub(crate) moving: Option<Moving>,
     /// Under which id its state is stored. Held to read while a view is opened, to write while it becomes another.
     pub(crate) state: Arc<tokio::sync::RwLock<AgentId>>,
 }
@@ -42,6 +47,9 @@ pub(crate) struct Record {
     /// Where its state is, if a recovery has moved it.
     #[serde(default, rename = "state_id", skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<AgentId>,
+    /// A move that was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) moving: Option<Moving>,
 }
 
 impl Record {
@@ -58,7 +66,7 @@ impl Record {
 
     /// The record of an agent that becomes `outline`, with its state stored under `state`.
     pub(crate) fn of(agent: &Agent, outline: api::Agent, state: AgentId) -> Self {
-        Self { state: (state != agent.outline.id).then_some(state), outline }
+        Self { state: (state != agent.outline.id).then_some(state), outline, moving: None }
     }
 }
 
@@ -67,6 +75,15 @@ impl Record {
 pub(crate) enum Life {
     Alive,
     Terminated,
+}
+
+/// Whether the agent is here, for those who want to call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Here,
+    /// Whether it is here or there isn't known yet.
+    Moving(NodeId),
+    Gone,
 }
 
 /// How many calls of one agent may be about, and how many of them run.
@@ -86,15 +103,29 @@ impl Room {
 }
 
 impl Agent {
-    fn new(Record { outline, state }: Record) -> Arc<Self> {
+    fn new(Record { outline, state, moving }: Record) -> Arc<Self> {
         let state = Arc::new(tokio::sync::RwLock::new(state.unwrap_or(outline.id)));
         let room = Arc::new(Room::of(&outline.limits));
-        Arc::new(Self { outline, gate: Arc::new(tokio::sync::Mutex::new(Life::Alive)), room, state })
+        let presence = moving.map_or(Presence::Here, |moving| Presence::Moving(moving.to));
+        let (gate, presence) = (Arc::new(tokio::sync::Mutex::new(Life::Alive)), Arc::new(tokio::sync::RwLock::new(presence)));
+        Arc::new(Self { outline, gate, room, presence, moving, state })
     }
 
-    /// The same agent with another outline.
-    fn with(&self, outline: api::Agent) -> Self {
-        Self { outline, gate: Arc::clone(&self.gate), room: Arc::clone(&self.room), state: Arc::clone(&self.state) }
+    /// Refuses what can't be done to an agent that is leaving.
+    pub(crate) fn require_present(&self) -> Result<(), Problem> {
+        match self.presence.try_read().as_deref() {
+            Ok(Presence::Here) => Ok(()),
+            Ok(Presence::Gone) => Err(not_here(&self.outline.name)),
+            Ok(Presence::Moving(_)) | Err(_) => {
+                Err(Problem::new(Code::AgentMoving, format!("agent {} is moving to another node", self.outline.name)))
+            }
+        }
+    }
+
+    /// The same agent with another record.
+    fn with(&self, outline: api::Agent, moving: Option<Moving>) -> Self {
+        let (gate, room) = (Arc::clone(&self.gate), Arc::clone(&self.room));
+        Self { outline, gate, room, presence: Arc::clone(&self.presence), moving, state: Arc::clone(&self.state) }
     }
 }
 
@@ -146,7 +177,7 @@ impl Agents {
 
     /// Every agent that takes calls, by id.
     pub(crate) fn running(&self) -> Vec<Arc<Agent>> {
-        self.by_id.read().values().filter(|agent| !agent.outline.stopped).cloned().collect()
+        self.by_id.read().values().filter(|agent| !agent.outline.stopped && agent.moving.is_none()).cloned().collect()
     }
 
     /// How many there are.
@@ -178,10 +209,12 @@ impl Agents {
             created_at: Timestamp::now(),
             stopped: false,
             schedule: None,
+            replicas: 0,
+            epoch: 0,
         };
 
         let entry = self.journal.append(caller.note(), Action::Spawn { agent: outline.id, component: spawn.component });
-        self.admit(Record { outline, state: None }, entry, None).await
+        self.admit(Record { outline, state: None, moving: None }, entry, None).await
     }
 
     /// Whether a new agent may be called so.
@@ -217,8 +250,19 @@ impl Agents {
         let write = RecordWrite { kind: Kind::Agent, id: record.outline.id.to_string(), value: Some(journal::encode(&record)) };
         self.journal.keep(Commit { records: vec![write], entry: Some(entry), ..Commit::default() }).await?;
         let outline = record.outline;
-        self.insert(Arc::new(agent.with(outline.clone())));
+        self.insert(Arc::new(agent.with(outline.clone(), None)));
         Ok(outline)
+    }
+
+    /// Whoever looks for an agent finds what this record says from now on; it is durable already.
+    pub(crate) fn put(&self, agent: &Agent, record: Record) {
+        self.insert(Arc::new(agent.with(record.outline, record.moving)));
+    }
+
+    /// The agent lives here no longer; its record is gone already.
+    pub(crate) fn forget(&self, agent: &Agent) {
+        self.by_id.write().remove(&agent.outline.id);
+        self.names.write().remove(&agent.outline.name);
     }
 
     /// Ends an agent and deletes its state. Waits for the mutating call under way.
@@ -228,14 +272,14 @@ impl Agents {
         if *life == Life::Terminated {
             return Err(not_here(id_or_name));
         }
+        agent.require_present()?;
         let id = agent.outline.id;
         let record = RecordWrite { kind: Kind::Agent, id: id.to_string(), value: None };
         let entry = self.journal.append(caller.note(), Action::Terminate { agent: id });
         let state = *agent.state.read().await;
         self.journal.keep(Commit { records: vec![record], clear_state: Some(state), entry: Some(entry), ..Commit::default() }).await?;
         *life = Life::Terminated;
-        self.by_id.write().remove(&id);
-        self.names.write().remove(&agent.outline.name);
+        self.forget(&agent);
         Ok(agent.outline.clone())
     }
 }

@@ -8,9 +8,10 @@ use agreement::{
 };
 use parking_lot::{Mutex, RwLock};
 use protocol::{
-    AgreementId, Code, Did, Expect, MeshId, NodeId, Problem, Signed, Timestamp, Usage,
+    AgentId, AgreementId, Code, Did, Expect, MeshId, NodeId, Problem, Signed, Timestamp, Usage,
     agreement::{Agreement, Bundle, Status, Transition, Window},
     api::{AgreementOutline, AgreementState},
+    custody::Undertaking,
     document::Sealed,
     entry::Action,
     receipt::Receipt,
@@ -142,7 +143,7 @@ impl Agreements {
     }
 
     /// An active agreement under which this owner may call `method` of `agent`, the one that lasts longest.
-    pub(crate) fn covering(&self, agent: &protocol::AgentId, method: &str, now: Timestamp) -> Option<Arc<Contract>> {
+    pub(crate) fn covering(&self, agent: &AgentId, method: &str, now: Timestamp) -> Option<Arc<Contract>> {
         let open = self.open.read();
         let covers = |contract: &&Arc<Contract>| {
             let standing = contract.standing.lock();
@@ -208,7 +209,7 @@ impl Agreements {
         let mut note = caller.note();
         note.agreement = Some(id);
         let entry = self.journal.append(note, Action::Agreement { status });
-        let record = RecordWrite { kind: Kind::Transition, id: format!("{id}/{sequence:06}"), value: Some(journal::encode(&transition)) };
+        let record = RecordWrite { kind: Kind::Transition, id: transition_id(&id, sequence), value: Some(journal::encode(&transition)) };
         self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await?;
         {
             let mut standing = contract.standing.lock();
@@ -263,6 +264,62 @@ impl Agreements {
             },
             terms,
         }
+    }
+
+    /// What this owner, as the provider, has undertaken about an agent and isn't closed; for the node that it moves to.
+    pub(crate) async fn undertakings(&self, agent: &AgentId) -> Result<Vec<Undertaking>, Problem> {
+        let about: Vec<_> = self.open.read().values().filter(|contract| self.provides(contract, agent)).cloned().collect();
+        let mut undertakings = Vec::new();
+        for contract in about {
+            let usage = self.journal.store().usage(&contract.id).await?;
+            let standing = contract.standing.lock();
+            let (agreement, transitions) = (standing.signed.clone().into(), standing.transitions.clone());
+            undertakings.push(Undertaking { agreement, transitions, usage });
+        }
+        Ok(undertakings)
+    }
+
+    /// The id of an agreement that comes with an agent, if this owner is its provider.
+    pub(crate) fn verified(&self, undertaking: &Undertaking) -> Result<AgreementId, Problem> {
+        let signed = undertaking.agreement.clone().open(Expect::archived(&self.mesh))?;
+        let terms = signed.document();
+        if terms.provider != self.owner {
+            return Err(Problem::new(Code::AgreementScope, format!("agreement {} is not one of this provider", terms.id)));
+        }
+        signed.require(terms.consumer)?;
+        Ok(terms.id)
+    }
+
+    /// The records of an agreement that comes with an agent.
+    pub(crate) fn records(&self, undertaking: &Undertaking) -> Vec<RecordWrite> {
+        let Ok(id) = self.verified(undertaking) else { return Vec::new() };
+        let agreement = RecordWrite { kind: Kind::Agreement, id: id.to_string(), value: Some(journal::encode(&undertaking.agreement)) };
+        let transitions = undertaking.transitions.iter().zip(1_u64..).map(|(transition, sequence)| RecordWrite {
+            kind: Kind::Transition,
+            id: transition_id(&id, sequence),
+            value: Some(journal::encode(transition)),
+        });
+        std::iter::once(agreement).chain(transitions).collect()
+    }
+
+    /// Takes an agreement from the store, where it came with an agent.
+    pub(crate) async fn reopen(&self, sealed: &Sealed<Agreement>) -> Result<(), Problem> {
+        let contract = self.restore(&journal::encode(sealed)).await?;
+        if contract.status(Timestamp::now()) != Status::Closed {
+            self.open.write().insert(contract.id, contract);
+        }
+        Ok(())
+    }
+
+    /// Calls of an agent are no longer this node's to answer; the store still has what was agreed about them.
+    pub(crate) fn forget_agent(&self, agent: &AgentId) {
+        self.open.write().retain(|_, contract| !self.provides(contract, agent));
+    }
+
+    fn provides(&self, contract: &Contract, agent: &AgentId) -> bool {
+        let standing = contract.standing.lock();
+        let terms = standing.signed.document();
+        terms.provider == self.owner && terms.agent == *agent
     }
 
     /// Forgets those whose time is over; the store still has them.
@@ -379,6 +436,10 @@ impl Drop for Held {
             self.contract.standing.lock().meter.release(reservation);
         }
     }
+}
+
+fn transition_id(agreement: &AgreementId, sequence: u64) -> String {
+    format!("{agreement}/{sequence:06}")
 }
 
 fn side(provides: bool) -> String {

@@ -213,14 +213,36 @@ impl Directory {
                 && document.services.iter().any(|service| service.agents.iter().any(|offered| offered.id == *agent))
         };
         let known = self.known.read();
-        let mut found = known.values().map(|known| &known.advert).filter(offers);
-        let Some(first) = found.next() else { return Ok(None) };
-        if let Some(other) = found.next() {
+        let mut found: Vec<_> = known.values().map(|known| &known.advert).filter(offers).collect();
+        // Of one owner's nodes the agent's later home is right, and the other one hasn't heard yet.
+        found.sort_by_key(|advert| std::cmp::Reverse(epoch(advert.document(), agent)));
+        let Some(first) = found.first() else { return Ok(None) };
+        let doubtful = |other: &&&Arc<Signed<Advert>>| {
+            let (first, other) = (first.document(), other.document());
+            first.owner != other.owner || epoch(first, agent) == epoch(other, agent)
+        };
+        if let Some(other) = found[1..].iter().find(doubtful) {
             let (one, two) = (first.document().node, other.document().node);
             return Err(Problem::new(protocol::Code::Conflict, format!("agent {agent} is claimed by {one} and by {two}, at least"))
                 .hint("name the node that you mean ('--node')"));
         }
         Ok(Some(Arc::clone(first)))
+    }
+
+    /// The nodes that offer an agent, each with the epoch in which it does.
+    pub(crate) fn homes(&self, agent: &AgentId) -> Vec<(NodeId, u64)> {
+        let now = Timestamp::now();
+        let known = self.known.read();
+        let alive = known.values().map(|known| known.advert.document()).filter(|advert| advert.header.expires_at > now);
+        alive.filter_map(|advert| Some((advert.node, epoch(advert, agent)?))).collect()
+    }
+
+    /// The other nodes that say they are of `owner`.
+    pub(crate) fn nodes_of(&self, owner: protocol::Did) -> Vec<(NodeId, Option<Zone>)> {
+        let now = Timestamp::now();
+        let known = self.known.read();
+        let alive = known.values().map(|known| known.advert.document()).filter(|advert| advert.header.expires_at > now);
+        alive.filter(|advert| advert.owner == owner).map(|advert| (advert.node, advert.zone.clone())).collect()
     }
 
     /// Agents of other nodes that provide a capability, by adverts known here.
@@ -235,6 +257,11 @@ impl Directory {
     pub(crate) fn providing_here(&self, capability: &str) -> Vec<Discovered> {
         self.own.read().as_ref().map(|own| offers(own.document(), capability, "local")).unwrap_or_default()
     }
+}
+
+/// In which epoch an advert offers an agent.
+fn epoch(advert: &Advert, agent: &AgentId) -> Option<u64> {
+    advert.services.iter().flat_map(|service| &service.agents).find(|offered| offered.id == *agent).map(|offered| offered.epoch)
 }
 
 /// Drops adverts until number and bytes are within their limits: of whoever brought the most, those that expire first. So
@@ -278,7 +305,7 @@ async fn services(agents: Vec<Arc<Agent>>, plugins: &Plugins) -> Result<Vec<Serv
         let outline = &agent.outline;
         for attached in &outline.plugins {
             let group = (attached.component.to_string(), format!("{:?}", outline.pricing));
-            let offered = Offered { id: outline.id, name: outline.name.clone() };
+            let offered = Offered { id: outline.id, name: outline.name.clone(), epoch: outline.epoch };
             if let Some(service) = services.get_mut(&group) {
                 service.agents.push(offered);
                 continue;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use protocol::{
     AgentId, AgreementId, Code, Digest, Expect, NodeId, Problem, Signed, Timestamp,
     api::{self},
+    document::Sealed,
     entry::Action,
     receipt::Receipt,
     wire,
@@ -22,8 +23,11 @@ use super::{
     run::Run,
 };
 
+/// How often an agent may have moved since its callers last found it.
+const MAX_MOVES: usize = 4;
+
 /// A call as it comes in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Invocation {
     /// An agent's id, or the name of one that lives here.
     pub(crate) agent: String,
@@ -38,9 +42,15 @@ impl Node {
     /// Executes a method of any agent in the mesh for a caller of this node.
     pub(crate) async fn execute(&self, caller: &Caller, invocation: Invocation) -> Result<api::Executed, Problem> {
         if let Some(agent) = self.agents.find(&invocation.agent) {
-            return self.execute_here(caller, agent, invocation).await;
+            let id = agent.outline.id;
+            match self.execute_here(caller, agent, invocation.clone()).await {
+                // It left while the call waited for it.
+                Err(problem) if problem.code == Code::AgentMoved => return self.execute_there(caller, id, invocation).await,
+                answered => return answered,
+            }
         }
-        let id = invocation.agent.parse().map_err(|_| not_here(&invocation.agent))?;
+        let left = self.whereabouts.find(&invocation.agent).map(|(id, _)| id);
+        let id = left.or_else(|| invocation.agent.parse().ok()).ok_or_else(|| not_here(&invocation.agent))?;
         self.execute_there(caller, id, invocation).await
     }
 
@@ -65,33 +75,68 @@ impl Node {
             Some(id) => Some(self.agreements.get(&id).await?),
             None => self.agreements.covering(&agent, &invocation.method, Timestamp::now()),
         };
-        let node = self.home_of(&agent, contract.as_deref()).await?;
+        let home = self.home_of(&agent, contract.as_deref()).await?;
+        // On another node of its own an owner needs no agreement.
+        let own = contract.is_none() && self.require_ours(home).await.is_ok();
         let request = wire::Execute {
             agent,
             method: invocation.method,
             // Without an agreement the provider is asked all the same: it alone decides, and says how to get one. But the
             // parameters are for nobody who hasn't signed.
-            params: if contract.is_some() { invocation.params } else { Bytes::from_static(b"null") },
+            params: if contract.is_some() || own { invocation.params } else { Bytes::from_static(b"null") },
             agreement: contract.as_ref().map(|contract| contract.id()).or(invocation.agreement),
             idempotency_key: invocation.idempotency_key,
             acknowledged: contract.as_ref().and_then(|contract| contract.receipt()).map(|receipt| digest(&receipt)),
         };
         let (method, params) = (request.method.clone(), request.params.clone());
-        let response = self.mesh()?.request(node, wire::Request::Execute(request), &caller.request_id, invocation.timeout).await?;
+        let (node, response) = self.ask_home(home, &agent, wire::Request::Execute(request), &caller.request_id, invocation.timeout).await?;
         let wire::Response::Executed(executed) = response else { return Err(strange(node)) };
-        let contract = contract.ok_or_else(|| strange(node))?;
+        let executed = *executed;
+        let Some(contract) = contract else {
+            // Whoever isn't this owner's was given no parameters, so what it says is an answer to nothing.
+            return if own && self.is_ours(node) { given(executed, None) } else { Err(strange(node)) };
+        };
         let receipt = self.check(&contract, &executed, &method, &params)?;
         self.remember(caller, node, &contract, &executed, &receipt).await;
-        Ok(api::Executed {
-            result: json(executed.outcome?)?,
-            operation: executed.operation,
-            usage: executed.usage,
-            receipt: Some(receipt.into()),
-        })
+        given(executed, Some(receipt.into()))
     }
 
-    /// The node where an agent lives: by its agreement, by an advert, or by asking the neighbours.
-    async fn home_of(&self, agent: &AgentId, contract: Option<&Contract>) -> Result<NodeId, Problem> {
+    /// Asks the node where an agent lives, and the one that it has moved to, if it has.
+    pub(super) async fn ask_home(
+        &self,
+        mut home: NodeId,
+        agent: &AgentId,
+        request: wire::Request,
+        request_id: &str,
+        timeout: Duration,
+    ) -> Result<(NodeId, wire::Response), Problem> {
+        let deadline = Instant::now() + timeout;
+        for _ in 0..MAX_MOVES {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.mesh()?.request(home, request.clone(), request_id, left).await {
+                Ok(response) => return Ok((home, response)),
+                Err(Problem { code: Code::AgentMoved, moved_to: Some(to), .. }) if to != self.node_id => {
+                    home = to;
+                    self.routes.lock().insert(*agent, to);
+                }
+                Err(problem) => {
+                    // A node that forgot the agent, or is gone, isn't asked first the next time.
+                    self.routes.lock().remove(agent);
+                    return Err(problem);
+                }
+            }
+        }
+        Err(Problem::new(Code::Conflict, format!("agent {agent} is sent from node to node: nobody says that it lives there")))
+    }
+
+    /// The node where an agent lives: where it was last found, by its agreement, by an advert, or by asking the neighbours.
+    pub(super) async fn home_of(&self, agent: &AgentId, contract: Option<&Contract>) -> Result<NodeId, Problem> {
+        if let Some(home) = self.routes.lock().get(agent).copied() {
+            return Ok(home);
+        }
+        if let Some((_, there)) = self.whereabouts.find(&agent.to_string()) {
+            return Ok(there.node);
+        }
         if let Some(contract) = contract {
             return Ok(contract.terms().provider_node);
         }
@@ -105,7 +150,8 @@ impl Node {
     /// Holds a receipt against the call that it answers and the receipts before it.
     fn check(&self, contract: &Contract, executed: &wire::Executed, method: &str, params: &[u8]) -> Result<Signed<Receipt>, Problem> {
         let terms = contract.terms();
-        let receipt = executed.receipt.clone().open(Expect::at(&self.mesh_id, Timestamp::now()))?;
+        let missing = || Problem::new(Code::Unsigned, format!("operation {} came without a receipt", executed.operation));
+        let receipt = executed.receipt.clone().ok_or_else(missing)?.open(Expect::at(&self.mesh_id, Timestamp::now()))?;
         receipt.require(terms.provider)?;
         let said = receipt.document();
         let ours = said.agreement == terms.id
@@ -115,7 +161,6 @@ impl Node {
             && said.usage == executed.usage
             && said.params == Digest::sha256(params)
             && said.result == result_digest(&executed.outcome)
-            && said.trace.log == terms.provider_node
             && said.usage.within(said.total)
             && said.currency == terms.pricing.currency
             && terms.pricing.price(&said.total) == Some(said.price);
@@ -152,6 +197,12 @@ impl Node {
         }
         self.journal.keep_soon(commit).await;
     }
+}
+
+/// A call's answer as the API gives it.
+fn given(executed: wire::Executed, receipt: Option<Sealed<Receipt>>) -> Result<api::Executed, Problem> {
+    let wire::Executed { outcome, operation, usage, .. } = executed;
+    Ok(api::Executed { result: json(outcome?)?, operation, usage, receipt })
 }
 
 /// The digest by which a receipt is acknowledged.

@@ -8,7 +8,7 @@ use protocol::{
     Code, Digest, Expect, Header, NodeId, OperationId, Problem, Signed, Timestamp, Usage,
     document::Sealed,
     entry::{Action, InclusionProof},
-    receipt::{Position, Receipt},
+    receipt::Receipt,
     wire::{self, Announcement, Execute, Executed, Request, Response},
 };
 use tokio::time::Instant;
@@ -44,10 +44,10 @@ impl mesh::Handler for Inbound {
             Request::Propose(sealed) => node.answer_proposal(from, &caller, sealed).await.map(Response::Agreement),
             Request::Accept(sealed) => node.take_acceptance(from, &caller, sealed).await.map(|()| Response::Done),
             Request::Transition(sealed) => node.take_transition(from, &caller, sealed).await.map(|()| Response::Done),
-            Request::Execute(execute) => node.serve(from, &caller, execute, deadline).await.map(Response::Executed),
+            Request::Execute(execute) => node.serve(from, &caller, execute, deadline).await.map(Box::new).map(Response::Executed),
             Request::Prove(operation) => node.prove_to(from, &operation).await.map(Response::Proof),
             Request::Manifest(component) => node.manifest_for(from, &component).await.map(Response::Manifest),
-            Request::Adverts(_) | Request::Fetch { .. } => {
+            Request::Adverts(_) | Request::Fetch { .. } | Request::Custody(_) => {
                 Err(Problem::new(Code::InvalidRequest, "this answer comes in items, and the caller has no window for them"))
             }
             Request::Enrol(_)
@@ -62,7 +62,11 @@ impl mesh::Handler for Inbound {
     }
 
     async fn stream(&self, from: NodeId, request: Request, request_id: &str, deadline: Instant, items: Items) -> Result<Response, Problem> {
-        let Request::Adverts(have) = request else { return self.request(from, request, request_id, deadline).await };
+        let have = match request {
+            Request::Adverts(have) => have,
+            Request::Custody(custody) => return self.0.answer_custody(from, *custody, request_id, deadline, items).await,
+            other => return self.request(from, other, request_id, deadline).await,
+        };
         for advert in self.0.directory.newer(&have) {
             items.send(wire::encode(&Sealed::from((*advert).clone()))).await?;
         }
@@ -70,7 +74,7 @@ impl mesh::Handler for Inbound {
     }
 
     async fn content(&self, from: NodeId, content: &Digest) -> Result<PathBuf, Problem> {
-        self.0.plugin_for(from, content).await
+        self.0.content_for(from, content).await
     }
 
     fn authority(&self) -> Option<Arc<dyn mesh::Authority>> {
@@ -101,7 +105,12 @@ impl Node {
         execute: Execute,
         deadline: Instant,
     ) -> Result<Executed, Problem> {
-        let agent = self.agents.get(&execute.agent).ok_or_else(|| not_here(&execute.agent.to_string()))?;
+        let id = execute.agent.to_string();
+        let elsewhere = || self.whereabouts.find(&id).map_or_else(|| not_here(&id), |(_, there)| there.told(&id));
+        let agent = self.agents.get(&execute.agent).ok_or_else(elsewhere)?;
+        if execute.agreement.is_none() && self.is_ours(from) {
+            return self.serve_owner(caller, agent, execute, deadline).await;
+        }
         let required = |detail: String| {
             let hint = format!("mcpctl agreement propose --agent {} (then call again)", execute.agent);
             Problem::new(Code::AgreementRequired, detail).hint(hint)
@@ -136,11 +145,25 @@ impl Node {
         Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran))
     }
 
+    /// Runs a call of this node's owner, who comes by way of another of its nodes.
+    async fn serve_owner(
+        &self,
+        caller: &impl Fn(protocol::Did) -> Caller,
+        agent: Arc<Agent>,
+        execute: Execute,
+        deadline: Instant,
+    ) -> Result<Executed, Problem> {
+        let Execute { method, params, idempotency_key, .. } = execute;
+        let run = Run { agent, method, params, held: None, idempotency_key, deadline };
+        let Answered { outcome, operation, usage, .. } = self.run(&caller(self.owner), run).await?.answered;
+        Ok(Executed { outcome, operation, usage, receipt: None })
+    }
+
     /// A call's answer with its receipt.
     fn executed(&self, terms: &protocol::agreement::Agreement, agent: &Agent, method: &str, params: &[u8], ran: Ran) -> Executed {
         let receipt = self.receipt(terms, agent, method, params, &ran);
         let Answered { outcome, operation, usage, .. } = ran.answered;
-        Executed { outcome, operation, usage, receipt: receipt.into() }
+        Executed { outcome, operation, usage, receipt: Some(receipt.into()) }
     }
 
     fn receipt(&self, terms: &protocol::agreement::Agreement, agent: &Agent, method: &str, params: &[u8], ran: &Ran) -> Signed<Receipt> {
@@ -158,7 +181,7 @@ impl Node {
             total,
             price: terms.pricing.price(&total).unwrap_or_default(),
             currency: terms.pricing.currency.clone(),
-            trace: Position { log: self.node_id, index: ran.index, leaf: ran.leaf },
+            trace: ran.at,
         };
         Signed::sign(receipt, &[&self.owner_key])
     }

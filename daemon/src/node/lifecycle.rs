@@ -144,7 +144,11 @@ impl Node {
         let gate = Arc::clone(&agent.gate).lock_owned().await;
         // It may have become another release, or ended, while this waited.
         let agent = self.agents.get(&agent.outline.id).ok_or_else(gone)?;
-        if *gate == Life::Alive { Ok((agent, gate)) } else { Err(gone()) }
+        if *gate != Life::Alive {
+            return Err(gone());
+        }
+        agent.require_present()?;
+        Ok((agent, gate))
     }
 
     /// Runs a release's health check as the agent would, and keeps nothing of what it writes.

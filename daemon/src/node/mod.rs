@@ -8,12 +8,14 @@
 //! journal      every write, with its trace entry      trace_log    checkpoints and proofs
 //! agents       who lives here                         plugins      what they run
 //! agreements   what is owed, and metered              directory    who offers what
+//! custody      what nodes of one owner hold for one another        moving       agents that change their home
 //! ```
 
 pub(crate) mod agents;
 pub(crate) mod agreements;
 pub(crate) mod api_keys;
 mod authority;
+mod custody;
 pub(crate) mod directory;
 pub(crate) mod discover;
 pub(crate) mod execute;
@@ -22,9 +24,11 @@ mod join;
 pub(crate) mod journal;
 mod lifecycle;
 pub(crate) mod logs;
+mod moving;
 pub(crate) mod negotiate;
 pub(crate) mod plugins;
 mod rank;
+mod routes;
 pub(crate) mod run;
 mod sharing;
 mod snapshots;
@@ -127,8 +131,16 @@ pub(crate) struct Rooms {
     pub(crate) agents: Agents,
     /// What plugins log.
     pub(crate) logs: Arc<logs::Logs>,
-    /// Held while a snapshot is taken.
+    /// Held while a snapshot is taken or let go: nothing is deleted that another one needs.
     snapshotting: tokio::sync::Mutex<()>,
+    /// Held while an agent comes from elsewhere.
+    adopting: tokio::sync::Mutex<()>,
+    /// Where agents are that lived here.
+    whereabouts: moving::Elsewhere,
+    /// Where agents of others were found that had moved.
+    routes: parking_lot::Mutex<routes::Routes>,
+    /// Who holds the snapshots of this node's agents.
+    replicas: custody::Replicas,
     pub(crate) plugins: Plugins,
     pub(crate) agreements: Agreements,
     pub(crate) directory: Directory,
@@ -181,6 +193,10 @@ impl Node {
             agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
             logs: Arc::new(logs::Logs::new()),
             snapshotting: tokio::sync::Mutex::default(),
+            adopting: tokio::sync::Mutex::default(),
+            whereabouts: moving::Elsewhere::open(journal.store().as_ref()).await?,
+            routes: parking_lot::Mutex::default(),
+            replicas: custody::Replicas::default(),
             plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone()),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
@@ -205,6 +221,7 @@ impl Node {
     pub(crate) async fn connect(&self, config: mesh::Config) -> Result<(), Problem> {
         let mesh = Mesh::spawn(config, Arc::new(inbound::Inbound(self.clone()))).await?;
         let _ = self.mesh.set(mesh);
+        self.settle_moves();
         self.publish().await
     }
 

@@ -186,6 +186,7 @@ impl Node {
     ) -> Result<AgreementState, Problem> {
         let contract = self.agreements.get(id).await?;
         let terms = contract.terms();
+        self.require_at_home(&terms)?;
         let state = contract.state();
         let transition = Transition {
             header: Header::new::<Transition>(&self.mesh_id, Timestamp::now(), TRANSITION_VALIDITY),
@@ -198,9 +199,25 @@ impl Node {
         };
         let sealed = Sealed::from(Signed::sign(transition, &[&self.owner_key]));
         self.agreements.apply(caller, &contract, sealed.clone()).await?;
-        let other = if terms.provider == self.owner { terms.consumer_node } else { terms.provider_node };
-        self.tell(other, Request::Transition(sealed), caller);
-        Ok(self.agreements.show(&contract))
+        let (request, shown) = (Request::Transition(sealed), self.agreements.show(&contract));
+        if terms.provider == self.owner {
+            self.tell(terms.consumer_node, request, caller);
+        } else {
+            let (node, caller) = (self.clone(), caller.clone());
+            self.tasks.spawn(async move {
+                let told = async {
+                    let home = node.home_of(&terms.agent, Some(&contract)).await?;
+                    node.ask_home(home, &terms.agent, request, &caller.request_id, PATIENCE).await
+                };
+                tokio::select! {
+                    () = node.stopping.cancelled() => {}
+                    answer = told => if let Err(problem) = answer {
+                        tracing::warn!(agreement = %terms.id, %problem, "the provider was not told");
+                    }
+                }
+            });
+        }
+        Ok(shown)
     }
 
     /// The other party moves an agreement on.
@@ -216,10 +233,21 @@ impl Node {
         let terms = contract.terms();
         let theirs =
             if terms.provider == self.owner { (terms.consumer, terms.consumer_node) } else { (terms.provider, terms.provider_node) };
-        if (by, from) != theirs {
+        self.require_at_home(&terms)?;
+        // An agent that has moved to another node of its provider is spoken for from there.
+        let moved = terms.consumer == self.owner && self.owner_of(from) == Some(terms.provider);
+        if by != theirs.0 || (from != theirs.1 && !moved) {
             return Err(Problem::new(Code::NotAuthorized, "only the other party of an agreement moves it on"));
         }
         self.agreements.apply(&caller(by), &contract, sealed).await
+    }
+
+    /// An agreement about an agent that moved goes on where the agent is.
+    fn require_at_home(&self, terms: &Agreement) -> Result<(), Problem> {
+        match self.whereabouts.find(&terms.agent.to_string()) {
+            Some((id, there)) if terms.provider == self.owner => Err(there.told(&id.to_string())),
+            _ => Ok(()),
+        }
     }
 
     /// Tells a peer in the background. Whom it doesn't reach learns it when it asks.

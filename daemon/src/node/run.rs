@@ -10,19 +10,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use protocol::{
-    AgreementId, Code, Digest, OperationId, Problem, Timestamp, Usage, advert::Effect, agreement::Window, api::Limits, entry::Action,
-    merkle::Hash, wire,
+    AgentId, AgreementId, Code, Digest, OperationId, Problem, Timestamp, Usage, advert::Effect, agreement::Window, api::Limits,
+    entry::Action, receipt::Position, wire,
 };
 use serde::{Deserialize, Serialize};
 use store::{Answer, Commit, Rejected, StateWrites, Write};
-use tokio::{sync::OwnedMutexGuard, time::Instant};
+use tokio::{
+    sync::{OwnedMutexGuard, OwnedRwLockReadGuard},
+    time::Instant,
+};
 
 use super::{
     Caller, Node,
-    agents::{Agent, Life, not_here},
+    agents::{Agent, Life, Presence, not_here},
     agreements::Held,
     journal::Note,
     logs::OfCall,
+    moving::on_the_move,
 };
 
 /// How long the answer to an idempotency key is kept: a day, in seconds.
@@ -44,9 +48,8 @@ pub(crate) struct Run {
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) answered: Answered,
-    /// Where it stands in the trace.
-    pub(crate) index: u64,
-    pub(crate) leaf: Hash,
+    /// Where it stands in the trace, this node's or that of an earlier home of the agent.
+    pub(crate) at: Position,
     /// The agreement's usage after it.
     pub(crate) total: Usage,
 }
@@ -59,6 +62,18 @@ pub(crate) struct Answered {
     pub(crate) usage: Usage,
     /// What was asked: a key stands for one call, not for whatever comes under it.
     params: Digest,
+    /// Where it stands in the trace of the agent's home of that time, if that was another node.
+    #[serde(default)]
+    at: Option<Position>,
+}
+
+/// What a call holds until it is committed.
+#[derive(Debug)]
+struct Turn {
+    /// The agent stays where it is.
+    _presence: OwnedRwLockReadGuard<Presence>,
+    /// Nobody else changes its state.
+    _gate: Option<OwnedMutexGuard<Life>>,
 }
 
 /// What a call did.
@@ -87,6 +102,7 @@ impl Node {
             return Ok(ran);
         }
         let _waiting = Arc::clone(&run.agent.room.waiting).try_acquire_owned().map_err(|_| crowded(&run))?;
+        let presence = self.find_present(&run).await?;
         let (plugin, gate) = loop {
             if run.agent.outline.stopped {
                 return Err(stopped(&run));
@@ -111,6 +127,7 @@ impl Node {
             return Ok(ran);
         }
 
+        let turn = Turn { _presence: presence, _gate: gate };
         let running = Arc::clone(&run.agent.room.running).acquire_owned();
         let running = tokio::time::timeout_at(run.deadline, running).await.ok().and_then(Result::ok).ok_or_else(|| crowded(&run))?;
         let limits = limits(&run);
@@ -129,14 +146,14 @@ impl Node {
             let calling = self.plugins.kernel().call(&plugin, call);
             let outcome = tokio::time::timeout_at(run.deadline, calling).await.map_err(|_| too_late(&run))?;
             drop(running);
-            return self.finish(caller, run, outcome, gate, once).await;
+            return self.finish(caller, run, outcome, turn, once).await;
         }
         // A consumer pays for what it started: going away doesn't stop the meter, and the grant bounds the guest.
         let (node, caller) = (self.clone(), caller.clone());
         let metered = self.tasks.spawn(async move {
             let outcome = node.plugins.kernel().call(&plugin, call).await;
             drop(running);
-            node.finish(&caller, run, outcome, gate, once).await
+            node.finish(&caller, run, outcome, turn, once).await
         });
         metered.await.map_err(|error| Problem::new(Code::Internal, format!("the call failed: {error}")))?
     }
@@ -147,14 +164,7 @@ impl Node {
         Box::new(OfCall { logs: Arc::clone(&self.logs), agent: agent.outline.id, method, request_id })
     }
 
-    async fn finish(
-        &self,
-        caller: &Caller,
-        run: Run,
-        outcome: kernel::Outcome,
-        gate: Option<OwnedMutexGuard<Life>>,
-        once: Option<Once>,
-    ) -> Result<Ran, Problem> {
+    async fn finish(&self, caller: &Caller, run: Run, outcome: kernel::Outcome, turn: Turn, once: Option<Once>) -> Result<Ran, Problem> {
         if outcome.usage == Usage::default() {
             // Refused before anything ran: nothing to meter, nothing to trace.
             let refused = outcome.result.err().map(Problem::from);
@@ -162,25 +172,19 @@ impl Node {
         }
         let result = outcome.result.map(Bytes::from).map_err(Problem::from);
         let done = Done { result, usage: outcome.usage, writes: outcome.writes };
-        self.commit(caller, run, done, gate, once).await
+        self.commit(caller, run, done, turn, once).await
     }
 
     /// Commits what the call did. In a task of its own: a caller that goes away doesn't stop it half-way.
-    async fn commit(
-        &self,
-        caller: &Caller,
-        run: Run,
-        done: Done,
-        gate: Option<OwnedMutexGuard<Life>>,
-        once: Option<Once>,
-    ) -> Result<Ran, Problem> {
+    async fn commit(&self, caller: &Caller, run: Run, done: Done, turn: Turn, once: Option<Once>) -> Result<Ran, Problem> {
         // The gate is held: nobody moves it meanwhile.
         let state = *run.agent.state.read().await;
         let (agent, agreement) = (run.agent.outline.id, run.held.as_ref().map(|held| held.contract().id()));
         let asked = run.params.clone();
         let used = done.usage;
         let usage = run.held.as_ref().map_or(used, |held| held.counted(used));
-        let answered = Answered { operation: OperationId::new(), outcome: done.result, usage, params: Digest::sha256(&run.params) };
+        let answered =
+            Answered { operation: OperationId::new(), outcome: done.result, usage, params: Digest::sha256(&run.params), at: None };
         let action = Action::Execute {
             agent,
             method: run.method.clone(),
@@ -211,24 +215,25 @@ impl Node {
         let committing = self.tasks.spawn(async move {
             let committed = journal.commit(commit).await;
             if let Err(store::Error::Rejected(Rejected::StateFull { .. })) = &committed {
-                return (committed, Some((run, gate)));
+                return (committed, Some((run, turn)));
             }
             if let (Ok(_), Some(held)) = (&committed, run.held) {
                 held.settle(usage);
             }
-            drop(gate);
+            drop(turn);
             (committed, None)
         });
         let (committed, full) = committing.await.map_err(|error| Problem::new(Code::Internal, format!("the commit failed: {error}")))?;
-        if let (Err(error), Some((run, gate))) = (&committed, full) {
+        if let (Err(error), Some((run, turn))) = (&committed, full) {
             // What it wrote doesn't fit: then the call has failed, which is metered and traced like any other failure.
             let problem = Problem::new(error.code(), error.to_string()).hint("delete some, or spawn the agent with a larger quota");
             let failed = Done { result: Err(problem), usage: Usage { egress_bytes: 0, ..used }, writes: kernel::Writes::new() };
-            return Box::pin(self.commit(caller, run, failed, gate, once)).await;
+            return Box::pin(self.commit(caller, run, failed, turn, once)).await;
         }
         match committed {
             Ok(committed) => {
-                Ok(Ran { answered, index: committed.index.unwrap_or_default(), leaf, total: committed.total.unwrap_or_default() })
+                let at = Position { log: self.node_id, index: committed.index.unwrap_or_default(), leaf };
+                Ok(Ran { answered, at, total: committed.total.unwrap_or_default() })
             }
             Err(store::Error::Rejected(Rejected::Duplicate)) => {
                 let lost = || Problem::new(Code::Conflict, "another call with this idempotency key is under way; try again");
@@ -276,15 +281,46 @@ impl Node {
         if answered.params != Digest::sha256(params) {
             return Err(Problem::new(Code::Conflict, format!("idempotency key {} was used with other parameters", once.key)));
         }
-        let logged = store.entry_of(&answered.operation).await?;
-        let logged =
-            logged.ok_or_else(|| Problem::new(Code::StoreFailed, format!("operation {} is missing from the trace", answered.operation)))?;
+        let at = self.position_of(&answered).await?;
         let total = match agreement {
             // From the store, like the answer: the meter in memory counts a call a moment after it is durable.
             Some(id) => store.usage(&id).await?.into_iter().find(|(bucket, _)| bucket == Window::Total.as_str()).unwrap_or_default().1,
             None => Usage::default(),
         };
-        Ok(Some(Ran { answered, index: logged.index, leaf: logged.leaf, total }))
+        Ok(Some(Ran { answered, at, total }))
+    }
+
+    /// Where an operation stands that was answered before.
+    async fn position_of(&self, answered: &Answered) -> Result<Position, Problem> {
+        if let Some(at) = answered.at {
+            return Ok(at);
+        }
+        let logged = self.journal.store().entry_of(&answered.operation).await?;
+        let missing = || Problem::new(Code::StoreFailed, format!("operation {} is missing from the trace", answered.operation));
+        let logged = logged.ok_or_else(missing)?;
+        Ok(Position { log: self.node_id, index: logged.index, leaf: logged.leaf })
+    }
+
+    /// A kept answer that says where its operation stands, for the node that will give it from now on.
+    pub(super) async fn located(&self, kept: &[u8]) -> Result<Vec<u8>, Problem> {
+        let unreadable = |error: wire::Malformed| Problem::new(Code::StoreFailed, format!("a kept answer: {error}"));
+        let mut answered: Answered = wire::decode(kept).map_err(unreadable)?;
+        answered.at = Some(self.position_of(&answered).await?);
+        Ok(wire::encode(&answered))
+    }
+
+    /// Waits until the agent is here for certain, and keeps it here.
+    async fn find_present(&self, run: &Run) -> Result<OwnedRwLockReadGuard<Presence>, Problem> {
+        let waiting = Arc::clone(&run.agent.presence).read_owned();
+        let presence = tokio::time::timeout_at(run.deadline, waiting).await.map_err(|_| too_late(run))?;
+        match *presence {
+            Presence::Here => Ok(presence),
+            Presence::Moving(to) => Err(on_the_move(&run.agent, to)),
+            Presence::Gone => {
+                let id = run.agent.outline.id.to_string();
+                Err(self.whereabouts.find(&id).map_or_else(|| not_here(&id), |(_, there)| there.told(&id)))
+            }
+        }
     }
 }
 
@@ -316,12 +352,17 @@ fn stopped(run: &Run) -> Problem {
         .hint("its owner starts it with 'mcpctl agent start'")
 }
 
+/// How the scopes begin of all answers that are kept for an agent.
+pub(super) fn scope_of(agent: &AgentId) -> String {
+    format!("execute/{agent}/")
+}
+
 /// Under which name the answer to a call is kept.
 fn once(by: &str, agent: &Agent, method: &str, key: &str) -> Result<Once, Problem> {
     if key.is_empty() || key.len() > wire::MAX_IDEMPOTENCY_KEY {
         return Err(Problem::new(Code::InvalidRequest, format!("an idempotency key has 1 to {} bytes", wire::MAX_IDEMPOTENCY_KEY)));
     }
-    Ok(Once { scope: format!("execute/{by}/{}/{method}", agent.outline.id), key: key.to_owned() })
+    Ok(Once { scope: format!("{}{by}/{method}", scope_of(&agent.outline.id)), key: key.to_owned() })
 }
 
 fn unknown_method(run: &Run) -> Problem {

@@ -32,8 +32,12 @@ impl Node {
         self.plugins.manifest(component).await
     }
 
-    /// The file of a plugin's component, for `peer`.
-    pub(super) async fn plugin_for(&self, peer: NodeId, component: &Digest) -> Result<PathBuf, Problem> {
+    /// The file of a plugin's component, or of a snapshot's part, for `peer`.
+    pub(super) async fn content_for(&self, peer: NodeId, component: &Digest) -> Result<PathBuf, Problem> {
+        // What the owner's agents have and are, its other nodes may have.
+        if self.is_ours(peer) && self.plugins.blobs().contains(component).await? {
+            return Ok(self.plugins.blobs().path(component));
+        }
         self.shared_with(peer, component)?;
         // Registered plugins alone: other content is nobody's business.
         self.plugins.manifest(component).await?;
@@ -41,10 +45,9 @@ impl Node {
     }
 
     fn shared_with(&self, peer: NodeId, component: &Digest) -> Result<(), Problem> {
-        let owner = || self.mesh().ok().and_then(|mesh| mesh.membership().of(peer)).map(|credential| credential.document().owner);
         let may = match self.share {
             Share::Members => true,
-            Share::Owner => owner() == Some(self.owner),
+            Share::Owner => self.is_ours(peer),
             Share::Nobody => false,
         };
         let refused = || Problem::new(Code::NotAuthorized, format!("node {} doesn't share plugin {component} with {peer}", self.node_id));
@@ -63,10 +66,7 @@ impl Node {
         }
         let blobs = self.plugins.blobs();
         if !blobs.contains(&component).await? {
-            let limit = signed.document().size.min(MAX_COMPONENT as u64);
-            let partial = blobs.partial(&component)?;
-            mesh.fetch(node, component, partial.path(), limit, &caller.request_id).await?;
-            partial.adopt().await?;
+            self.fetch_blob(caller, node, component, signed.document().size.min(MAX_COMPONENT as u64)).await?;
         }
         self.plugins.register(manifest).await
     }

@@ -185,6 +185,10 @@ kinds! {
     Snapshot = 14, "snapshot";
     /// State that is being written for an agent and isn't its state yet.
     Staged = 15, "staged";
+    /// An agent of another node, of which snapshots are held here.
+    Held = 16, "held";
+    /// Where an agent is that isn't here.
+    Whereabouts = 17, "whereabouts";
 }
 
 /// How a commit came out.

@@ -78,6 +78,10 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// The answer given before under this idempotency key, if it hasn't expired at `now_s` (Unix seconds).
     async fn answer(&self, scope: &str, key: &str, now_s: i64) -> Result<Option<Vec<u8>>, Error>;
 
+    /// Answers whose scope begins with `scope` and that haven't expired at `now_s` (Unix seconds), in the byte order of scope
+    /// and key, those after `after`.
+    async fn answers(&self, scope: &str, after: Option<(String, String)>, now_s: i64, limit: usize) -> Result<Vec<Answer>, Error>;
+
     /// How many entries the trace log has.
     async fn log_size(&self) -> Result<u64, Error>;
 

@@ -360,6 +360,8 @@ fn describe(agent: &Agent) -> String {
         ("limits", format!("{memory} MiB memory, {} fuel, {} ms, {state} MiB state written", limits.fuel, limits.wall_ms)),
         ("created", agent.created_at.to_string()),
         ("stopped", if agent.stopped { "yes".into() } else { String::new() }),
+        ("replicas", if agent.replicas > 0 { agent.replicas.to_string() } else { String::new() }),
+        ("epoch", if agent.epoch > 0 { agent.epoch.to_string() } else { String::new() }),
         ("snapshots", agent.schedule.map(|s| format!("every {} s, {} kept", s.every_s, s.keep)).unwrap_or_default()),
         ("before", agent.plugins.iter().filter_map(|plugin| plugin.previous.last()).map(ToString::to_string).collect::<Vec<_>>().join(" ")),
     ])

@@ -7,10 +7,11 @@ use crate::{
     Timestamp,
     advert::Effect,
     agreement::Pricing,
+    credential::Zone,
     digest::Digest,
     document::Sealed,
     id::{AgentId, AgreementId, OperationId, SnapshotId},
-    key::Did,
+    key::{Did, NodeId},
     manifest::Manifest,
     receipt::Receipt,
     snapshot::Snapshot,
@@ -81,7 +82,7 @@ pub struct StateOutline {
 }
 
 /// `GET /v1/agents/{agent}`, an item of `GET /v1/agents`, and the answer of `POST /v1/agents`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agent {
     /// Its id.
     pub id: AgentId,
@@ -103,10 +104,16 @@ pub struct Agent {
     /// When snapshots of it are taken by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Schedule>,
+    /// How many other nodes hold its newest snapshot.
+    #[serde(default)]
+    pub replicas: u32,
+    /// How often it has changed its home.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// A plugin of an agent.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The plugin, `name@release`.
     pub plugin: String,
@@ -194,6 +201,58 @@ pub struct Import {
     pub manifests: Vec<Sealed<Manifest>>,
 }
 
+/// Body of `PUT /v1/agents/{agent}/replicas`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetReplicas {
+    /// How many other nodes of this owner are to hold the agent's newest snapshot.
+    pub replicas: u32,
+}
+
+/// A node that holds an agent's snapshots: an item of `GET /v1/agents/{agent}/replicas`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// The node.
+    pub node: NodeId,
+    /// Where it is.
+    #[serde(default)]
+    pub zone: Option<Zone>,
+    /// The newest snapshot that it holds.
+    pub snapshot: SnapshotId,
+    /// Since when.
+    pub held_at: Timestamp,
+}
+
+/// Body of `POST /v1/agents/restore`: an agent whose home is lost becomes this node's
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Restore {
+    /// Its id, or the name that it had.
+    pub agent: String,
+    /// Also if its home seems to be there.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Body of `POST /v1/agents/{agent}/move`
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Move {
+    /// Another node of the same owner; none gives up on a move whose other node is lost.
+    #[serde(default)]
+    pub to: Option<NodeId>,
+}
+
+/// The answer of `POST /v1/agents/{agent}/move`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Moved {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its name.
+    pub name: String,
+    /// Where it lives.
+    pub to: NodeId,
+    /// How often it has changed its home.
+    pub epoch: u64,
+}
+
 /// Body of `POST /v1/agents/{agent}/upgrade` and `POST /v1/agents/{agent}/plugins`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Upgrade {
@@ -234,7 +293,7 @@ pub struct LogLine {
 }
 
 /// A method's name and effect.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MethodOutline {
     /// Its name.
     pub name: String,

@@ -100,7 +100,7 @@ pub(crate) fn methods() -> impl Strategy<Value = Method> {
 }
 
 pub(crate) fn services() -> impl Strategy<Value = Service> {
-    let agents = vec(texts().prop_map(|name| Offered { id: AgentId::new(), name }), 0..3);
+    let agents = vec(texts().prop_map(|name| Offered { id: AgentId::new(), name, epoch: 3 }), 0..3);
     (texts(), texts(), digests(), vec(methods(), 0..3), pricings(), agents)
         .prop_map(|(plugin, release, component, methods, pricing, agents)| Service { plugin, release, component, methods, pricing, agents })
 }

@@ -10,6 +10,7 @@ mod identity;
 mod lifecycle;
 mod membership;
 mod mesh;
+mod moving;
 mod plugins;
 mod proofs;
 mod rogue;

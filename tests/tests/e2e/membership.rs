@@ -6,7 +6,7 @@ use tests::{Bootstrap, Cluster, Node, until};
 use crate::fixtures::counter;
 
 /// A node that has founded a mesh.
-async fn founder(cluster: &Cluster) -> Node {
+pub(crate) async fn founder(cluster: &Cluster) -> Node {
     let mut node = cluster.lone_node("authority").set("agreements.accept", "auto").start().await;
     let founded = node.json(&["mesh", "init", "--zone", "eu-1"]).await;
     assert_eq!((&founded["admission"], &founded["authority"]), (&json!("private"), &json!(true)), "{founded}");
@@ -14,7 +14,7 @@ async fn founder(cluster: &Cluster) -> Node {
     node
 }
 
-async fn token(authority: &Node, arguments: &[&str]) -> String {
+pub(crate) async fn token(authority: &Node, arguments: &[&str]) -> String {
     let created = authority.json(&[&["token", "create"], arguments].concat()).await;
     created["token"].as_str().expect("a token").to_owned()
 }

@@ -105,7 +105,7 @@ impl Rogue {
             acknowledged: None,
         };
         match self.ask(Request::Execute(execute)).await? {
-            Response::Executed(executed) => Ok(executed),
+            Response::Executed(executed) => Ok(*executed),
             other => panic!("{other:?}"),
         }
     }

@@ -95,7 +95,12 @@ impl Handler for Seen {
 
 fn executed(result: bytes::Bytes) -> Response {
     let envelope = Envelope::sign("application/test", b"{}", &[&Key::from_seed(&[1; 32])]);
-    Response::Executed(Executed { outcome: Ok(result), operation: OperationId::new(), usage: Usage::default(), receipt: envelope.into() })
+    Response::Executed(Box::new(Executed {
+        outcome: Ok(result),
+        operation: OperationId::new(),
+        usage: Usage::default(),
+        receipt: Some(envelope.into()),
+    }))
 }
 
 /// The result of an executed method.

@@ -46,10 +46,12 @@ impl Node {
                 created_at: Timestamp::now(),
                 stopped: false,
                 schedule: None,
+                replicas: 0,
+                epoch: 0,
             };
             let action = Action::Import { agent, snapshot: snapshot.id, from: snapshot.agent };
             let entry = self.journal.append(caller.note(), action);
-            self.agents.admit(Record { outline, state: None }, entry, [note(None)]).await
+            self.agents.admit(Record { outline, state: None, moving: None }, entry, [note(None)]).await
         };
         match spawned.await {
             Ok(outline) => Ok(outline),

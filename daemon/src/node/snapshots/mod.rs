@@ -29,9 +29,8 @@ const MAX_SNAPSHOTS: usize = 1_000;
 impl Node {
     /// The snapshots of an agent, the newest first.
     pub(crate) async fn snapshots(&self, id_or_name: &str) -> Result<Vec<api::SnapshotOutline>, Problem> {
-        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
         let mut outlines = Vec::new();
-        for signed in self.snapshots_of(agent.outline.id).await?.iter().rev() {
+        for signed in self.snapshots_of(self.with_snapshots(id_or_name)?).await?.iter().rev() {
             let chunks = self.index(signed.document()).await.map(|index| index.0.len() as u64).unwrap_or_default();
             outlines.push(outline(signed.document(), chunks));
         }
@@ -39,7 +38,7 @@ impl Node {
     }
 
     /// The snapshots of an agent, the oldest first.
-    async fn snapshots_of(&self, agent: AgentId) -> Result<Vec<Signed<Snapshot>>, Problem> {
+    pub(super) async fn snapshots_of(&self, agent: AgentId) -> Result<Vec<Signed<Snapshot>>, Problem> {
         let store = self.journal.store();
         // Ids grow with time, and '0' follows '/'.
         let records = store.records(Kind::Snapshot, Some(&format!("{agent}/")), MAX_SNAPSHOTS).await?;
@@ -59,7 +58,7 @@ impl Node {
     }
 
     /// One snapshot of an agent.
-    async fn snapshot(&self, agent: AgentId, id: SnapshotId) -> Result<Signed<Snapshot>, Problem> {
+    pub(super) async fn snapshot(&self, agent: AgentId, id: SnapshotId) -> Result<Signed<Snapshot>, Problem> {
         let bytes = self.journal.store().record(Kind::Snapshot, &record_id(agent, id)).await?;
         let unknown = || {
             Problem::new(Code::NotFound, format!("agent {agent} has no snapshot {id} on this node"))
@@ -70,18 +69,23 @@ impl Node {
 
     /// A snapshot as its owner signed it.
     pub(crate) async fn signed_snapshot(&self, id_or_name: &str, id: SnapshotId) -> Result<Sealed<Snapshot>, Problem> {
-        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
-        Ok(self.snapshot(agent.outline.id, id).await?.into())
+        Ok(self.snapshot(self.with_snapshots(id_or_name)?, id).await?.into())
     }
 
-    fn verified_snapshot(&self, sealed: Sealed<Snapshot>) -> Result<Signed<Snapshot>, Problem> {
+    /// The agent that is meant. By its id it needn't live here: this node may hold snapshots of it all the same.
+    fn with_snapshots(&self, id_or_name: &str) -> Result<AgentId, Problem> {
+        let here = self.agents.find(id_or_name).map(|agent| agent.outline.id);
+        here.or_else(|| id_or_name.parse().ok()).ok_or_else(|| not_here(id_or_name))
+    }
+
+    pub(super) fn verified_snapshot(&self, sealed: Sealed<Snapshot>) -> Result<Signed<Snapshot>, Problem> {
         let signed = sealed.open(Expect::archived(&MeshId::any()))?;
         signed.require(signed.document().owner)?;
         Ok(signed)
     }
 
     /// The chunks of a snapshot.
-    async fn index(&self, snapshot: &Snapshot) -> Result<Index, Problem> {
+    pub(super) async fn index(&self, snapshot: &Snapshot) -> Result<Index, Problem> {
         let bytes = self.plugins.blobs().get(&snapshot.index).await?;
         let missing = || damaged(snapshot, &format!("its index ({}) is missing", snapshot.index));
         Index::decode(&bytes.ok_or_else(missing)?).map_err(|error| damaged(snapshot, &error.to_string()))
@@ -89,7 +93,7 @@ impl Node {
 
     /// Deletes the chunks that these snapshots had and no other one has. Their records are gone already: a crash leaves
     /// chunks that nobody names, never a snapshot without its chunks.
-    async fn drop_chunks(&self, gone: &[Signed<Snapshot>]) -> Result<(), Problem> {
+    pub(super) async fn drop_chunks(&self, gone: &[Signed<Snapshot>]) -> Result<(), Problem> {
         let mut candidates: HashSet<Digest> = HashSet::new();
         for signed in gone {
             candidates.insert(signed.document().index);
@@ -117,8 +121,14 @@ impl Node {
     }
 }
 
+/// Keeps a snapshot.
+pub(super) fn record(signed: &Signed<Snapshot>) -> RecordWrite {
+    let Snapshot { agent, id, .. } = signed.document();
+    RecordWrite { kind: Kind::Snapshot, id: record_id(*agent, *id), value: Some(journal::encode(signed)) }
+}
+
 /// Ends a snapshot's record.
-fn deletion(snapshot: &Snapshot) -> RecordWrite {
+pub(super) fn deletion(snapshot: &Snapshot) -> RecordWrite {
     RecordWrite { kind: Kind::Snapshot, id: record_id(snapshot.agent, snapshot.id), value: None }
 }
 

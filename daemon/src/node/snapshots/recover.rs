@@ -48,7 +48,7 @@ impl Node {
     }
 
     /// The chunks of a snapshot, each of which is there and what it should be.
-    pub(super) async fn verified(&self, signed: &Signed<Snapshot>) -> Result<Index, Problem> {
+    pub(in crate::node) async fn verified(&self, signed: &Signed<Snapshot>) -> Result<Index, Problem> {
         let snapshot = signed.document();
         let index = self.index(snapshot).await?;
         for (at, (digest, _)) in index.0.iter().enumerate() {
@@ -63,7 +63,7 @@ impl Node {
     }
 
     /// Writes a snapshot's state under the id `staged`.
-    pub(super) async fn stage(&self, staged: AgentId, snapshot: &Snapshot, index: &Index) -> Result<(), Problem> {
+    pub(in crate::node) async fn stage(&self, staged: AgentId, snapshot: &Snapshot, index: &Index) -> Result<(), Problem> {
         let malformed = |error: protocol::snapshot::Malformed| damaged(snapshot, &error.to_string());
         let (mut stream, mut writes, mut size) = (BytesMut::new(), Vec::new(), 0);
         let (mut keys, mut bytes) = (0, 0);

@@ -8,10 +8,10 @@ use protocol::{
     entry::Action,
     snapshot::{AVERAGE_CHUNK, Index, MAX_CHUNK, MAX_CHUNKS, MIN_CHUNK, Ran, Snapshot, put_pair},
 };
-use store::{Blobs, Commit, Kind, RecordWrite};
+use store::{Blobs, Commit};
 
-use super::{Node, damaged, deletion, outline, record_id};
-use crate::node::{Caller, agents::not_here, journal};
+use super::{Node, damaged, deletion, outline, record};
+use crate::node::{Caller, agents::not_here};
 
 /// State that is read at once.
 const PAGE: usize = 1 << 20;
@@ -61,6 +61,7 @@ impl Node {
             owner: self.owner,
             node: self.node_id,
             plugins: shown.plugins.iter().map(|of| Ran { plugin: of.plugin.clone(), component: of.component }).collect(),
+            epoch: shown.epoch,
             pricing: shown.pricing.clone(),
             limits: shown.limits,
             keys,
@@ -71,13 +72,13 @@ impl Node {
         let snapshot = signed.document();
         let digest = Digest::sha256(signed.envelope().payload.as_bytes());
         let entry = self.journal.append(caller.note(), Action::Snapshot { agent: shown.id, snapshot: snapshot.id, digest });
-        let record = RecordWrite { kind: Kind::Snapshot, id: record_id(shown.id, snapshot.id), value: Some(journal::encode(&signed)) };
         // One commit brings the new and ends the old: nobody ever sees more of them than are to be kept.
         let mut old = self.snapshots_of(shown.id).await?;
         old.truncate(keep.map_or(0, |keep| (old.len() + 1).saturating_sub(keep.max(1) as usize)));
-        let records = std::iter::once(record).chain(old.iter().map(|old| deletion(old.document()))).collect();
+        let records = std::iter::once(record(&signed)).chain(old.iter().map(|old| deletion(old.document()))).collect();
         self.journal.keep(Commit { records, entry: Some(entry), ..Commit::default() }).await?;
         self.drop_chunks(&old).await?;
+        self.replicas.look();
         let outline = outline(snapshot, count);
         if count > MAX_CHUNKS as u64 {
             return Err(damaged(snapshot, "it has too many chunks"));

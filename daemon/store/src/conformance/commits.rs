@@ -158,3 +158,24 @@ pub(super) async fn expired_answers_make_room(store: &dyn Store) {
     assert!(store.answer(&scope, "b", 0).await.expect("answer").is_some(), "kept until its time");
     assert_eq!(store.forget(20).await.expect("forget"), 0, "nothing is left to forget");
 }
+
+pub(super) async fn answers_of_a_scope_come_page_by_page(store: &dyn Store) {
+    let root = fresh();
+    let scopes = [format!("{root}/a/1"), format!("{root}/a/2"), format!("{root}/ab"), format!("{root}/é")];
+    for (scope, key, expires_s) in [(0, "x", 100), (0, "y", 100), (1, "x", 100), (1, "old", 5), (2, "x", 100), (3, "x", 100)] {
+        made(store, Commit { answer: Some(answer(&scopes[scope], key, 0, expires_s)), ..Commit::default() }).await;
+    }
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.answers(&format!("{root}/a/"), after.clone(), 10, 2).await.expect("answers");
+        let last = page.len() < 2;
+        after = page.last().map(|answer| (answer.scope.clone(), answer.key.clone()));
+        found.extend(page.into_iter().map(|answer| (answer.scope, answer.key, answer.expires_s)));
+        if last {
+            break;
+        }
+    }
+    let expected = [(0, "x"), (0, "y"), (1, "x")].map(|(scope, key)| (scopes[scope].clone(), key.to_owned(), 100));
+    assert_eq!(found, expected, "those of the prefix alone, in order, but for what has expired");
+    assert_eq!(store.answers(&root, None, 0, 100).await.expect("answers").len(), 6);
+}

@@ -34,6 +34,7 @@ pub async fn run<F: AsyncFn() -> Arc<dyn Store>>(open: F) {
     commits::records_are_put_listed_and_deleted(&*store).await;
     commits::an_idempotency_key_counts_once(&store).await;
     commits::expired_answers_make_room(&*store).await;
+    commits::answers_of_a_scope_come_page_by_page(&*store).await;
     charges::limits_are_hard(&store).await;
     charges::each_quantity_and_bucket_is_limited(&*store).await;
     charges::sums_saturate(&*store).await;

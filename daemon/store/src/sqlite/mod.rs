@@ -19,7 +19,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row};
 use self::{readers::Readers, thread::Thread, writer::Writer};
 use crate::{
     LoggedEntry, Store, View,
-    commit::{Commit, Committed, Held, Kind, Rejected},
+    commit::{Answer, Commit, Committed, Held, Kind, Rejected},
     error::Error,
 };
 
@@ -84,6 +84,21 @@ impl Store for Sqlite {
             let sql = "SELECT value FROM answer WHERE scope = ?1 AND key = ?2 AND expires > ?3";
             connection.prepare_cached(sql)?.query_row((scope, key, now_s), |row| row.get(0)).optional()
         })
+    }
+
+    async fn answers(&self, scope: &str, after: Option<(String, String)>, now_s: i64, limit: usize) -> Result<Vec<Answer>, Error> {
+        let scope = scope.to_owned();
+        let read = move |connection: &Connection| {
+            let sql = "SELECT scope, key, value, expires FROM answer
+                WHERE (scope, key) > (?1, ?2) AND scope < ?3 AND expires > ?4 ORDER BY scope, key LIMIT ?5";
+            // No text that begins with the prefix comes after the prefix and the last character there is.
+            let end = format!("{scope}\u{10ffff}");
+            let (from, key) = after.unwrap_or((scope, String::new()));
+            let answer =
+                |row: &Row<'_>| Ok(Answer { scope: row.get(0)?, key: row.get(1)?, value: row.get(2)?, now_s, expires_s: row.get(3)? });
+            connection.prepare_cached(sql)?.query_map((from, key, end, now_s, rows(limit)), answer)?.collect()
+        };
+        self.readers.scan(limit, read).await
     }
 
     async fn log_size(&self) -> Result<u64, Error> {

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use protocol::{
-    Client, SnapshotId,
-    api::{Agent, List, Recover, Schedule, SnapshotOutline, TakeSnapshot},
+    Client, NodeId, SnapshotId,
+    api::{Agent, List, Move, Moved, Recover, Replica, Restore, Schedule, SetReplicas, SnapshotOutline, TakeSnapshot},
 };
 
 use super::{describe, transfer};
@@ -47,14 +47,42 @@ pub(crate) enum Command {
         #[arg(value_parser = parse::agent)]
         agent: String,
     },
-    /// Make an agent's state that of one of its snapshots
+    /// Have other nodes of this owner hold an agent's newest snapshot, in other zones first; or show which do
+    Replicas {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// How many nodes; 0 for none
+        count: Option<u32>,
+    },
+    /// Make an agent's state that of one of its snapshots; or take an agent over whose node is lost
+    #[command(group = clap::ArgGroup::new("source").required(true).args(["from", "from_mesh"]))]
     Recover {
         /// Its id or name
         #[arg(value_parser = parse::agent)]
         agent: String,
         /// The snapshot
         #[arg(long, value_name = "SNAPSHOT")]
-        from: SnapshotId,
+        from: Option<SnapshotId>,
+        /// The newest snapshot that any node of this owner holds: the agent lives here from then on
+        #[arg(long)]
+        from_mesh: bool,
+        /// Also if its node seems to be there, which then loses it
+        #[arg(long, requires = "from_mesh")]
+        force: bool,
+    },
+    /// Move an agent to another node of this owner; its id stays, and callers wait for a moment
+    #[command(group = clap::ArgGroup::new("where").required(true).args(["to", "stay"]))]
+    Move {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// The node
+        #[arg(long, value_name = "NODE")]
+        to: Option<NodeId>,
+        /// Give up on a move whose other node is lost: the agent goes on here
+        #[arg(long)]
+        stay: bool,
     },
     /// Write an agent into one file, which any node of any mesh can verify and import
     Export {
@@ -98,9 +126,28 @@ pub(super) async fn run(command: Command, client: &Client, output: Output) -> Re
                 [one.id.to_string(), one.taken_at.to_string(), one.plugins.join(", "), keys, bytes, chunks]
             })
         }
-        Command::Recover { agent, from } => {
+        Command::Replicas { agent, count: Some(replicas) } => {
+            let agent: Agent = client.put(&format!("/v1/agents/{agent}/replicas"), &SetReplicas { replicas }).await?;
+            output.show(&agent, describe)
+        }
+        Command::Replicas { agent, count: None } => {
+            let all: List<Replica> = client.get(&format!("/v1/agents/{agent}/replicas")).await?;
+            output.list(&all, ["node", "zone", "snapshot", "since"], |one| {
+                let zone = one.zone.as_ref().map(|zone| zone.as_str().to_owned()).unwrap_or_default();
+                [one.node.to_string(), zone, one.snapshot.to_string(), one.held_at.to_string()]
+            })
+        }
+        Command::Recover { agent, from: Some(from), .. } => {
             let recovered: SnapshotOutline = client.post(&format!("/v1/agents/{agent}/recover"), &Recover { snapshot: from }).await?;
             output.show(&recovered, snapshot)
+        }
+        Command::Recover { agent, from: None, force, .. } => {
+            let restored: Agent = client.post("/v1/agents/restore", &Restore { agent, force }).await?;
+            output.show(&restored, describe)
+        }
+        Command::Move { agent, to, .. } => {
+            let moved: Moved = client.post(&format!("/v1/agents/{agent}/move"), &Move { to }).await?;
+            output.show(&moved, |moved| format!("agent {} lives on node {} (epoch {})", moved.name, moved.to, moved.epoch))
         }
         Command::Export { agent, file, snapshot } => {
             let exported = transfer::export(client, &agent, &file, snapshot).await?;

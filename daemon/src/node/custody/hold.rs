@@ -1,0 +1,146 @@
+//! Snapshots of other nodes' agents, held here.
+//!
+//! They lie beside this node's own, under the agent's id, with a record (`Kind::Held`) of the agent as its home has it.
+
+use std::collections::{BTreeMap, HashSet};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use mesh::Piece;
+use protocol::{
+    AgentId, Code, Digest, NodeId, Problem, Signed, api,
+    custody::{Custody, Held, Hold, MAX_CHUNKS_ASKED},
+    snapshot::{Index, MAX_CHUNKS, Snapshot},
+    wire::Request,
+};
+use store::{Commit, Kind, RecordWrite};
+
+use super::{LARGE, Node, names};
+use crate::node::{
+    Caller, journal,
+    snapshots::{deletion, record},
+};
+
+/// Chunks that are on their way to the disk: each waits for a flush.
+const WRITING: usize = 16;
+/// Chunks that went between fetching and keeping, because another snapshot was deleted just then: tried again so often.
+const ATTEMPTS: usize = 3;
+
+impl Node {
+    /// Fetches a snapshot from its home and keeps it, and of the older ones those that are still wanted.
+    pub(super) async fn hold_snapshot(&self, caller: &Caller, from: NodeId, hold: Hold) -> Result<(), Problem> {
+        let signed = self.verified_snapshot(hold.snapshot)?;
+        let snapshot = signed.document();
+        let agent = snapshot.agent;
+        if snapshot.owner != self.owner || hold.agent.id != agent {
+            return Err(Problem::new(Code::NotAuthorized, format!("snapshot {} is not one of this owner's agent", snapshot.id)));
+        }
+        for attempt in 1.. {
+            self.fetch_snapshot(caller, from, &signed).await?;
+            let _alone = self.snapshotting.lock().await;
+            // What a deletion took away meanwhile is fetched again; while the lock is held nothing is deleted.
+            if !self.lacking(snapshot).await?.is_empty() && attempt < ATTEMPTS {
+                continue;
+            }
+            self.verified(&signed).await?;
+            let mut gone = self.snapshots_of(agent).await?;
+            gone.retain(|old| old.document().id != snapshot.id && !hold.keep.contains(&old.document().id));
+            let held = RecordWrite { kind: Kind::Held, id: agent.to_string(), value: Some(journal::encode(&hold.agent)) };
+            let mut records = vec![record(&signed), held];
+            if self.agents.get(&agent).is_some() {
+                return Err(Problem::new(Code::Conflict, format!("agent {agent} lives here")));
+            }
+            records.extend(gone.iter().map(|old| deletion(old.document())));
+            self.journal.keep(Commit { records, ..Commit::default() }).await?;
+            return self.drop_chunks(&gone).await;
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// Fetches what this node lacks of a snapshot: its plugins, its index, its chunks. All of it is verified.
+    pub(super) async fn fetch_snapshot(&self, caller: &Caller, from: NodeId, signed: &Signed<Snapshot>) -> Result<(), Problem> {
+        let snapshot = signed.document();
+        for ran in &snapshot.plugins {
+            if self.plugins.get(&ran.component).await.is_err() {
+                self.fetch_plugin(caller, from, ran.component).await?;
+            }
+        }
+        let blobs = self.plugins.blobs();
+        if !blobs.contains(&snapshot.index).await? {
+            self.fetch_blob(caller, from, snapshot.index, MAX_CHUNKS as u64 * 36).await?;
+        }
+        for wanted in self.lacking(snapshot).await?.chunks(MAX_CHUNKS_ASKED) {
+            self.fetch_chunks(caller, from, wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// A blob of another node, whole and verified.
+    pub(in crate::node) async fn fetch_blob(&self, caller: &Caller, from: NodeId, content: Digest, limit: u64) -> Result<(), Problem> {
+        let partial = self.plugins.blobs().partial(&content)?;
+        self.mesh()?.fetch(from, content, partial.path(), limit, &caller.request_id).await?;
+        Ok(partial.adopt().await?)
+    }
+
+    /// The chunks of a snapshot that aren't here.
+    async fn lacking(&self, snapshot: &Snapshot) -> Result<Vec<Digest>, Problem> {
+        let Index(chunks) = self.index(snapshot).await?;
+        let (mut seen, mut lacking) = (HashSet::new(), Vec::new());
+        for (digest, _) in chunks {
+            if seen.insert(digest) && !self.plugins.blobs().contains(&digest).await? {
+                lacking.push(digest);
+            }
+        }
+        Ok(lacking)
+    }
+
+    async fn fetch_chunks(&self, caller: &Caller, from: NodeId, wanted: &[Digest]) -> Result<(), Problem> {
+        let request = Request::Custody(Box::new(Custody::Chunks(wanted.to_vec())));
+        let mut answers = self.mesh()?.stream(from, request, &caller.request_id, LARGE).await?;
+        let mut wanted = wanted.iter();
+        let mut writing = FuturesUnordered::new();
+        let strange = || Problem::new(Code::BadSignature, format!("node {from} sent other chunks than were asked for"));
+        while let Piece::Item(chunk) = answers.next().await? {
+            let digest = *wanted.next().ok_or_else(strange)?;
+            let blobs = self.plugins.blobs().clone();
+            writing.push(async move { blobs.put_verified(digest, chunk).await });
+            if writing.len() >= WRITING {
+                writing.next().await.transpose()?;
+            }
+        }
+        while let Some(written) = writing.next().await {
+            written?;
+        }
+        if wanted.next().is_some() { Err(strange()) } else { Ok(()) }
+    }
+
+    /// The newest snapshot of each agent of this id or name that is held here, or lives here.
+    pub(in crate::node) async fn held_for(&self, id_or_name: &str) -> Result<Vec<Held>, Problem> {
+        let store = self.journal.store();
+        let mut agents: BTreeMap<AgentId, api::Agent> = BTreeMap::new();
+        for (_, bytes) in journal::all_records(store.as_ref(), Kind::Held).await? {
+            let agent: api::Agent = journal::decode("agent", &bytes)?;
+            agents.insert(agent.id, agent);
+        }
+        agents.extend(self.agents.all().into_iter().map(|agent| (agent.outline.id, agent.outline.clone())));
+        let mut held = Vec::new();
+        for (id, agent) in agents.into_iter().filter(|(id, agent)| names(id_or_name, *id, agent)) {
+            if let Some(newest) = self.snapshots_of(id).await?.pop() {
+                held.push(Held { snapshot: newest.into(), agent });
+            }
+        }
+        Ok(held)
+    }
+
+    /// Deletes what is held of an agent that lives elsewhere.
+    pub(in crate::node) async fn release_held(&self, agent: AgentId) -> Result<(), Problem> {
+        if self.agents.get(&agent).is_some() {
+            return Err(Problem::new(Code::Conflict, format!("agent {agent} lives here")));
+        }
+        let _alone = self.snapshotting.lock().await;
+        let gone = self.snapshots_of(agent).await?;
+        let note = RecordWrite { kind: Kind::Held, id: agent.to_string(), value: None };
+        let deletions = gone.iter().map(|old| deletion(old.document()));
+        self.journal.keep(Commit { records: deletions.chain([note]).collect(), ..Commit::default() }).await?;
+        self.drop_chunks(&gone).await
+    }
+}
