@@ -158,6 +158,8 @@ fn gossip(key: &Keypair, topic: &IdentTopic) -> Result<gossipsub::Behaviour, Err
     let config = ConfigBuilder::default()
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
+        // A node that lost power hears what it said before from those who remember; they mustn't be blamed for that.
+        .allow_self_origin(true)
         .message_id_fn(message_id)
         .max_transmit_size(wire::MAX_GOSSIP)
         .mesh_n_low(2)

@@ -20,7 +20,7 @@ use super::{
     reply::{Failure, Json, Path},
     require_owner,
 };
-use crate::node::{Caller, agents::not_here, execute::Invocation};
+use crate::node::{Caller, execute::Invocation};
 
 /// How long a call is waited for when its caller doesn't say, and at most.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ pub(super) async fn list(State(api): State<Api>) -> Json<List<Agent>> {
 }
 
 pub(super) async fn show(State(api): State<Api>, Path(agent): Path<String>) -> Result<Json<Agent>, Failure> {
-    let found = api.node.agents.find(&agent).ok_or_else(|| not_here(&agent))?;
+    let found = api.node.agents.find(&agent).ok_or_else(|| api.node.absent(&agent))?;
     Ok(Json(found.outline.clone()))
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Caller, Node,
-    agents::{Agent, not_here},
+    agents::Agent,
     execute::result_digest,
     run::{Answered, Ran, Run},
 };
@@ -105,9 +105,7 @@ impl Node {
         execute: Execute,
         deadline: Instant,
     ) -> Result<Executed, Problem> {
-        let id = execute.agent.to_string();
-        let elsewhere = || self.whereabouts.find(&id).map_or_else(|| not_here(&id), |(_, there)| there.told(&id));
-        let agent = self.agents.get(&execute.agent).ok_or_else(elsewhere)?;
+        let agent = self.agents.get(&execute.agent).ok_or_else(|| self.absent(&execute.agent.to_string()))?;
         if execute.agreement.is_none() && self.is_ours(from) {
             return self.serve_owner(caller, agent, execute, deadline).await;
         }

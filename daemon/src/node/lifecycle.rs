@@ -139,7 +139,7 @@ impl Node {
 
     /// An agent as it is now, and nobody else changes it or its state until the guard is dropped.
     pub(super) async fn hold(&self, id_or_name: &str) -> Result<(Arc<Agent>, OwnedMutexGuard<Life>), Problem> {
-        let gone = || not_here(id_or_name);
+        let gone = || self.absent(id_or_name);
         let agent = self.agents.find(id_or_name).ok_or_else(gone)?;
         let gate = Arc::clone(&agent.gate).lock_owned().await;
         // It may have become another release, or ended, while this waited.
@@ -149,6 +149,11 @@ impl Node {
         }
         agent.require_present()?;
         Ok((agent, gate))
+    }
+
+    /// The error for an agent that doesn't live here; if it did once, it says where it went.
+    pub(crate) fn absent(&self, id_or_name: &str) -> Problem {
+        self.whereabouts.find(id_or_name).map_or_else(|| not_here(id_or_name), |(_, there)| there.told(id_or_name))
     }
 
     /// Runs a release's health check as the agent would, and keeps nothing of what it writes.

@@ -316,10 +316,7 @@ impl Node {
         match *presence {
             Presence::Here => Ok(presence),
             Presence::Moving(to) => Err(on_the_move(&run.agent, to)),
-            Presence::Gone => {
-                let id = run.agent.outline.id.to_string();
-                Err(self.whereabouts.find(&id).map_or_else(|| not_here(&id), |(_, there)| there.told(&id)))
-            }
+            Presence::Gone => Err(self.absent(&run.agent.outline.id.to_string())),
         }
     }
 }

@@ -145,7 +145,7 @@ async fn an_agent_moves_with_all_that_belongs_to_it_while_it_is_called() {
     until("the nodes to meet again", reach).await;
     assert_eq!(move_to(&estate.other, estate.home.id()).await["epoch"], 2);
     assert_eq!(count(&estate.home).await, before + 1);
-    let again = async || estate.call("count").await.ok();
+    let again = async || estate.call("count").await.inspect_err(|problem| println!("{problem}")).ok();
     until("the consumer to find it", again).await;
     for node in [&estate.home, &estate.other] {
         node.json(&["trace", "verify"]).await;

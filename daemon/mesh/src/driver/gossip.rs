@@ -89,7 +89,7 @@ impl Driver {
                 let from = identity::node_of(&propagation_source);
                 let seqno = message.sequence_number.unwrap_or_default();
                 let takes = from.is_none_or(|from| self.rates.takes(from, Instant::now()));
-                let acceptance = match judge(&message, Timestamp::now()) {
+                let acceptance = match judge(&message, self.shared.node, Timestamp::now()) {
                     Verdict::Valid(..) | Verdict::Stale if !takes => {
                         self.membership.counters().met(Met::Gossip);
                         MessageAcceptance::Ignore
@@ -154,13 +154,18 @@ impl Driver {
     }
 }
 
-fn judge(message: &Message, now: Timestamp) -> Verdict {
+fn judge(message: &Message, own: NodeId, now: Timestamp) -> Verdict {
+    let source = message.source.as_ref().and_then(identity::node_of);
+    // What this node said itself, maybe before it lost power, says nothing new to it, in whatever form.
+    if source == Some(own) {
+        return Verdict::Stale;
+    }
     if message.data.len() > wire::MAX_ANNOUNCEMENT {
         return Verdict::Forged("it is too large");
     }
     let Ok(announcement) = wire::decode::<Announcement>(&message.data) else { return Verdict::Forged("it can't be read") };
     // The gossip layer has verified the source's signature.
-    match message.source.as_ref().and_then(identity::node_of) {
+    match source {
         Some(source) if source == announcement.node && announcement.expires_at > now => Verdict::Valid(source, announcement),
         Some(source) if source == announcement.node => Verdict::Stale,
         _ => Verdict::Forged("its source isn't the node that it names"),
@@ -196,7 +201,7 @@ mod tests {
 
     #[test]
     fn announcements_are_believed_of_their_own_node_only() {
-        let (key, now) = (Key::generate(), Timestamp::now());
+        let (key, own, now) = (Key::generate(), Key::generate().node_id(), Timestamp::now());
         let expires_at = now + std::time::Duration::from_secs(60);
         let announcement =
             Announcement { node: key.node_id(), sequence: 1, digest: Digest::blake3(b"advert"), expires_at, withdrawn: false };
@@ -207,11 +212,12 @@ mod tests {
             topic: TopicHash::from_raw("topic"),
         };
         let good = message(&key, wire::encode(&announcement));
-        assert_eq!(judge(&good, now), Verdict::Valid(key.node_id(), announcement.clone()));
-        assert_eq!(judge(&good, expires_at), Verdict::Stale);
+        assert_eq!(judge(&good, own, now), Verdict::Valid(key.node_id(), announcement.clone()));
+        assert_eq!(judge(&good, own, expires_at), Verdict::Stale);
+        assert_eq!(judge(&good, key.node_id(), now), Verdict::Stale, "it is no news to its own node");
         let forged = message(&Key::generate(), wire::encode(&announcement));
-        assert!(matches!(judge(&forged, now), Verdict::Forged(_)));
-        assert!(matches!(judge(&message(&key, vec![0xff; 10]), now), Verdict::Forged(_)));
-        assert!(matches!(judge(&message(&key, vec![0; wire::MAX_ANNOUNCEMENT + 1]), now), Verdict::Forged(_)));
+        assert!(matches!(judge(&forged, own, now), Verdict::Forged(_)));
+        assert!(matches!(judge(&message(&key, vec![0xff; 10]), own, now), Verdict::Forged(_)));
+        assert!(matches!(judge(&message(&key, vec![0; wire::MAX_ANNOUNCEMENT + 1]), own, now), Verdict::Forged(_)));
     }
 }

@@ -163,21 +163,17 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
     [&[number << 3 | 2][..], &length, content].concat()
 }
 
-/// A gossipsub message of `node`, as if it had announced something, with a signature that is none.
-fn badly_signed(node: NodeId, seqno: u64) -> Vec<u8> {
+/// A gossipsub message of `node`, as if it had announced something, with what `sign` makes of it.
+fn gossip(node: NodeId, seqno: u64, sign: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let digest = Digest::blake3(&seqno.to_be_bytes());
     let expires_at = Timestamp::now() + Duration::from_secs(60);
     let announcement = Announcement { node, sequence: seqno, digest, expires_at, withdrawn: false };
     let topic = wire::advert_topic(&MESH.parse().expect("a mesh id"));
-    let message = [
-        field(1, &peer_id(node)),
-        field(2, &wire::encode(&announcement)),
-        field(3, &seqno.to_be_bytes()),
-        field(4, topic.as_bytes()),
-        field(5, &[7; 64]),
-    ];
-    let rpc = field(2, &message.concat());
-    delimited(&rpc)
+    let parts =
+        [field(1, &peer_id(node)), field(2, &wire::encode(&announcement)), field(3, &seqno.to_be_bytes()), field(4, topic.as_bytes())];
+    let message = parts.concat();
+    let signature = field(5, &sign(&[b"libp2p-pubsub:", &message[..]].concat()));
+    delimited(&field(2, &[message, signature].concat()))
 }
 
 /// PeerId: the identity multihash of the protobuf-encoded Ed25519 key.
@@ -251,13 +247,33 @@ async fn whoever_brings_badly_signed_gossip_is_thrown_out() {
         let mut stream = rogue.speaking("/meshsub/1.1.0").await?;
         loop {
             let number = seqno.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            stream.write_all(&badly_signed(other.node_id(), number)).await?;
+            stream.write_all(&gossip(other.node_id(), number, |_| vec![7; 64])).await?;
             stream.flush().await?;
             time::sleep(Duration::from_millis(20)).await;
         }
     });
     assert_eq!(reason.await, "badly signed gossip");
     assert!(one.peers().iter().any(|peer| peer.node_id == other.node_id()), "whose name was abused is not to blame");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_brings_a_node_its_own_old_gossip_is_not_to_blame() {
+    let _alone = ALONE.lock().await;
+    // What a node said before it lost power, it hears again from those who remember.
+    let seed = *Key::generate().node_id().as_bytes();
+    let keypair = Keypair::ed25519_from_bytes(seed).expect("32 bytes");
+    let one = Mesh::spawn(config(Key::from_seed(&seed)), Arc::new(Quiet::default())).await.expect("a node");
+    let address: Multiaddr = one.addresses()[0].parse().expect("an address");
+    let honest = Rogue::connect(&address).await.expect("the mesh is open");
+    let mut stream = honest.speaking("/meshsub/1.1.0").await.expect("a stream");
+    for seqno in 1..=100 {
+        let message = gossip(one.node_id(), seqno, |bytes| keypair.sign(bytes).expect("Ed25519 signs"));
+        stream.write_all(&message).await.expect("it listens");
+        stream.flush().await.expect("it listens");
+        // As long as a ban takes, and more; each message is heard before the next.
+        time::sleep(Duration::from_millis(30)).await;
+        assert!(one.membership().bans().is_empty(), "after {seqno}: {:?}", one.membership().bans());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future;
 use protocol::{
     AgentId, Code, NodeId, Problem, Signed, Timestamp, api,
     custody::{Adopt, Answer, MAX_PAPERS, Papers, Undertaking},
@@ -15,8 +16,10 @@ use store::{Charge, Commit, Kind, RecordWrite, Rejected};
 use super::Whereabouts;
 use crate::node::{Caller, Node, agents::Record};
 
-/// Answers that are read at once.
-const PAGE: usize = 256;
+/// Answers that are read at once: each may be as large as a result.
+const PAGE: usize = 16;
+/// Answers that are written at once: a group of the store's.
+const GROUP: usize = 256;
 
 impl Node {
     /// Whether an agent may come; the agent's home asks before it does anything.
@@ -149,15 +152,20 @@ impl Node {
 
     async fn take_answers(&self, agent: &api::Agent, answers: Vec<Answer>) -> Result<(), Problem> {
         let (scope, now_s) = (super::super::run::scope_of(&agent.id), Timestamp::now().as_second());
-        for Answer { scope: whose, key, value, expires_s } in answers {
-            if !whose.starts_with(&scope) {
-                return Err(Problem::new(Code::MalformedDocument, "an answer of another agent is among its papers"));
-            }
-            let answer = store::Answer { scope: whose, key, value: value.to_vec(), now_s, expires_s };
-            match self.journal.commit(Commit { answer: Some(answer), ..Commit::default() }).await {
-                // An attempt before this one has brought it.
-                Ok(_) | Err(store::Error::Rejected(Rejected::Duplicate)) => {}
-                Err(error) => return Err(error.into()),
+        if answers.iter().any(|answer| !answer.scope.starts_with(&scope)) {
+            return Err(Problem::new(Code::MalformedDocument, "an answer of another agent is among its papers"));
+        }
+        for group in answers.chunks(GROUP) {
+            let commits = group.iter().cloned().map(|Answer { scope, key, value, expires_s }| {
+                let answer = store::Answer { scope, key, value: value.to_vec(), now_s, expires_s };
+                self.journal.commit(Commit { answer: Some(answer), ..Commit::default() })
+            });
+            for committed in future::join_all(commits).await {
+                match committed {
+                    // An attempt before this one has brought it.
+                    Ok(_) | Err(store::Error::Rejected(Rejected::Duplicate)) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use protocol::{AgentId, Code, NodeId, Problem, advert::Advert};
+use protocol::{AgentId, Problem, advert::Advert};
 
 use super::Moving;
 use crate::node::{Caller, Node};
@@ -35,10 +35,11 @@ impl Node {
     async fn try_let_go(&self, id: AgentId, there: Moving) -> Result<(), Problem> {
         // An advert says whose its node is; the credential proves it.
         self.require_ours(there.to).await?;
-        let agent = self.agents.get(&id).ok_or_else(|| gone(id, there.to))?;
+        // It may have left for there just now.
+        let Some(agent) = self.agents.get(&id) else { return Ok(()) };
         let mut presence = Arc::clone(&agent.presence).write_owned().await;
         let _gate = Arc::clone(&agent.gate).lock_owned().await;
-        let agent = self.agents.get(&id).filter(|now| now.outline.epoch < there.epoch).ok_or_else(|| gone(id, there.to))?;
+        let Some(agent) = self.agents.get(&id).filter(|now| now.outline.epoch < there.epoch) else { return Ok(()) };
         let caller = Caller { principal: self.owner, request_id: "fence".into() };
         // Nothing is thrown away unasked: what it held here can be looked at, and recovered.
         let kept = self.take_snapshot(&caller, &id.to_string(), None).await?;
@@ -49,8 +50,4 @@ impl Node {
         );
         Ok(())
     }
-}
-
-fn gone(agent: AgentId, to: NodeId) -> Problem {
-    Problem::new(Code::AgentMoved, format!("agent {agent} left for {to} meanwhile"))
 }

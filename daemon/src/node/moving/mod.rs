@@ -117,7 +117,8 @@ impl Node {
         let _ = self.plugins.blobs().remove(&papers).await;
         match settled {
             Ok(_) => {
-                self.depart(caller, agent, moving, &mut presence).await?;
+                let departed = self.depart(caller, agent, moving, &mut presence).await;
+                departed.inspect_err(|_| self.settle_later(Arc::clone(agent), moving))?;
                 self.release_held(id).await?;
                 Ok(api::Moved { agent: id, name: outline.name.clone(), to, epoch: moving.epoch })
             }
