@@ -198,7 +198,7 @@ async fn verdict(node: NodeId, hello: Hello, membership: &Membership) -> Verdict
             let Some(desk) = membership.desk() else {
                 return Verdict::Refused(Refusal { code: Code::NotAMember, detail: "this node can't enrol anybody".into() });
             };
-            match desk.enrol(enrolment).await {
+            match desk.enrol(node, enrolment).await {
                 Ok(credential) => Verdict::Enrolled(credential.into()),
                 Err(problem) => Verdict::Refused(problem.into()),
             }

@@ -258,10 +258,14 @@ impl Keeper {
 
 #[async_trait]
 impl Desk for Keeper {
-    async fn enrol(&self, sealed: Sealed<Enrolment>) -> Result<Signed<Credential>, Problem> {
+    async fn enrol(&self, from: NodeId, sealed: Sealed<Enrolment>) -> Result<Signed<Credential>, Problem> {
         // Whatever is not worth the authority's time ends here.
         let (signed, grant) = Enrolment::verify(sealed.clone(), self.membership.mesh(), Timestamp::now())?;
         let node = signed.document().node;
+        if node != from {
+            // It was overheard by a desk: nobody else may use it again.
+            return Err(Problem::new(Code::StolenCredential, format!("the enrolment is of node {node}, not of {from}")));
+        }
         let Ok(_place) = self.enrolments.try_acquire() else {
             return Err(Problem::new(Code::Overloaded, "too many nodes are being enrolled here: try again soon"));
         };

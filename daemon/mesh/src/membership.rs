@@ -54,7 +54,8 @@ pub trait Authority: Send + Sync {
 /// Brings an enrolment before the authority, wherever that is.
 #[async_trait]
 pub(crate) trait Desk: Send + Sync {
-    async fn enrol(&self, enrolment: Sealed<Enrolment>) -> Result<Signed<Credential>, Problem>;
+    /// `from` is the node that asks.
+    async fn enrol(&self, from: NodeId, enrolment: Sealed<Enrolment>) -> Result<Signed<Credential>, Problem>;
 }
 
 /// A join token that this node holds and hasn't used yet.

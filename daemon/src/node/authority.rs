@@ -79,6 +79,9 @@ struct MemberRecord {
     member: Member,
     token: Option<TokenId>,
     credential: CredentialId,
+    /// When its membership was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked_at: Option<Timestamp>,
 }
 
 impl MemberRecord {
@@ -195,6 +198,8 @@ impl Books {
         let _writing = self.0.writing.lock().await;
         let mut record = self.member(&node).await?;
         record.member.standing = Standing::Revoked;
+        // Whoever is revoked again was out since the first time.
+        record.revoked_at.get_or_insert_with(Timestamp::now);
         let change = Change { record: &record, token: None, issued: None, principal: self.0.owner, request_id };
         self.write(change).await?;
         Ok((record.member, self.list(before.unwrap_or_default()).await?))
@@ -205,7 +210,7 @@ impl Books {
         let now = Timestamp::now();
         let records = self.records().await?.into_iter().filter(|record| record.member.standing == Standing::Revoked);
         let mut revoked: Vec<Revoked> = records
-            .map(|record| Revoked { node: record.member.node, at: now, until: record.member.expires_at })
+            .map(|record| Revoked { node: record.member.node, at: record.revoked_at.unwrap_or(now), until: record.member.expires_at })
             .filter(|revoked| revoked.until > now)
             .collect();
         if revoked.len() > MAX_REVOKED {
@@ -237,7 +242,8 @@ impl Books {
             expires_at: credential.header.expires_at,
             standing: Standing::Active,
         };
-        let record = MemberRecord { member, token: before.and_then(|before| before.token), credential: credential.id };
+        let token = before.and_then(|before| before.token);
+        let record = MemberRecord { member, token, credential: credential.id, revoked_at: None };
         (Signed::sign(credential, &[&self.0.key]), record)
     }
 
