@@ -288,6 +288,25 @@ impl Desk for Keeper {
             _ => Err(Problem::new(Code::Internal, "the authority answered what was not asked")),
         }
     }
+
+    async fn readmit(&self, past: Signed<Credential>) -> Result<Signed<Credential>, Problem> {
+        let (node, issuer) = (past.document().node, past.document().issuer);
+        let Ok(_place) = self.enrolments.try_acquire() else {
+            return Err(Problem::new(Code::Overloaded, "too many nodes are being enrolled here"));
+        };
+        if let Some(authority) = self.inner.authority() {
+            return authority.renew(node, "").await;
+        }
+        // Whoever stands outside doesn't have this node search for the authority.
+        let connected = |mesh: &Mesh| mesh.peers().iter().any(|peer| peer.node_id == issuer);
+        let Some(mesh) = self.mesh().filter(connected) else {
+            return Err(Problem::new(Code::Unreachable, format!("the mesh's authority, node {issuer}, isn't connected here")));
+        };
+        match mesh.request(issuer, Request::Readmit(past.into()), "", ENROLMENT).await? {
+            Response::Credential(sealed) => Credential::verify(sealed, self.membership.mesh(), node, Timestamp::now()),
+            _ => Err(Problem::new(Code::Internal, "the authority answered what was not asked")),
+        }
+    }
 }
 
 #[async_trait]
@@ -296,6 +315,10 @@ impl Handler for Keeper {
         match request {
             Request::Enrol(sealed) => Ok(Response::Credential(self.enrolled(sealed, request_id).await?.into())),
             Request::Renew => Ok(Response::Credential(self.authority()?.renew(from, request_id).await?.into())),
+            Request::Readmit(sealed) => {
+                let node = Credential::verify_past(sealed, self.membership.mesh())?.document().node;
+                Ok(Response::Credential(self.authority()?.renew(node, request_id).await?.into()))
+            }
             Request::Certify(request) => self.authority()?.certify(from, &request).await.map(Response::Certified),
             Request::Leave => self.authority()?.left(from, request_id).await.map(|()| Response::Done),
             Request::Members => self.authority()?.members().await.map(Response::Members),

@@ -66,9 +66,14 @@ impl AuthorityKeys {
     /// The keys in the data directory; those for TLS are made on first use.
     pub(crate) fn open(directory: &DataDir, key: Key, validity: SignedDuration) -> Result<Self, Problem> {
         let mesh = MeshId::of(key.did());
-        let pem = directory.secret("ca.pem", || CertificateAuthority::create(&mesh, Timestamp::now()))?;
-        let certificates = CertificateAuthority::read(&mesh, &pem, validity)
-            .map_err(|problem| problem.hint("restore ca.pem in the data directory, or remove it for a new one"))?;
+        let advice = |problem: Problem| problem.hint("restore ca.pem in the data directory, or remove it for a new one");
+        let mut pem = directory.secret("ca.pem", || CertificateAuthority::create(&mesh, Timestamp::now()))?;
+        if let Some(renewed) = CertificateAuthority::renewed(&mesh, &pem, Timestamp::now()).map_err(advice)? {
+            directory.replace_secret("ca.pem", &renewed)?;
+            tracing::warn!("the mesh's TLS authority has a new certificate ('mcpctl mesh ca'): tell the proxies that trust the old one");
+            pem = renewed;
+        }
+        let certificates = CertificateAuthority::read(&mesh, &pem, validity).map_err(advice)?;
         Ok(Self { key, certificates })
     }
 }

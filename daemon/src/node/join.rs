@@ -50,6 +50,17 @@ impl Node {
         Ok(MeshState { authority: true, peers: 0, ..state_of(Some(&membership)) })
     }
 
+    /// The authority's own membership is its to prolong, also if it was off for longer than that lasted.
+    pub(super) async fn prolong_own(&self) -> Result<(), Problem> {
+        let (Some(books), Some(membership)) = (&self.books, &self.membership) else { return Ok(()) };
+        if membership.credential().is_none() {
+            let credential = mesh::Authority::renew(books, self.node_id, "").await?;
+            self.papers.keep_credential(&credential)?;
+            membership.set_credential(credential.into(), Timestamp::now())?;
+        }
+        Ok(())
+    }
+
     /// How this node stands to its mesh.
     pub(crate) fn mesh_state(&self) -> MeshState {
         MeshState {

@@ -169,6 +169,36 @@ async fn a_node_leaves_and_comes_back_by_a_new_token() {
     assert!(members.len() >= 4, "{trace}");
 }
 
+/// Everyone was off for so long that nobody's credential holds, the authority's own included.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_was_off_for_longer_than_its_credentials_last_comes_back_by_itself() {
+    let cluster = Cluster::new();
+    let mut authority = cluster.lone_node("authority").set("mesh.credential_seconds", "20").start().await;
+    authority.json(&["mesh", "init"]).await;
+    let mut node = cluster.lone_node("node").start().await;
+    node.json(&["join", &token(&authority, &[]).await]).await;
+    node.is_connected(authority.id()).await;
+    // From now on on the ports that they keep.
+    for node in [&mut authority, &mut node] {
+        node.look_again().await;
+        node.kill9();
+    }
+    for node in [&authority, &node] {
+        let file = node.directory().join("credential.json");
+        until("the credential to expire", async || {
+            let sealed: protocol::document::Sealed<protocol::Credential> =
+                serde_json::from_slice(&std::fs::read(&file).expect("it is there")).expect("a document");
+            (sealed.claimed_header().expect("a header").expires_at <= protocol::Timestamp::now()).then_some(())
+        })
+        .await;
+    }
+    authority.restart().await;
+    assert!(!authority.json(&["mesh", "show"]).await["member"].is_null(), "it is a member by its own word");
+    node.restart().await;
+    node.is_connected(authority.id()).await;
+    assert_eq!(standing(&node, &node).await, "active");
+}
+
 /// The ports that everyone uses are the same before and after, and the peers' QUIC connections still in the middle of ending.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_changes_its_mesh_on_its_usual_ports() {
