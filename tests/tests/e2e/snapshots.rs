@@ -211,7 +211,8 @@ async fn snapshots_are_taken_by_the_clock_and_the_oldest_go() {
     let first = tests::until("the first", async || ids(&node).await.pop()).await;
     tests::until("it to be replaced", async || {
         let now = ids(&node).await;
-        assert!(now.len() <= 2, "{now:?}");
+        // The oldest goes when the new one is there: for a moment there is one more.
+        assert!(now.len() <= 3, "{now:?}");
         (!now.contains(&first)).then_some(())
     })
     .await;
