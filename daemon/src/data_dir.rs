@@ -122,6 +122,13 @@ impl DataDir {
             Err(error) => return Err(failed("read", error)),
         }
         let secret = make()?;
+        self.replace_secret(name, &secret)?;
+        Ok(secret)
+    }
+
+    /// Keeps a secret in place of the one that there was.
+    pub(crate) fn replace_secret(&self, name: &str, secret: &str) -> Result<(), Problem> {
+        let path = self.join(name);
         let write = || {
             let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(&self.path)?;
             file.write_all(secret.as_bytes())?;
@@ -129,8 +136,7 @@ impl DataDir {
             file.persist(&path)?;
             File::open(&self.path)?.sync_all()
         };
-        write().map_err(|error| failed("write", error))?;
-        Ok(secret)
+        write().map_err(|error: io::Error| Problem::new(Code::StoreFailed, format!("can't write {}: {error}", path.display())))
     }
 }
 

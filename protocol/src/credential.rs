@@ -135,15 +135,32 @@ impl Credential {
     /// # Errors
     /// Each reason has its code: malformed, unsigned, of another mesh, expired, future-dated, of another node.
     pub fn verify(sealed: Sealed<Self>, mesh: &MeshId, node: NodeId, now: Timestamp) -> Result<Signed<Self>, Problem> {
-        let signed = signed_by_authority(sealed, mesh, now)?;
+        let signed = signed_by_authority(sealed, Expect::at(mesh, now))?;
         let credential = signed.document();
-        if credential.node != node {
-            return Err(Problem::new(Code::StolenCredential, format!("the credential is of node {}, not of {node}", credential.node)));
-        }
+        credential.require_node(node)?;
         if credential.header.expires_at.duration_since(credential.header.issued_at) > MAX_VALIDITY {
             return Err(Problem::new(Code::MalformedDocument, "the credential claims to be valid for over 30 days"));
         }
         Ok(signed)
+    }
+
+    /// Verifies what a node shows that is, or once was, a member of `mesh`.
+    ///
+    /// # Errors
+    /// It never was one.
+    pub fn verify_past(sealed: Sealed<Self>, mesh: &MeshId) -> Result<Signed<Self>, Problem> {
+        signed_by_authority(sealed, Expect::archived(mesh))
+    }
+
+    /// Insists that it is the credential of `node`.
+    ///
+    /// # Errors
+    /// It is another's.
+    pub fn require_node(&self, node: NodeId) -> Result<(), Problem> {
+        if self.node == node {
+            return Ok(());
+        }
+        Err(Problem::new(Code::StolenCredential, format!("the credential is of node {}, not of {node}", self.node)))
     }
 
     /// When it is time to renew it: after two thirds of its life.
@@ -154,9 +171,10 @@ impl Credential {
 }
 
 /// Opens a document that only the authority of `mesh` can sign.
-fn signed_by_authority<D: Document>(sealed: Sealed<D>, mesh: &MeshId, now: Timestamp) -> Result<Signed<D>, Problem> {
+fn signed_by_authority<D: Document>(sealed: Sealed<D>, expect: Expect<'_>) -> Result<Signed<D>, Problem> {
+    let mesh = expect.mesh;
     let authority = mesh.authority().ok_or_else(|| Problem::new(Code::ForeignMesh, format!("mesh {mesh} is open: it has no members")))?;
-    let signed = sealed.open(Expect::at(mesh, now))?;
+    let signed = sealed.open(expect)?;
     signed.require(authority)?;
     Ok(signed)
 }
@@ -198,7 +216,7 @@ impl Revocations {
     /// # Errors
     /// It isn't the authority's, or too long.
     pub fn verify(sealed: Sealed<Self>, mesh: &MeshId, now: Timestamp) -> Result<Signed<Self>, Problem> {
-        let signed = signed_by_authority(sealed, mesh, now)?;
+        let signed = signed_by_authority(sealed, Expect::at(mesh, now))?;
         if signed.document().revoked.len() > MAX_REVOKED {
             return Err(Problem::new(Code::TooLarge, format!("a list of over {MAX_REVOKED} revocations")));
         }

@@ -180,6 +180,9 @@ pub enum Request {
     Enrol(Sealed<Enrolment>),
     /// To the mesh's authority: prolong my membership.
     Renew,
+    /// To the mesh's authority: prolong the membership of a node that stands at the door with this credential, which has
+    /// expired.
+    Readmit(Sealed<Credential>),
     /// To the mesh's authority: sign this request (PKCS#10) for a TLS certificate.
     Certify(Bytes),
     /// To the mesh's authority: I leave.

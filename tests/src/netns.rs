@@ -89,6 +89,22 @@ impl Network {
         Host { namespace, address, gateway: None }
     }
 
+    /// The same, behind a firewall that lets nothing in but answers.
+    pub fn guarded(&mut self, name: &str, number: u8, side: Side) -> Host {
+        let host = self.public(name, number, side);
+        let rules = "table inet guard {
+           chain input { type filter hook input priority 0; policy drop;
+             iifname \"lo\" accept; ct state established,related accept; }
+         }";
+        self.exec(&host.namespace, &["nft", rules]);
+        host
+    }
+
+    /// Has a public host send to groups on its own network, as hosts with a default route do.
+    pub fn multicast(&self, host: &Host) {
+        self.ip(&["-n", &host.namespace, "route", "add", "224.0.0.0/4", "dev", "eth0"]);
+    }
+
     /// A host at home: 10.0.`number`.2, behind a router with the public address 44.0.1.`number`.
     pub fn behind(&mut self, name: &str, number: u8, nat: Nat, side: Side) -> Host {
         self.home(name, number, nat, side, None)

@@ -118,8 +118,8 @@ fn taken(plugin: &Plugin, method: &str, params: String) -> Result<String, Failur
     Ok(if params.trim() == "null" { "{}".into() } else { params })
 }
 
-/// Runs an admitted call in an instance of its own. Dropping the future drops the instance.
-pub(crate) async fn run(engine: &Engine, share: &Share, plugin: &Plugin, call: Call) -> Outcome {
+/// Runs an admitted call in an instance of its own, until `stop` at most. Dropping the future drops the instance.
+pub(crate) async fn run(engine: &Engine, share: &Share, plugin: &Plugin, call: Call, stop: impl Future<Output = ()>) -> Outcome {
     let Some((method, _)) = plugin.find(&call.method) else {
         return Outcome::refused(Failure::MethodNotFound { method: call.method, known: Vec::new() });
     };
@@ -130,7 +130,7 @@ pub(crate) async fn run(engine: &Engine, share: &Share, plugin: &Plugin, call: C
     let mut sandbox = Sandbox::new(engine, share, guest, limits, crossing);
     let pre = plugin.pre();
     let answer = sandbox
-        .enter(async |store| {
+        .enter(stop, async |store| {
             let instance = pre.instantiate_async(&mut *store).await?;
             instance.call_call(store, &call.method, &call.params).await
         })
@@ -235,29 +235,34 @@ impl Sandbox {
         Self { store, limits, wall: Duration::ZERO, share: share.clone(), held_back }
     }
 
-    /// Runs `inside` until it ends or its wall time is over, not counting the time that it was held back.
-    pub(crate) async fn enter<T>(&mut self, inside: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<T>) -> Result<T, Failure> {
+    /// Runs `inside` until it ends, its wall time is over, not counting the time that it was held back, or `stop` comes.
+    pub(crate) async fn enter<T>(
+        &mut self,
+        stop: impl Future<Output = ()>,
+        inside: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<T>,
+    ) -> Result<T, Failure> {
         let (started, limit) = (Instant::now(), Duration::from_millis(self.limits.wall_ms));
         let held_back = self.held_back.clone();
         let ended = {
-            let mut work = std::pin::pin!(inside(&mut self.store));
+            let (mut work, mut stop) = (std::pin::pin!(inside(&mut self.store)), std::pin::pin!(stop));
             loop {
                 let held = held_back.get();
-                match timeout_at((started + limit + held).into(), &mut work).await {
-                    Ok(ended) => break Some(ended),
+                let ended = tokio::select! {
+                    biased;
+                    () = &mut stop => break Err(Failure::Stopped),
+                    ended = timeout_at((started + limit + held).into(), &mut work) => ended,
+                };
+                match ended {
+                    Ok(ended) => break Ok(ended),
                     Err(_) if started.elapsed() < limit + held_back.get() => {}
-                    Err(_) => break None,
+                    Err(_) => break Err(Failure::TimedOut { limit_ms: self.limits.wall_ms }),
                 }
             }
         };
         let spent = started.elapsed().saturating_sub(held_back.get());
         self.wall += spent;
         self.share.ended(spent);
-        match ended {
-            Some(Ok(value)) => Ok(value),
-            Some(Err(error)) => Err(self.failure(&error)),
-            None => Err(Failure::TimedOut { limit_ms: self.limits.wall_ms }),
-        }
+        ended?.map_err(|error| self.failure(&error))
     }
 
     /// What was used, and what the guest left.

@@ -155,6 +155,9 @@ pub enum Failure {
         /// The limit in milliseconds.
         limit_ms: u64,
     },
+    /// Whoever wanted it wants it no more.
+    #[error("the call was stopped, as its caller has gone")]
+    Stopped,
     /// It failed after it had tried to write more state than it may.
     #[error("the call wanted to write more than its {limit} bytes of state")]
     StateQuota {
@@ -196,6 +199,7 @@ impl Failure {
             Self::OutOfFuel { .. } => Code::OutOfFuel,
             Self::OutOfMemory { .. } => Code::OutOfMemory,
             Self::TimedOut { .. } => Code::TimedOut,
+            Self::Stopped => Code::Cancelled,
             Self::StateQuota { .. } => Code::StateQuota,
             Self::ResultTooLarge { .. } => Code::ResultTooLarge,
             Self::Failed(_) => Code::PluginFailed,
@@ -216,7 +220,7 @@ impl Failure {
             Self::ResultTooLarge { .. } => "ask for less at a time".into(),
             Self::Trapped(_) | Self::BadResult(_) => "this is a fault of the plugin; tell its publisher".into(),
             Self::Overloaded => "try again in a moment".into(),
-            Self::Failed(_) | Self::Denied(_) | Self::State(_) => return None,
+            Self::Failed(_) | Self::Denied(_) | Self::State(_) | Self::Stopped => return None,
         })
     }
 }

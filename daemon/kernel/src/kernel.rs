@@ -157,11 +157,16 @@ impl Kernel {
         let guest = Guest::new(Box::new(Nothing), Effect::ReadOnly, DESCRIBE.memory, 0, name.to_owned(), Box::new(()));
         let mut sandbox = Sandbox::new(&self.0.engine, &self.0.share, guest, DESCRIBE, 4 * MAX_DESCRIBED);
         let pre = pre.clone();
-        sandbox.enter(async |store| pre.instantiate_async(&mut *store).await?.call_describe(store).await).await
+        sandbox.enter(std::future::pending(), async |store| pre.instantiate_async(&mut *store).await?.call_describe(store).await).await
     }
 
     /// Runs one method in an instance of its own. Dropping the future stops the guest; nothing is committed here.
-    pub async fn call(&self, plugin: &Plugin, mut call: Call) -> Outcome {
+    pub async fn call(&self, plugin: &Plugin, call: Call) -> Outcome {
+        self.call_until(plugin, call, std::future::pending()).await
+    }
+
+    /// The same, and `stop` stops the guest: unlike dropping the future, this tells what it has used by then.
+    pub async fn call_until(&self, plugin: &Plugin, mut call: Call, stop: impl Future<Output = ()>) -> Outcome {
         match call::admit(plugin, &call.method, std::mem::take(&mut call.params)).await {
             Ok(params) => call.params = params,
             Err(failure) => return Outcome::refused(failure),
@@ -171,7 +176,7 @@ impl Kernel {
             Err(failure) => return Outcome::refused(failure),
         };
         let _clock = self.0.ticker.run();
-        call::run(&self.0.engine, &self.0.share, plugin, call).await
+        call::run(&self.0.engine, &self.0.share, plugin, call, stop).await
     }
 
     /// How much of the places for calls is taken, in percent.

@@ -205,7 +205,15 @@ async fn dropping_a_call_stops_its_guest_and_frees_its_place() {
     }
     assert!(matches!(outcome.result, Err(Failure::Overloaded)), "{:?}", outcome.result);
 
+    let stopped = kernel.clone();
+    let stop = tokio::time::sleep(Duration::from_millis(1));
+    let second = tokio::spawn({
+        let (plugin, call) = (plugin.clone(), call("loop", "{}", &Memory::default(), limits));
+        async move { stopped.call_until(&plugin, call, stop).await }
+    });
     task.abort();
+    let outcome = second.await.expect("no panic");
+    assert!(matches!(outcome.result, Err(Failure::Stopped)) && outcome.usage.calls == 1, "{outcome:?}");
     assert!(task.await.expect_err("aborted").is_cancelled());
     assert!(GONE.load(Ordering::SeqCst), "the guest is gone once the call is dropped");
     kernel.call(&plugin, call("echo", "{}", &Memory::default(), limits)).await.result.expect("the place is free");

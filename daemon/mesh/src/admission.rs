@@ -17,8 +17,8 @@ use libp2p::{
     },
 };
 use protocol::{
-    Code, NodeId, Timestamp,
-    admission::{Hello, MAX_MESSAGE, Offer, Refusal, Verdict},
+    Code, NodeId, Problem, Timestamp,
+    admission::{Hello, MAX_MESSAGE, Refusal, Verdict},
     wire,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -141,7 +141,7 @@ async fn as_dialler(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: No
     let shown = membership.hello(Timestamp::now());
     timely(write(stream, &shown)).await?;
     let hello: Hello = timely(read(stream)).await?;
-    let theirs = heard(stream, &shown).await?;
+    let theirs = heard(stream, membership).await?;
     let ours = verdict(node, hello, membership).await;
     let told = write(stream, &ours).await;
     if matches!(ours, Verdict::Admitted) {
@@ -169,7 +169,7 @@ async fn as_listener(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: N
         Err(error) => return Err(error),
     };
     write(stream, &ours).await?;
-    let theirs = match (&ours, heard(stream, &shown).await) {
+    let theirs = match (&ours, heard(stream, membership).await) {
         // Whoever was refused needn't say what it thinks of us.
         (Verdict::Refused(_) | Verdict::Enrolled(_), Err(_)) => Verdict::Admitted,
         (_, answer) => answer?,
@@ -179,9 +179,9 @@ async fn as_listener(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: N
     Ok((ours, theirs))
 }
 
-/// The peer's verdict, for which it may have to ask the authority if we have asked to be enrolled.
-async fn heard(stream: &mut (impl AsyncRead + Unpin), shown: &Hello) -> io::Result<Verdict> {
-    if matches!(shown.offer, Offer::Enrolment(_)) { read(stream).await } else { timely(read(stream)).await }
+/// The peer's verdict, for which it may have to ask the authority if we are no member.
+async fn heard(stream: &mut (impl AsyncRead + Unpin), membership: &Membership) -> io::Result<Verdict> {
+    if membership.is_outside(Timestamp::now()) { read(stream).await } else { timely(read(stream)).await }
 }
 
 /// One step of the exchange; a silent peer holds a place no longer.
@@ -194,11 +194,22 @@ async fn verdict(node: NodeId, hello: Hello, membership: &Membership) -> Verdict
     match membership.judge(node, hello, Timestamp::now()) {
         Judgement::Admit => Verdict::Admitted,
         Judgement::Refuse(refusal) => Verdict::Refused(refusal),
+        Judgement::Readmit(past, refusal) => {
+            let Some(desk) = membership.desk() else { return Verdict::Refused(refusal) };
+            match desk.readmit(*past).await {
+                Ok(credential) => Verdict::Enrolled(credential.into()),
+                Err(problem) if problem.code == Code::Revoked => Verdict::Refused(problem.into()),
+                Err(problem) => {
+                    let detail = format!("{}, and can't be prolonged here now: {}", refusal.detail, problem.detail);
+                    Verdict::Refused(Problem::new(refusal.code, detail).into())
+                }
+            }
+        }
         Judgement::Enrol(enrolment) => {
             let Some(desk) = membership.desk() else {
                 return Verdict::Refused(Refusal { code: Code::NotAMember, detail: "this node can't enrol anybody".into() });
             };
-            match desk.enrol(enrolment).await {
+            match desk.enrol(node, enrolment).await {
                 Ok(credential) => Verdict::Enrolled(credential.into()),
                 Err(problem) => Verdict::Refused(problem.into()),
             }

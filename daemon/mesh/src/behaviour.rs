@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::Config,
+    crowding,
     error::Error,
     limits::{
         CIRCUIT, CIRCUIT_BYTES, HANDSHAKE, MAX_CIRCUITS, MAX_CIRCUITS_PER_PEER, MAX_CONNECTIONS, MAX_INBOUND, MAX_PENDING_IN,
@@ -42,6 +43,7 @@ const RESERVATION: Duration = Duration::from_secs(3_600);
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
+    crowding: crowding::Behaviour,
     pub(crate) shunning: shunning::Behaviour,
     memory: memory_connection_limits::Behaviour,
     pub(crate) identify: identify::Behaviour,
@@ -80,6 +82,7 @@ impl Behaviour {
             .with_push_listen_addr_updates(true);
         Ok(Self {
             limits: connection_limits::Behaviour::new(limits),
+            crowding: crowding::Behaviour::default(),
             shunning: shunning::Behaviour::new(config.membership.clone()),
             memory: memory_connection_limits::Behaviour::with_max_bytes(config.max_memory),
             identify: identify::Behaviour::new(identify),

@@ -19,7 +19,7 @@ use rcgen::{
 };
 use rustls::{
     crypto::ring,
-    pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
     sign::CertifiedKey,
 };
 use zeroize::Zeroizing;
@@ -32,8 +32,9 @@ const MAX_NAMES: usize = 16;
 const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Clocks of others may be behind.
 const BEFORE: SignedDuration = SignedDuration::from_hours(1);
-/// The authority itself outlives every node.
-const FOREVER: SignedDuration = SignedDuration::from_hours(20 * 366 * 24);
+/// The authority's own certificate outlives most nodes, and is made anew in its last years: time to tell every proxy.
+const LIFE: SignedDuration = SignedDuration::from_hours(20 * 366 * 24);
+const LAST: SignedDuration = SignedDuration::from_hours(2 * 366 * 24);
 
 /// Signs certificates for members.
 pub struct CertificateAuthority {
@@ -54,10 +55,21 @@ impl CertificateAuthority {
     /// # Errors
     /// The system gives no randomness.
     pub fn create(mesh: &MeshId, now: Timestamp) -> Result<Zeroizing<String>, Problem> {
-        let key = KeyPair::generate().map_err(failed)?;
-        let mut params = params(mesh)?;
-        (params.not_before, params.not_after) = lifetime(now, FOREVER);
-        Ok(Zeroizing::new(format!("{}{}", *Zeroizing::new(key.serialize_pem()), params.self_signed(&key).map_err(failed)?.pem())))
+        certified(mesh, &KeyPair::generate().map_err(failed)?, now)
+    }
+
+    /// The same authority with a new certificate, where the one in `pem` is in its last years at `now`. Its key stays, so that
+    /// whoever trusts either certificate accepts what it has signed and will sign.
+    ///
+    /// # Errors
+    /// Key or certificate can't be read.
+    pub fn renewed(mesh: &MeshId, pem: &str, now: Timestamp) -> Result<Option<Zeroizing<String>>, Problem> {
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(failed)?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(failed)?;
+        if parsed.validity().not_after.timestamp() - now.as_second() > LAST.as_secs() {
+            return Ok(None);
+        }
+        certified(mesh, &KeyPair::from_pem(pem).map_err(failed)?, now).map(Some)
     }
 
     /// The authority that [`Self::create`] made. What it signs is valid for `validity`, a week at most.
@@ -65,7 +77,6 @@ impl CertificateAuthority {
     /// # Errors
     /// Key or certificate can't be read, or don't belong together.
     pub fn read(mesh: &MeshId, pem: &str, validity: SignedDuration) -> Result<Self, Problem> {
-        use rustls::pki_types::pem::PemObject as _;
         let key = KeyPair::from_pem(pem).map_err(failed)?;
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(failed)?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(failed)?;
@@ -157,6 +168,15 @@ pub(crate) fn pem(der: &[u8]) -> String {
     pem::encode_config(&pem::Pem::new("CERTIFICATE", der), pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
 }
 
+/// An authority's private key and its certificate of `now`, as PEM.
+fn certified(mesh: &MeshId, key: &KeyPair, now: Timestamp) -> Result<Zeroizing<String>, Problem> {
+    let mut params = params(mesh)?;
+    (params.not_before, params.not_after) = lifetime(now, LIFE);
+    // Two certificates of one issuer must differ in it (RFC 5280, section 4.1.2.2).
+    params.serial_number = Some(u64::try_from(now.as_millisecond()).unwrap_or_default().into());
+    Ok(Zeroizing::new(format!("{}{}", *Zeroizing::new(key.serialize_pem()), params.self_signed(key).map_err(failed)?.pem())))
+}
+
 fn params(mesh: &MeshId) -> Result<CertificateParams, Problem> {
     let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -208,6 +228,19 @@ mod tests {
         for bad in [forged, vec![0; MAX_REQUEST + 1], b"nothing".to_vec()] {
             assert_eq!(authority.issue(node, &bad, now).expect_err("refused").code, Code::InvalidRequest);
         }
+        // In its last years it has a certificate more, of the same key: either verifies what it signs.
+        assert!(CertificateAuthority::renewed(&mesh, &pem, now + (LIFE - LAST) / 2).expect("read").is_none());
+        let later = now + (LIFE - LAST);
+        let renewed = CertificateAuthority::renewed(&mesh, &pem, later).expect("read").expect("it is time");
+        assert!(CertificateAuthority::renewed(&mesh, &renewed, later).expect("read").is_none());
+        let wanted = Wanted::new(vec!["node.example".into()]).expect("a request");
+        let authority = CertificateAuthority::read(&mesh, &renewed, LONGEST).expect("read");
+        let chain = authority.issue(node, &wanted.request(), later).expect("issued");
+        let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).expect("a certificate");
+        let (_, new) = x509_parser::parse_x509_certificate(&chain[1]).expect("a certificate");
+        leaf.verify_signature(Some(own.public_key())).expect("whoever trusts the old one goes on");
+        assert!(new.validity().not_after > own.validity().not_after && new.raw_serial() != own.raw_serial());
+        assert_eq!((new.public_key(), new.subject()), (own.public_key(), own.subject()));
         let other = CertificateAuthority::create(&mesh, now).expect("made");
         let certificate = &pem[pem.find("-----BEGIN CERTIFICATE").expect("its certificate")..];
         let key = &other[..other.find("-----BEGIN CERTIFICATE").expect("its certificate")];

@@ -229,6 +229,11 @@ impl Mesh {
 
     /// Measures the round trip of one message on the stream that carries requests; connects first if need be.
     pub async fn ping(&self, node: NodeId) -> Result<Duration, Error> {
+        self.measure(node).await.map(|(rtt, _)| rtt)
+    }
+
+    /// The same, and the transport that carried it; `relayed` where a relay stands between.
+    pub async fn measure(&self, node: NodeId) -> Result<(Duration, String), Error> {
         let deadline = Instant::now() + PING;
         for _ in 0..ATTEMPTS {
             let session = self.session(node, deadline, PING).await?;
@@ -238,7 +243,7 @@ impl Mesh {
                 return match reply {
                     Reply::Pong => {
                         self.shared.peers.measured(node, rtt);
-                        Ok(rtt)
+                        Ok((rtt, session.transport.to_string()))
                     }
                     Reply::Response(_) | Reply::Problem(_) | Reply::Item(_) => {
                         Err(unreachable(node, "it answered a ping with something else"))

@@ -258,10 +258,14 @@ impl Keeper {
 
 #[async_trait]
 impl Desk for Keeper {
-    async fn enrol(&self, sealed: Sealed<Enrolment>) -> Result<Signed<Credential>, Problem> {
+    async fn enrol(&self, from: NodeId, sealed: Sealed<Enrolment>) -> Result<Signed<Credential>, Problem> {
         // Whatever is not worth the authority's time ends here.
         let (signed, grant) = Enrolment::verify(sealed.clone(), self.membership.mesh(), Timestamp::now())?;
         let node = signed.document().node;
+        if node != from {
+            // It was overheard by a desk: nobody else may use it again.
+            return Err(Problem::new(Code::StolenCredential, format!("the enrolment is of node {node}, not of {from}")));
+        }
         let Ok(_place) = self.enrolments.try_acquire() else {
             return Err(Problem::new(Code::Overloaded, "too many nodes are being enrolled here: try again soon"));
         };
@@ -284,6 +288,25 @@ impl Desk for Keeper {
             _ => Err(Problem::new(Code::Internal, "the authority answered what was not asked")),
         }
     }
+
+    async fn readmit(&self, past: Signed<Credential>) -> Result<Signed<Credential>, Problem> {
+        let (node, issuer) = (past.document().node, past.document().issuer);
+        let Ok(_place) = self.enrolments.try_acquire() else {
+            return Err(Problem::new(Code::Overloaded, "too many nodes are being enrolled here"));
+        };
+        if let Some(authority) = self.inner.authority() {
+            return authority.renew(node, "").await;
+        }
+        // Whoever stands outside doesn't have this node search for the authority.
+        let connected = |mesh: &Mesh| mesh.peers().iter().any(|peer| peer.node_id == issuer);
+        let Some(mesh) = self.mesh().filter(connected) else {
+            return Err(Problem::new(Code::Unreachable, format!("the mesh's authority, node {issuer}, isn't connected here")));
+        };
+        match mesh.request(issuer, Request::Readmit(past.into()), "", ENROLMENT).await? {
+            Response::Credential(sealed) => Credential::verify(sealed, self.membership.mesh(), node, Timestamp::now()),
+            _ => Err(Problem::new(Code::Internal, "the authority answered what was not asked")),
+        }
+    }
 }
 
 #[async_trait]
@@ -292,6 +315,10 @@ impl Handler for Keeper {
         match request {
             Request::Enrol(sealed) => Ok(Response::Credential(self.enrolled(sealed, request_id).await?.into())),
             Request::Renew => Ok(Response::Credential(self.authority()?.renew(from, request_id).await?.into())),
+            Request::Readmit(sealed) => {
+                let node = Credential::verify_past(sealed, self.membership.mesh())?.document().node;
+                Ok(Response::Credential(self.authority()?.renew(node, request_id).await?.into()))
+            }
             Request::Certify(request) => self.authority()?.certify(from, &request).await.map(Response::Certified),
             Request::Leave => self.authority()?.left(from, request_id).await.map(|()| Response::Done),
             Request::Members => self.authority()?.members().await.map(Response::Members),

@@ -27,6 +27,8 @@ mod behaviour;
 mod book;
 mod ca;
 mod config;
+mod crowding;
+mod diversity;
 mod driver;
 mod enrol;
 mod error;

@@ -12,6 +12,8 @@ use protocol::{api, wire};
 pub(crate) const MAX_PER_PEER: u32 = 4;
 /// Handshakes under way from outside: each costs a few hundred microseconds.
 pub(crate) const MAX_PENDING_IN: u32 = 256;
+/// Of these, from one host: whoever stays silent must not take the places of all. A site behind one address has enough.
+pub(crate) const MAX_PENDING_PER_HOST: u32 = 64;
 /// Dials under way: a look-up has a handful.
 pub(crate) const MAX_PENDING_OUT: u32 = 64;
 /// Connections from outside, which others decide on.
@@ -156,6 +158,7 @@ pub(crate) fn table(counters: &Counters, in_use: &InUse) -> Vec<api::Limit> {
         ),
         row("connections.per_peer", "connections", MAX_PER_PEER.into(), "relayed and direct ones overlap"),
         used(row("connections.pending_in", "handshakes", MAX_PENDING_IN.into(), "a burst of joining nodes"), in_use.pending_in),
+        row("connections.pending_per_host", "handshakes", MAX_PENDING_PER_HOST.into(), "from one address, or one IPv6 /64"),
         used(row("connections.pending_out", "dials", MAX_PENDING_OUT.into(), "look-ups under way"), in_use.pending_out),
         used(row("memory", "MiB", in_use.max_memory >> 20, "of the process, past which no connection is made"), in_use.memory),
         row("handshake", "seconds", seconds(HANDSHAKE), "a dead peer holds a place no longer"),
@@ -191,6 +194,7 @@ pub(crate) fn table(counters: &Counters, in_use: &InUse) -> Vec<api::Limit> {
         row("gossip.per_peer", "messages in 10 s", MAX_GOSSIP_PER_PEER.into(), "whoever made them; more are not passed on"),
         row("gossip.announcement", "bytes", wire::MAX_ANNOUNCEMENT as u64, "one takes 200"),
         counted(used(row("records", "provider records", MAX_RECORDS as u64, "300 bytes each"), in_use.records), Met::Records),
+        row("table.per_network", "peers in a bucket", crate::diversity::MAX_PER_NETWORK as u64, "of one IPv4 /24 or IPv6 /48; half of it"),
         row("records.per_key", "providers", MAX_PROVIDERS as u64, "those who come first stay"),
         row("records.per_provider", "records", MAX_RECORDS_PER_PROVIDER as u64, "a node with many methods"),
         row("relay.reservations", "nodes", MAX_RESERVATIONS as u64, "where this node relays"),
@@ -198,6 +202,7 @@ pub(crate) fn table(counters: &Counters, in_use: &InUse) -> Vec<api::Limit> {
         row("relay.circuits_per_peer", "connections", MAX_CIRCUITS_PER_PEER as u64, "where this node relays"),
         row("relay.circuit_time", "seconds", seconds(CIRCUIT), "one relayed connection; it is made again"),
         row("relay.circuit_bytes", "bytes", CIRCUIT_BYTES, "one relayed connection; it is made again"),
+        row("relay.rate", "per minute", RELAY_RATE.get().into(), "reservations, and circuits, that one node asks for"),
         row("enrolments", "under way", MAX_ENROLMENTS as u64, "each waits for the authority"),
     ]
 }

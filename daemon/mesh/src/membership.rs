@@ -54,7 +54,12 @@ pub trait Authority: Send + Sync {
 /// Brings an enrolment before the authority, wherever that is.
 #[async_trait]
 pub(crate) trait Desk: Send + Sync {
-    async fn enrol(&self, enrolment: Sealed<Enrolment>) -> Result<Signed<Credential>, Problem>;
+    /// `from` is the node that asks.
+    async fn enrol(&self, from: NodeId, enrolment: Sealed<Enrolment>) -> Result<Signed<Credential>, Problem>;
+
+    /// Prolongs the membership of a node whose credential has expired, as nobody renewed it in time: it was off, or the
+    /// authority was.
+    async fn readmit(&self, past: Signed<Credential>) -> Result<Signed<Credential>, Problem>;
 }
 
 /// A join token that this node holds and hasn't used yet.
@@ -92,6 +97,8 @@ pub struct Membership {
 struct State {
     own: Option<Signed<Credential>>,
     pending: Option<Pending>,
+    /// A credential of before, which has expired: shown as long as there is no other, as it may be prolonged.
+    past: Option<Sealed<Credential>>,
     entries: Vec<String>,
     revocations: Option<Signed<Revocations>>,
     revoked: HashMap<NodeId, Revoked>,
@@ -109,6 +116,8 @@ impl fmt::Debug for Membership {
 pub(crate) enum Judgement {
     Admit,
     Enrol(Sealed<Enrolment>),
+    /// It was a member once, and is refused unless the authority prolongs that.
+    Readmit(Box<Signed<Credential>>, Refusal),
     Refuse(Refusal),
 }
 
@@ -149,7 +158,7 @@ impl Membership {
         let signed = Credential::verify(sealed, &self.mesh, self.node, now)?;
         let mut state = self.state.write();
         state.own = Some(signed.clone());
-        state.pending = None;
+        (state.pending, state.past) = (None, None);
         drop(state);
         self.changed.notify_one();
         Ok(signed)
@@ -158,6 +167,16 @@ impl Membership {
     /// Holds a token: whoever connects is told of it, as it may be somebody who can enrol this node.
     pub fn hold(&self, pending: Pending) {
         self.state.write().pending = Some(pending);
+    }
+
+    /// Holds a credential that has expired.
+    pub(crate) fn hold_past(&self, past: Sealed<Credential>) {
+        self.state.write().past = Some(past);
+    }
+
+    /// Whether this node has to be made a member first, which may take the other side longer than to admit one.
+    pub(crate) fn is_outside(&self, now: Timestamp) -> bool {
+        !self.is_open() && self.state.read().own.as_ref().is_none_or(|own| own.document().header.expires_at <= now)
     }
 
     /// Where a token says that the mesh can be entered.
@@ -285,11 +304,12 @@ impl Membership {
     /// The first message to a peer.
     pub(crate) fn hello(&self, now: Timestamp) -> Hello {
         let state = self.state.read();
-        let offer = match (&state.own, &state.pending) {
+        let offer = match (&state.own, &state.pending, &state.past) {
             _ if self.is_open() => Offer::Nothing,
-            (Some(own), _) => Offer::Credential(own.clone().into()),
-            (None, Some(pending)) => Offer::Enrolment(pending.token.enrol(&pending.grant, &pending.node, &pending.owner, now).into()),
-            (None, None) => Offer::Nothing,
+            (Some(own), ..) => Offer::Credential(own.clone().into()),
+            (None, None, Some(past)) => Offer::Credential(past.clone()),
+            (None, Some(pending), _) => Offer::Enrolment(pending.token.enrol(&pending.grant, &pending.node, &pending.owner, now).into()),
+            (None, None, None) => Offer::Nothing,
         };
         Hello { version: VERSION, mesh: self.mesh.clone(), offer }
     }
@@ -326,7 +346,15 @@ impl Membership {
                 let known = known.filter(|known| known.document().header.expires_at > now).cloned();
                 let credential = match known {
                     Some(known) => known,
-                    None => Arc::new(Credential::verify(sealed, &self.mesh, node, now)?),
+                    None => match Credential::verify(sealed.clone(), &self.mesh, node, now) {
+                        Ok(credential) => Arc::new(credential),
+                        Err(problem) if problem.code == Code::Expired => {
+                            let past = Credential::verify_past(sealed, &self.mesh)?;
+                            past.document().require_node(node)?;
+                            return Ok(Judgement::Readmit(Box::new(past), problem.into()));
+                        }
+                        Err(problem) => return Err(problem),
+                    },
                 };
                 if state.admitted.len() >= MAX_ADMITTED && !state.admitted.contains_key(&node) {
                     let first = state.admitted.iter().min_by_key(|(_, credential)| credential.document().header.issued_at);
@@ -391,7 +419,7 @@ mod tests {
     fn code(judgement: &Judgement) -> Option<Code> {
         match judgement {
             Judgement::Admit | Judgement::Enrol(_) => None,
-            Judgement::Refuse(refusal) => Some(refusal.code),
+            Judgement::Refuse(refusal) | Judgement::Readmit(_, refusal) => Some(refusal.code),
         }
     }
 

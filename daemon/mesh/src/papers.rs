@@ -81,8 +81,12 @@ impl Papers {
         let membership = Membership::new(mesh, keys.node.node_id());
         membership.restore_bans(self.bans());
         if let Some(sealed) = credential {
-            match membership.set_credential(sealed, now) {
+            match membership.set_credential(sealed.clone(), now) {
                 Ok(signed) => tracing::debug!(expires_at = %signed.document().header.expires_at, "this node is a member"),
+                Err(problem) if problem.code == Code::Expired => {
+                    tracing::warn!(%problem, "this node's credential has expired: the mesh's authority is asked to prolong it");
+                    membership.hold_past(sealed);
+                }
                 Err(problem) => tracing::error!(%problem, "this node's credential can't be used: join again with a new token"),
             }
         }

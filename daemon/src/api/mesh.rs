@@ -119,11 +119,12 @@ pub(super) async fn peers(State(api): State<Api>) -> Result<Json<List<Peer>>, Fa
 
 pub(super) async fn ping(State(api): State<Api>, Path(node): Path<String>) -> Result<Json<Pong>, Failure> {
     let node_id: NodeId = node.parse().map_err(|error: protocol::key::Error| Problem::new(Code::InvalidRequest, error.to_string()))?;
+    if node_id == api.node.node_id {
+        return Err(Problem::new(Code::InvalidRequest, "this is the node itself: there is no way to measure").into());
+    }
     let begun = Instant::now();
-    let mesh = api.node.mesh()?;
-    let rtt = mesh.ping(node_id).await.map_err(Problem::from)?;
+    let (rtt, via) = api.node.mesh()?.measure(node_id).await.map_err(Problem::from)?;
     tracing::debug!(%node_id, took = ?begun.elapsed(), "pinged");
-    let via = mesh.peers().into_iter().find(|peer| peer.node_id == node_id).map(|peer| peer.transport).unwrap_or_default();
     Ok(Json(Pong { node_id, rtt_us: u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX), via }))
 }
 

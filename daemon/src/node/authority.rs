@@ -66,9 +66,14 @@ impl AuthorityKeys {
     /// The keys in the data directory; those for TLS are made on first use.
     pub(crate) fn open(directory: &DataDir, key: Key, validity: SignedDuration) -> Result<Self, Problem> {
         let mesh = MeshId::of(key.did());
-        let pem = directory.secret("ca.pem", || CertificateAuthority::create(&mesh, Timestamp::now()))?;
-        let certificates = CertificateAuthority::read(&mesh, &pem, validity)
-            .map_err(|problem| problem.hint("restore ca.pem in the data directory, or remove it for a new one"))?;
+        let advice = |problem: Problem| problem.hint("restore ca.pem in the data directory, or remove it for a new one");
+        let mut pem = directory.secret("ca.pem", || CertificateAuthority::create(&mesh, Timestamp::now()))?;
+        if let Some(renewed) = CertificateAuthority::renewed(&mesh, &pem, Timestamp::now()).map_err(advice)? {
+            directory.replace_secret("ca.pem", &renewed)?;
+            tracing::warn!("the mesh's TLS authority has a new certificate ('mcpctl mesh ca'): tell the proxies that trust the old one");
+            pem = renewed;
+        }
+        let certificates = CertificateAuthority::read(&mesh, &pem, validity).map_err(advice)?;
         Ok(Self { key, certificates })
     }
 }
@@ -79,6 +84,9 @@ struct MemberRecord {
     member: Member,
     token: Option<TokenId>,
     credential: CredentialId,
+    /// When its membership was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked_at: Option<Timestamp>,
 }
 
 impl MemberRecord {
@@ -195,6 +203,8 @@ impl Books {
         let _writing = self.0.writing.lock().await;
         let mut record = self.member(&node).await?;
         record.member.standing = Standing::Revoked;
+        // Whoever is revoked again was out since the first time.
+        record.revoked_at.get_or_insert_with(Timestamp::now);
         let change = Change { record: &record, token: None, issued: None, principal: self.0.owner, request_id };
         self.write(change).await?;
         Ok((record.member, self.list(before.unwrap_or_default()).await?))
@@ -205,7 +215,7 @@ impl Books {
         let now = Timestamp::now();
         let records = self.records().await?.into_iter().filter(|record| record.member.standing == Standing::Revoked);
         let mut revoked: Vec<Revoked> = records
-            .map(|record| Revoked { node: record.member.node, at: now, until: record.member.expires_at })
+            .map(|record| Revoked { node: record.member.node, at: record.revoked_at.unwrap_or(now), until: record.member.expires_at })
             .filter(|revoked| revoked.until > now)
             .collect();
         if revoked.len() > MAX_REVOKED {
@@ -237,7 +247,8 @@ impl Books {
             expires_at: credential.header.expires_at,
             standing: Standing::Active,
         };
-        let record = MemberRecord { member, token: before.and_then(|before| before.token), credential: credential.id };
+        let token = before.and_then(|before| before.token);
+        let record = MemberRecord { member, token, credential: credential.id, revoked_at: None };
         (Signed::sign(credential, &[&self.0.key]), record)
     }
 

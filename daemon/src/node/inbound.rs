@@ -52,6 +52,7 @@ impl mesh::Handler for Inbound {
             }
             Request::Enrol(_)
             | Request::Renew
+            | Request::Readmit(_)
             | Request::Certify(_)
             | Request::Leave
             | Request::Members

@@ -30,8 +30,9 @@ impl Node {
     /// Founds a private mesh, whose authority's key this node makes and keeps.
     pub(crate) async fn found(&self, zone: Option<Zone>, caller: &Caller) -> Result<MeshState, Problem> {
         if let Some(membership) = self.membership.as_ref().filter(|membership| !membership.is_open()) {
-            return Err(Problem::new(Code::Conflict, format!("this node is in the private mesh {} already", membership.mesh()))
-                .hint("leave it first: 'mcpctl leave'"));
+            let problem = Problem::new(Code::Conflict, format!("this node is in the private mesh {} already", membership.mesh()));
+            // Whoever has founded it can't leave it.
+            return Err(if self.books.is_some() { problem } else { problem.hint("leave it first: 'mcpctl leave'") });
         }
         if self.configured_mesh.is_some() {
             return Err(Problem::new(Code::Conflict, "the configuration names a mesh").hint("remove mesh.id from it, then try again"));
@@ -47,6 +48,17 @@ impl Node {
         membership.set_credential(credential.into(), Timestamp::now())?;
         self.restart.cancel();
         Ok(MeshState { authority: true, peers: 0, ..state_of(Some(&membership)) })
+    }
+
+    /// The authority's own membership is its to prolong, also if it was off for longer than that lasted.
+    pub(super) async fn prolong_own(&self) -> Result<(), Problem> {
+        let (Some(books), Some(membership)) = (&self.books, &self.membership) else { return Ok(()) };
+        if membership.credential().is_none() {
+            let credential = mesh::Authority::renew(books, self.node_id, "").await?;
+            self.papers.keep_credential(&credential)?;
+            membership.set_credential(credential.into(), Timestamp::now())?;
+        }
+        Ok(())
     }
 
     /// How this node stands to its mesh.

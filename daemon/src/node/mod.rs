@@ -219,6 +219,7 @@ impl Node {
 
     /// Joins the mesh: from now on peers reach this node and it reaches them.
     pub(crate) async fn connect(&self, config: mesh::Config) -> Result<(), Problem> {
+        self.prolong_own().await?;
         let mesh = Mesh::spawn(config, Arc::new(inbound::Inbound(self.clone()))).await?;
         let _ = self.mesh.set(mesh);
         self.settle_moves();

@@ -19,6 +19,7 @@ use tokio::{
     sync::{OwnedMutexGuard, OwnedRwLockReadGuard},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Caller, Node,
@@ -148,10 +149,13 @@ impl Node {
             drop(running);
             return self.finish(caller, run, outcome, turn, once).await;
         }
-        // A consumer pays for what it started: going away doesn't stop the meter, and the grant bounds the guest.
-        let (node, caller) = (self.clone(), caller.clone());
+        // A consumer pays for what it used: going away stops the guest, and not the meter. With an idempotency key it may come
+        // again for the answer: then the call goes on, and the grant bounds the guest.
+        let gone = CancellationToken::new();
+        let (node, caller, stop) = (self.clone(), caller.clone(), gone.clone());
+        let _gone = once.is_none().then(|| gone.drop_guard());
         let metered = self.tasks.spawn(async move {
-            let outcome = node.plugins.kernel().call(&plugin, call).await;
+            let outcome = node.plugins.kernel().call_until(&plugin, call, stop.cancelled()).await;
             drop(running);
             node.finish(&caller, run, outcome, turn, once).await
         });

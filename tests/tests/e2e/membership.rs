@@ -122,6 +122,15 @@ async fn a_revoked_node_is_out_within_seconds_and_for_good() {
     assert_eq!(standing(&authority, &bad).await, "revoked");
     good.is_connected(entry.id()).await;
 
+    // It is out since the first time, whatever lists come later.
+    let reason = async || {
+        let refused = bad.mcpctl(&["join", authority.address("tcp"), "--json"]).await.exits(1).json();
+        refused["items"][0]["error"].as_str().expect("a reason").to_owned()
+    };
+    let before = reason().await;
+    authority.json(&["revoke", &bad.id().to_string()]).await;
+    assert_eq!(reason().await, before);
+
     // Everyone remembers it over a loss of power, and no token helps.
     for node in [&mut authority, &mut good, &mut bad] {
         node.kill9();
@@ -158,6 +167,55 @@ async fn a_node_leaves_and_comes_back_by_a_new_token() {
     let members: Vec<&Value> =
         trace["items"].as_array().expect("a list").iter().filter(|item| item["entry"]["action"] == "member").collect();
     assert!(members.len() >= 4, "{trace}");
+}
+
+/// Everyone was off for so long that nobody's credential holds, the authority's own included.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_was_off_for_longer_than_its_credentials_last_comes_back_by_itself() {
+    let cluster = Cluster::new();
+    let mut authority = cluster.lone_node("authority").set("mesh.credential_seconds", "20").start().await;
+    authority.json(&["mesh", "init"]).await;
+    let mut node = cluster.lone_node("node").start().await;
+    node.json(&["join", &token(&authority, &[]).await]).await;
+    node.is_connected(authority.id()).await;
+    // From now on on the ports that they keep.
+    for node in [&mut authority, &mut node] {
+        node.look_again().await;
+        node.kill9();
+    }
+    for node in [&authority, &node] {
+        let file = node.directory().join("credential.json");
+        until("the credential to expire", async || {
+            let sealed: protocol::document::Sealed<protocol::Credential> =
+                serde_json::from_slice(&std::fs::read(&file).expect("it is there")).expect("a document");
+            (sealed.claimed_header().expect("a header").expires_at <= protocol::Timestamp::now()).then_some(())
+        })
+        .await;
+    }
+    authority.restart().await;
+    assert!(!authority.json(&["mesh", "show"]).await["member"].is_null(), "it is a member by its own word");
+    node.restart().await;
+    node.is_connected(authority.id()).await;
+    assert_eq!(standing(&node, &node).await, "active");
+}
+
+/// The ports that everyone uses are the same before and after, and the peers' QUIC connections still in the middle of ending.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_changes_its_mesh_on_its_usual_ports() {
+    let (cluster, other) = (Cluster::new(), Cluster::new());
+    let (one, two) = (founder(&cluster).await, founder(&other).await);
+    let [port, quic, tcp] = cluster.free_ports().map(|port| port.to_string());
+    let fixed = cluster.lone_node("node").set("mesh.port", &port).set("mesh.quic_port", &quic).set("mesh.tcp_port", &tcp);
+    let node = fixed.start().await;
+    for authority in [&one, &two, &one] {
+        let token = token(authority, &["--address", authority.address("quic")]).await;
+        assert_eq!(node.json(&["join", &token]).await["member"], true);
+        authority.is_connected(node.id()).await;
+        let pong = node.json(&["peers", "ping", &authority.id().to_string()]).await;
+        assert!(pong["via"].as_str().is_some_and(|via| !via.is_empty()), "{pong}");
+        assert_eq!(node.json(&["leave"]).await["admission"], "none");
+    }
+    assert_eq!(node.mcpctl(&["peers", "ping", &node.id().to_string(), "--json"]).await.exits(1).json()["code"], "invalid_request");
 }
 
 /// A machine that nobody types at: its token is in its environment, and its authority is down when it starts.

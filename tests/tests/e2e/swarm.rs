@@ -11,7 +11,8 @@ async fn an_operator_bans_and_disconnects() {
     let mut a = cluster.node("a").join().await;
     let b = cluster.node("b").join().await;
     let id = b.id().to_string();
-    a.json(&["peers", "connect", &id]).await;
+    // Those between them may not have met `b` yet.
+    until("a to find b", async || (a.mcpctl(&["peers", "connect", &id]).await.code == Some(0)).then_some(())).await;
     a.is_connected(b.id()).await;
     let banned = a.json(&["peers", "ban", &id, "--for", "1h", "--reason", "too loud"]).await;
     assert_eq!((&banned["reason"], &banned["manual"]), (&json!("too loud"), &json!(true)));

@@ -4,3 +4,4 @@
 mod healing;
 mod nat;
 mod private;
+mod reach;

@@ -10,6 +10,8 @@ pub(crate) struct Mesh {
     pub(crate) entry: Bootstrap,
     pub(crate) authority: Node,
     token: String,
+    /// Where one enters.
+    addresses: [String; 3],
 }
 
 impl Mesh {
@@ -28,28 +30,28 @@ impl Mesh {
         let tcp = format!("/ip4/{}/tcp/8766", entry.address());
         let quic = format!("/ip4/{}/udp/8765/quic-v1", entry.address());
         let wss = format!("/ip4/{}/tcp/8765/tls/ws", entry.address());
-        let create = |role: &'static str| {
-            let create = ["token", "create", "--role", role, "--uses", "20", "--address", &tcp, "--address", &quic, "--address", &wss];
-            let create: Vec<String> = create.map(str::to_owned).into();
-            create
-        };
-        let text = async |role| {
-            let create = create(role);
-            let arguments: Vec<&str> = create.iter().map(String::as_str).collect();
-            authority.json(&arguments).await["token"].as_str().expect("a token").to_owned()
-        };
+        let addresses = [tcp, quic, wss];
         // The entry node knows nobody: it waits for the authority to call, and is enrolled by that call.
-        let entry = cluster.bootstrap_on_host(&text("entry").await, entry).await;
-        authority.json(&["join", &tcp, &quic]).await;
+        let entry = cluster.bootstrap_on_host(&token(&authority, "entry", &addresses).await, entry).await;
+        authority.json(&["join", &addresses[0], &addresses[1]]).await;
         authority.is_connected(entry.id()).await;
-        let token = text("edge").await;
-        Self { network, cluster, entry, authority, token }
+        let token = token(&authority, "edge", &addresses).await;
+        Self { network, cluster, entry, authority, token, addresses }
     }
 
     /// A member that joins by token on `host`.
     pub(crate) async fn member(&self, name: &str, host: &Host) -> Node {
+        self.member_by(&self.token, name, host).await
+    }
+
+    /// A member of another role.
+    pub(crate) async fn member_as(&self, role: &str, name: &str, host: &Host) -> Node {
+        self.member_by(&token(&self.authority, role, &self.addresses).await, name, host).await
+    }
+
+    async fn member_by(&self, token: &str, name: &str, host: &Host) -> Node {
         let node = self.cluster.lone_node(name).on(host).set("agreements.accept", "auto").start().await;
-        let joined = node.json(&["join", &self.token]).await;
+        let joined = node.json(&["join", token]).await;
         assert_eq!(joined["member"], json!(true), "{joined}");
         node
     }
@@ -60,6 +62,12 @@ impl Mesh {
         std::fs::write(&file, &self.token).expect("written");
         self.cluster.lone_node(name).on(host).set("mesh.join_token_file", file.to_str().expect("text")).start().await
     }
+}
+
+/// A token by which many may become members of `role`.
+async fn token(authority: &Node, role: &str, [tcp, quic, wss]: &[String; 3]) -> String {
+    let create = ["token", "create", "--role", role, "--uses", "20", "--address", tcp, "--address", quic, "--address", wss];
+    authority.json(&create).await["token"].as_str().expect("a token").to_owned()
 }
 
 /// How `node` reaches `other`: `relayed`, or a direct transport.

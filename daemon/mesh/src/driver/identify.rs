@@ -31,14 +31,14 @@ impl Driver {
         let Some(node) = identity::node_of(&peer) else { return };
         self.on_observed(node, info.observed_addr);
         let serves = self.membership.of(node).is_none_or(|credential| credential.document().role != Role::Edge);
-        let direct = self.shared.peers.connection(node, connection).is_some_and(|connection| connection.transport != Transport::Relayed);
-        if direct && serves && info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
+        let direct = self.shared.peers.connection(node, connection).filter(|connection| connection.transport != Transport::Relayed);
+        if direct.is_some() && serves && info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
             self.reserving.offers(peer);
             self.reserve(Instant::now());
         }
         let addresses: Vec<_> =
             info.listen_addrs.into_iter().map(address::normal).filter(|address| self.permitted.by_anyone(address)).collect();
-        if serves && info.protocols.contains(&self.kad_protocol) {
+        if serves && info.protocols.contains(&self.kad_protocol) && direct.is_some_and(|direct| self.has_room(peer, &direct.address)) {
             for address in &addresses {
                 self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
             }

@@ -1,9 +1,9 @@
 //! Kademlia: look-ups end here, and what others ask us to keep is judged here.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use libp2p::{
-    PeerId,
+    Multiaddr, PeerId,
     kad::{
         BootstrapOk, Event, GetClosestPeersError, GetClosestPeersOk, GetProvidersOk, InboundRequest, ProviderRecord, QueryId, QueryResult,
         RecordKey, store::RecordStore as _,
@@ -13,7 +13,7 @@ use protocol::NodeId;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::Driver;
-use crate::{bans::Offence, error::Error, identity, limits::Met};
+use crate::{bans::Offence, diversity::Network, error::Error, identity, limits::Met};
 
 /// Peers that join together are told of provider keys once, not one by one.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -109,7 +109,7 @@ impl Driver {
         self.lookups.insert(query, Lookup::Peer(peer));
     }
 
-    fn on_looked_up(&mut self, peer: PeerId, addresses: Vec<libp2p::Multiaddr>) {
+    fn on_looked_up(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         if self.swarm.is_connected(&peer) {
             // The look-up itself has met it.
             return;
@@ -148,6 +148,25 @@ impl Driver {
             tracing::debug!(%error, "a provider record isn't kept");
             self.membership.counters().met(Met::Records);
         }
+    }
+
+    /// Whether the routing table has room for `peer`, which is connected from `address`.
+    pub(super) fn has_room(&mut self, peer: PeerId, address: &Multiaddr) -> bool {
+        // A LAN is one network.
+        let Some(network) = Network::of(address).filter(|_| !self.private) else { return true };
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        if self.networks.is_full() {
+            let table: HashSet<PeerId> =
+                kad.kbuckets().flat_map(|bucket| bucket.iter().map(|entry| *entry.node.key.preimage()).collect::<Vec<_>>()).collect();
+            self.networks.keep(|peer| table.contains(peer));
+        }
+        let bucket = kad.kbucket(peer);
+        let present: Vec<PeerId> = bucket.map(|bucket| bucket.iter().map(|entry| *entry.node.key.preimage()).collect()).unwrap_or_default();
+        let admitted = self.networks.admit(peer, network, &present);
+        if !admitted {
+            tracing::debug!(%peer, ?network, "the routing table has enough peers of this network");
+        }
+        admitted
     }
 
     fn on_new_peer(&mut self) {

@@ -45,6 +45,7 @@ use crate::{
     announcing::Announcing,
     behaviour::{Behaviour, BehaviourEvent},
     book::Book,
+    diversity::Networks,
     error::Error,
     identity,
     limits::{InUse, Met},
@@ -138,6 +139,7 @@ pub(crate) struct Driver {
     tell_loopback: bool,
     redial: Redial,
     book: Book,
+    networks: Networks,
     dialling: Dialling,
     transfers: Transfers,
     lookups: HashMap<QueryId, Lookup>,
@@ -271,8 +273,9 @@ impl Driver {
             // The reservation itself tells, by confirming the address.
             return;
         }
-        if self.permitted.by_anyone(&address) && (self.tell_loopback || !address::loopback(&address)) {
+        if self.permitted.by_anyone(&address) && (self.tell_loopback || !address::loopback(&address)) && !self.is_guarded(&address) {
             self.swarm.add_external_address(address.clone());
+            self.have_tried(&address);
         }
         self.shared.listening.write().push(address);
         self.on_addresses_changed();

@@ -1,9 +1,16 @@
 //! Being reachable: own addresses, what others see of them, relays, hole punches, port mappings, neighbours on the LAN.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use libp2p::{
-    Multiaddr, PeerId, autonat::v2::client::Event as Tested, core::transport::ListenerId, dcutr, mdns, multiaddr::Protocol, relay, upnp,
+    Multiaddr, PeerId,
+    autonat::v2::client::Event as Tested,
+    core::transport::ListenerId,
+    dcutr, mdns,
+    multiaddr::Protocol,
+    relay,
+    swarm::{FromSwarm, NetworkBehaviour as _, NewExternalAddrCandidate},
+    upnp,
 };
 use protocol::{NodeId, api};
 use tokio::time::Instant;
@@ -32,6 +39,8 @@ pub(super) struct Reach {
     observed: Vec<(NodeId, Multiaddr)>,
     /// Addresses that a peer tried: whether it reached this node there.
     tested: Vec<(Multiaddr, bool)>,
+    /// Own addresses that a peer couldn't reach: a firewall stands before them.
+    guarded: HashSet<Multiaddr>,
     /// What the router's port mapping says.
     mapping: Option<String>,
     /// Relayed connections that a direct one has replaced.
@@ -145,6 +154,37 @@ impl Driver {
         self.reach.tested.push((event.tested_addr.clone(), reached));
         if self.reach.tested.len() > MAX_OBSERVERS {
             self.reach.tested.remove(0);
+        }
+        if !reached && self.shared.listening.read().contains(&event.tested_addr) && !self.announced.contains(&event.tested_addr) {
+            self.on_guarded(event.tested_addr.clone());
+        }
+    }
+
+    /// Has a peer try an own address: it may be a public one, and a firewall stands before it all the same.
+    pub(super) fn have_tried(&mut self, address: &Multiaddr) {
+        if let Some(client) = self.swarm.behaviour_mut().autonat_client.as_mut() {
+            client.on_swarm_event(FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr: address }));
+        }
+    }
+
+    /// Whether a peer has tried an own address in vain. It isn't tried again while this node runs.
+    pub(super) fn is_guarded(&self, address: &Multiaddr) -> bool {
+        self.reach.guarded.contains(address)
+    }
+
+    /// A peer can't reach this node at an own address: nobody is told of it any more.
+    fn on_guarded(&mut self, address: Multiaddr) {
+        let advice = "open its port in the firewall, then restart this node";
+        if self.server {
+            // One peer's word isn't enough to take an entry node from all.
+            tracing::warn!(%address, advice, "a peer can't reach this entry node");
+            return;
+        }
+        tracing::info!(%address, advice, "a peer can't reach this node at its own address: others reach it elsewhere, or over relays");
+        self.swarm.remove_external_address(&address);
+        self.on_external(&address, false);
+        if self.reach.guarded.len() < MAX_OBSERVERS {
+            self.reach.guarded.insert(address);
         }
     }
 

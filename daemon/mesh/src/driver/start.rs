@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, io, num::NonZeroU8, sync::Arc, time::Duration};
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use libp2p::{
     Multiaddr, Swarm,
     core::{transport::ListenerId, upgrade::Version},
@@ -25,6 +25,7 @@ use crate::{
     behaviour::{self, Behaviour},
     book::Book,
     config::Config,
+    diversity::Networks,
     error::Error,
     identity,
     providing::Providing,
@@ -39,6 +40,12 @@ const IDLE: Duration = Duration::from_secs(300);
 const PARALLEL_DIALS: NonZeroU8 = NonZeroU8::new(8).expect("8 isn't 0");
 /// The operating system names the interfaces of a socket at once.
 const LISTEN: Duration = Duration::from_secs(5);
+/// A node that starts again within its process finds its ports taken for as long as its QUIC connections of before take to
+/// end: three round-trip time-outs of the peer (RFC 9000, section 10.2), of up to a second each.
+const RELEASE: Duration = Duration::from_secs(5);
+const RELEASE_EVERY: Duration = Duration::from_millis(50);
+/// What a host with many interfaces tells of them.
+const MAX_TOLD: usize = 256;
 
 /// A driver that listens, for `run`.
 pub(crate) async fn start(
@@ -101,6 +108,7 @@ pub(crate) async fn start(
         tell_loopback: config.listen.host.is_loopback(),
         redial,
         book: Book::default(),
+        networks: Networks::default(),
         dialling: Dialling::default(),
         transfers: Transfers::default(),
         lookups: HashMap::new(),
@@ -130,7 +138,7 @@ impl Driver {
         let failed = |address: &Multiaddr, source| Error::Listen { address: address.to_string(), source };
         let mut waiting: HashMap<ListenerId, Multiaddr> = HashMap::new();
         for address in addresses {
-            let id = self.swarm.listen_on(address.clone()).map_err(|error| failed(&address, into_io(error)))?;
+            let id = self.take(&address).await.map_err(|error| failed(&address, error))?;
             waiting.insert(id, address);
         }
         let deadline = Instant::now() + LISTEN;
@@ -150,7 +158,23 @@ impl Driver {
                 other => self.on_event(other),
             }
         }
+        // Each listens on one address at least; those of further interfaces are known by now, too.
+        for _ in 0..MAX_TOLD {
+            let Some(event) = self.swarm.select_next_some().now_or_never() else { break };
+            self.on_event(event);
+        }
         Ok(())
+    }
+
+    /// Takes the port of `address`, as soon as it is free.
+    async fn take(&mut self, address: &Multiaddr) -> io::Result<ListenerId> {
+        let deadline = Instant::now() + RELEASE;
+        loop {
+            match self.swarm.listen_on(address.clone()).map_err(into_io) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => time::sleep(RELEASE_EVERY).await,
+                settled => return settled,
+            }
+        }
     }
 }
 

@@ -206,7 +206,8 @@ impl Session {
         }
     }
 
-    async fn read(&self, stream: impl AsyncRead + Unpin) {
+    /// Takes answers until the stream ends; whether it is still whole.
+    async fn read(&self, stream: impl AsyncRead + Unpin) -> bool {
         let mut reader = Reader::new(stream, wire::MAX_FRAME);
         loop {
             match reader.next().await {
@@ -216,17 +217,17 @@ impl Session {
                 Ok(Some(frame @ Frame { kind: Kind::Item, .. })) => {
                     if !self.item(frame) {
                         tracing::debug!("the peer sent an item that nobody had room for");
-                        return;
+                        return true;
                     }
                 }
                 Ok(Some(Frame { kind: Kind::Request | Kind::Cancel | Kind::Ping | Kind::Credit, .. })) => {
                     tracing::debug!("the peer sent a request on a stream for answers");
-                    return;
+                    return true;
                 }
-                Ok(None) => return,
+                Ok(None) => return true,
                 Err(error) => {
                     tracing::debug!(%error, "an outbound stream failed");
-                    return;
+                    return false;
                 }
             }
         }
@@ -257,16 +258,74 @@ impl Writing {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (reading, mut writing) = stream.split();
-        tokio::select! {
-            () = token.cancelled() => {}
-            () = session.ended.cancelled() => {}
-            () = session.read(reading) => {}
-            written = queue::write(self.0, &mut writing) => if let Err(error) = written {
-                tracing::debug!(%error, "an outbound stream failed");
-            },
-            () = session.idle() => {}
-        }
+        let whole = tokio::select! {
+            () = token.cancelled() => true,
+            () = session.ended.cancelled() => true,
+            whole = session.read(reading) => whole,
+            written = queue::write(self.0, &mut writing) => {
+                if let Err(error) = &written {
+                    tracing::debug!(%error, "an outbound stream failed");
+                }
+                written.is_ok()
+            }
+            () = session.idle() => true,
+        };
         session.close();
-        let _ = time::timeout(CLOSE, futures::AsyncWriteExt::close(&mut writing)).await;
+        // A stream that has failed while its protocol was agreed on panics when it is used again (multistream-select 0.14).
+        if whole {
+            let _ = time::timeout(CLOSE, futures::AsyncWriteExt::close(&mut writing)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use super::*;
+
+    /// Fails, and mustn't be used any more then.
+    #[derive(Default)]
+    struct Failing(bool);
+
+    impl AsyncRead for Failing {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut [u8]) -> Poll<io::Result<usize>> {
+            assert!(!std::mem::replace(&mut self.0, true), "it has failed before");
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+    }
+
+    impl AsyncWrite for Failing {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            assert!(!self.0, "it has failed before");
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.poll_flush(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_has_failed_is_let_alone_and_its_calls_end() {
+        let (session, writing) = Session::new(ConnectionId::new_unchecked(1), Transport::Tcp);
+        let call = tokio::spawn({
+            let session = Arc::clone(&session);
+            async move { session.call(Kind::Ping, Bytes::new()).await.map(drop) }
+        });
+        while !session.is_busy() {
+            tokio::task::yield_now().await;
+        }
+        writing.run(Arc::clone(&session), Failing::default(), CancellationToken::new()).await;
+        assert!(!session.is_open());
+        call.await.expect("no panic").expect_err("nobody answers");
     }
 }

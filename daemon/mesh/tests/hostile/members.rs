@@ -33,7 +33,7 @@ fn config(key: Key) -> Config {
     Config { listen, private_addresses: true, ..Config::new(key, MESH.parse().expect("a mesh id")) }
 }
 
-async fn honest() -> Mesh {
+pub(crate) async fn honest() -> Mesh {
     Mesh::spawn(config(Key::generate()), Arc::new(Quiet::default())).await.expect("a node")
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use mesh::{Authority, CertificateAuthority, Config, Error, Handler, Keys, Listen, Membership, Mesh, Pending, Step, enrol};
+use mesh::{Authority, CertificateAuthority, Config, Error, Handler, Keys, Listen, Membership, Mesh, Papers, Pending, Step, enrol};
 use parking_lot::Mutex;
 use protocol::{
     Code, Credential, Header, Key, MeshId, NodeId, Problem, Signed, SignedDuration, Timestamp, Token, TokenId,
@@ -195,6 +195,8 @@ async fn a_member_that_is_revoked_is_thrown_out_everywhere_and_stays_out() {
     }
     a.sees(&b).await;
     eventually("the list has arrived", || b.mesh.membership().revocations().is_some()).await;
+    // Whom it takes to be connected still it wouldn't dial.
+    eventually("it knows that it is out", || c.mesh.peers().is_empty()).await;
     let refused = c.mesh.join(&b.address("tcp"), PATIENCE).await.expect_err("revoked");
     assert_eq!(refused.code(), Code::Revoked, "{refused}");
     // A node that wasn't there learns of it from its first neighbour.
@@ -241,6 +243,40 @@ async fn a_token_enrols_whoever_dials_and_whoever_is_dialled() {
     assert_eq!(headquarters.join(&waiting.address("tcp"), PATIENCE).await.expect("enrolled, and then a member"), waiting.id());
     eventually("enrolled by a call", || waiting.mesh.membership().credential().is_some()).await;
     eventually("and connected", || headquarters.peers().iter().any(|peer| peer.node_id == waiting.id())).await;
+}
+
+/// A node that has nothing but a credential which has expired.
+async fn late(issuer: &Issuer, place: &std::path::Path, entry: &Node) -> Node {
+    let keys = Keys { node: Key::generate(), owner: Key::generate() };
+    let papers = Papers::at(place);
+    let now = Timestamp::now();
+    papers.keep_credential(&issuer.credential(keys.node.node_id(), now - MAX_VALIDITY, MAX_VALIDITY)).expect("written");
+    let membership = papers.membership(None, &keys, None, now).expect("papers").expect("a mesh");
+    assert!(membership.credential().is_none(), "it has expired");
+    let config = config(&keys.node, issuer.mesh(), tcp(0));
+    Node::spawn(Config { membership: Arc::new(membership), bootstrap: vec![entry.address("tcp")], ..config }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_was_off_for_too_long_is_prolonged_at_the_door_unless_it_was_revoked() {
+    let (issuer, place) = (Issuer::new(), tempfile::tempdir().expect("a directory"));
+    let entry = issuer.member(tcp(0)).await;
+    let node = late(&issuer, place.path(), &entry).await;
+    // Nobody can prolong it while the authority is away.
+    let refused = node.mesh.join(&entry.address("tcp"), PATIENCE).await.expect_err("the authority is away");
+    assert_eq!(refused.code(), Code::Expired, "{refused}");
+    let seen = Arc::new(Headquarters(issuer.clone(), Seen::default()));
+    let headquarters = Mesh::spawn(issuer.config(&issuer.node, tcp(0)), seen).await.expect("a node");
+    entry.mesh.join(&headquarters.addresses()[0], PATIENCE).await.expect("a member");
+    eventually("prolonged through a member", || node.mesh.membership().credential().is_some()).await;
+    node.sees(&entry).await;
+
+    let other = late(&issuer, place.path(), &entry).await;
+    entry.mesh.membership().learn(issuer.revoke(1, other.id()).into(), Timestamp::now()).expect("genuine");
+    // It may have been quicker than the list: then it is thrown out.
+    eventually("it is out", || entry.mesh.peers().iter().all(|peer| peer.node_id != other.id())).await;
+    eventually("it knows that it is out", || other.mesh.peers().is_empty()).await;
+    assert_eq!(other.mesh.join(&entry.address("tcp"), PATIENCE).await.expect_err("revoked").code(), Code::Revoked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
