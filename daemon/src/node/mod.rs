@@ -25,6 +25,7 @@ pub(crate) mod logs;
 pub(crate) mod negotiate;
 pub(crate) mod plugins;
 mod rank;
+mod revoked;
 pub(crate) mod run;
 mod sharing;
 mod snapshots;
@@ -50,13 +51,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::sharing::Share;
 use self::{
-    agents::Agents,
+    agents::{Agent, Agents},
     agreements::Agreements,
     api_keys::ApiKeys,
     authority::{AuthorityKeys, Books},
     directory::Directory,
     journal::Journal,
     plugins::Plugins,
+    revoked::Revoked,
     trace_log::TraceLog,
 };
 use crate::data_dir::DataDir;
@@ -181,7 +183,7 @@ impl Node {
             agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
             logs: Arc::new(logs::Logs::new()),
             snapshotting: tokio::sync::Mutex::default(),
-            plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone()),
+            plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone(), Revoked::open(journal.clone()).await?),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),
@@ -230,13 +232,17 @@ impl Node {
     /// Tells the mesh what this node offers now.
     pub(crate) async fn publish(&self) -> Result<(), Problem> {
         let Some(mesh) = self.mesh.get() else { return Ok(()) };
-        let (announcement, capabilities) = self
-            .directory
-            .sign(self.agents.running(), &self.plugins, mesh.addresses(), (self.zone(), coarse(self.plugins.occupancy())))
-            .await?;
+        let (announcement, capabilities) =
+            self.directory.sign(self.offered(), &self.plugins, mesh.addresses(), (self.zone(), coarse(self.plugins.occupancy()))).await?;
         mesh.set_provided(capabilities.iter().map(|capability| protocol::wire::capability_key(capability)).collect()).await;
         mesh.announce(announcement).await;
         Ok(())
+    }
+
+    /// The agents that take calls.
+    fn offered(&self) -> Vec<Arc<Agent>> {
+        let revoked = self.plugins.revoked();
+        self.agents.running().into_iter().filter(|agent| revoked.get(&agent.outline.component).is_none()).collect()
     }
 
     /// Publishes in the background: whoever spawned an agent needn't wait for the mesh.

@@ -91,7 +91,7 @@ impl Node {
             if run.agent.outline.stopped {
                 return Err(stopped(&run));
             }
-            let plugin = self.plugins.loaded(&run.agent.outline.component).await?;
+            let plugin = self.plugins.loaded(&run.agent.outline.component).await.map_err(|problem| revoked(&run, problem))?;
             let method = plugin.method(&run.method).ok_or_else(|| unknown_method(&run, &plugin))?;
             if method.effect == Effect::ReadOnly {
                 break (plugin, None);
@@ -112,6 +112,8 @@ impl Node {
 
         let running = Arc::clone(&run.agent.room.running).acquire_owned();
         let running = tokio::time::timeout_at(run.deadline, running).await.ok().and_then(Result::ok).ok_or_else(|| crowded(&run))?;
+        // What was waited for may have been revoked meanwhile.
+        self.plugins.revoked().check(&run.agent.outline.component).map_err(|problem| revoked(&run, problem))?;
         let limits = limits(&run);
         let params =
             String::from_utf8(run.params.to_vec()).map_err(|_| Problem::new(Code::InvalidParams, "the parameters are not UTF-8"))?;
@@ -313,6 +315,15 @@ fn crowded(run: &Run) -> Problem {
 fn stopped(run: &Run) -> Problem {
     Problem::new(Code::AgentStopped, format!("agent {} is stopped", run.agent.outline.name))
         .hint("its owner starts it with 'mcpctl agent start'")
+}
+
+/// Callers hear which agent it is about, and what becomes of it.
+fn revoked(run: &Run, problem: Problem) -> Problem {
+    if problem.code != Code::PluginRevoked {
+        return problem;
+    }
+    Problem::new(Code::PluginRevoked, format!("agent {} takes no calls: {}", run.agent.outline.name, problem.detail))
+        .hint("its owner moves it to another release with 'mcpctl agent upgrade'; its state stays")
 }
 
 /// Under which name the answer to a call is kept.

@@ -185,6 +185,8 @@ kinds! {
     Snapshot = 14, "snapshot";
     /// State that is being written for an agent and isn't its state yet.
     Staged = 15, "staged";
+    /// A component that the operator revoked.
+    Revocation = 16, "revocation";
 }
 
 /// How a commit came out.

@@ -12,6 +12,8 @@ mod membership;
 mod mesh;
 mod plugins;
 mod proofs;
+mod revoked;
 mod rogue;
 mod snapshots;
 mod swarm;
+mod tampered;
