@@ -28,7 +28,7 @@ use crate::{
     overlay::{State, Writes},
     plugin::Plugin,
     schema::{self, Schema, Unreadable},
-    share::{HeldBack, Share},
+    share::{HeldBack, Shares},
 };
 
 /// The longest text of an error that a guest gives.
@@ -119,7 +119,7 @@ fn taken(plugin: &Plugin, method: &str, params: String) -> Result<String, Failur
 }
 
 /// Runs an admitted call in an instance of its own. Dropping the future drops the instance.
-pub(crate) async fn run(engine: &Engine, share: &Share, plugin: &Plugin, call: Call) -> Outcome {
+pub(crate) async fn run(engine: &Engine, shares: &Shares, plugin: &Plugin, call: Call) -> Outcome {
     let Some((method, _)) = plugin.find(&call.method) else {
         return Outcome::refused(Failure::MethodNotFound { method: call.method, known: Vec::new() });
     };
@@ -127,7 +127,7 @@ pub(crate) async fn run(engine: &Engine, share: &Share, plugin: &Plugin, call: C
     let guest = Guest::new(call.state, method.effect, limits.memory, limits.state_bytes, call.label, call.log);
     // No text is longer than the memory it is in; what is too long for us is then refused by its own name.
     let crossing = usize::try_from(limits.memory).unwrap_or(usize::MAX).saturating_add(64 << 10);
-    let mut sandbox = Sandbox::new(engine, share, guest, limits, crossing);
+    let mut sandbox = Sandbox::new(engine, shares, guest, limits, crossing);
     let pre = plugin.pre();
     let answer = sandbox
         .enter(async |store| {
@@ -156,18 +156,19 @@ fn bounded(limits: Limits) -> Limits {
 /// What the guest said, as an outcome.
 fn accepted(answer: Result<String, bindings::Error>, guest: &Guest, limits: Limits) -> Result<String, Failure> {
     // A plugin that reports a refused write as its own failure says less than we know.
-    let quota = guest.overlay.exceeded();
-    match answer {
-        Ok(text) if text.len() as u64 > limits.result_bytes => Err(Failure::ResultTooLarge { limit: limits.result_bytes, unit: "bytes" }),
-        Ok(text) => Ok(text),
-        Err(_) if quota => Err(Failure::StateQuota { limit: limits.state_bytes }),
-        Err(bindings::Error::InvalidParams(text)) => {
+    match (answer, guest.overlay.exceeded()) {
+        (Ok(text), _) if text.len() as u64 > limits.result_bytes => {
+            Err(Failure::ResultTooLarge { limit: limits.result_bytes, unit: "bytes" })
+        }
+        (Ok(text), _) => Ok(text),
+        (Err(_), Some((limit, unit))) => Err(Failure::StateQuota { limit, unit }),
+        (Err(bindings::Error::InvalidParams(text)), None) => {
             let errors = vec![FieldError { pointer: String::new(), detail: short(&text) }];
             Err(Failure::InvalidParams { detail: short(&text), errors })
         }
-        Err(bindings::Error::Denied(text)) => Err(Failure::Denied(short(&text))),
-        Err(bindings::Error::Failed(text)) => Err(Failure::Failed(short(&text))),
-        Err(bindings::Error::UnknownMethod(text)) => {
+        (Err(bindings::Error::Denied(text)), None) => Err(Failure::Denied(short(&text))),
+        (Err(bindings::Error::Failed(text)), None) => Err(Failure::Failed(short(&text))),
+        (Err(bindings::Error::UnknownMethod(text)), None) => {
             Err(Failure::Failed(format!("it describes a method it doesn't know: {}", short(&text))))
         }
     }
@@ -209,30 +210,26 @@ pub(crate) struct Sandbox {
     store: Store<Guest>,
     limits: Limits,
     wall: Duration,
-    share: Share,
+    shares: Shares,
     held_back: HeldBack,
 }
 
 impl Sandbox {
     /// An empty one, whose guest can hand over at most `crossing` bytes at once.
-    pub(crate) fn new(engine: &Engine, share: &Share, guest: Guest, limits: Limits, crossing: usize) -> Self {
+    pub(crate) fn new(engine: &Engine, shares: &Shares, guest: Guest, limits: Limits, crossing: usize) -> Self {
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_fuel(limits.fuel).expect("the engine meters fuel");
         let held_back = HeldBack::default();
-        if share.is_limited() {
-            let (share, held_back) = (share.clone(), held_back.clone());
-            store.epoch_deadline_callback(move |_| {
-                let (share, held_back) = (share.clone(), held_back.clone());
-                Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { held_back.turn(&share).await })))
-            });
-        } else {
-            store.epoch_deadline_async_yield_and_update(1);
-        }
+        let (at_tick, held) = (shares.clone(), held_back.clone());
+        store.epoch_deadline_callback(move |_| {
+            let (shares, held) = (at_tick.clone(), held.clone());
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { shares.tick(&held).await })))
+        });
         store.set_epoch_deadline(1);
         store.set_hostcall_fuel(crossing);
         store.set_max_component_handles(1000);
-        Self { store, limits, wall: Duration::ZERO, share: share.clone(), held_back }
+        Self { store, limits, wall: Duration::ZERO, shares: shares.clone(), held_back }
     }
 
     /// Runs `inside` until it ends or its wall time is over, not counting the time that it was held back.
@@ -252,7 +249,7 @@ impl Sandbox {
         };
         let spent = started.elapsed().saturating_sub(held_back.get());
         self.wall += spent;
-        self.share.ended(spent);
+        self.shares.of_all.ended(spent);
         match ended {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(self.failure(&error)),
@@ -279,8 +276,8 @@ impl Sandbox {
             Failure::OutOfFuel { limit: limits.fuel }
         } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
             Failure::Overloaded
-        } else if guest.overlay.exceeded() {
-            Failure::StateQuota { limit: limits.state_bytes }
+        } else if let Some((limit, unit)) = guest.overlay.exceeded() {
+            Failure::StateQuota { limit, unit }
         } else {
             tracing::debug!(target: "plugin", "trapped: {error:?}");
             Failure::Trapped(short(&error.root_cause().to_string()))

@@ -2,6 +2,7 @@
 //!
 //! A bucket fills at the node's share. Whoever wants to run stands in line, waits until the bucket isn't empty, and pays for
 //! a tick of the clock; at its next tick it stands in line again. So guests are slowed alike, and none is starved.
+//! Without such a share, only those who come to a second tick stand in line.
 
 use std::{
     sync::Arc,
@@ -15,6 +16,35 @@ use crate::ticker::TICK;
 
 /// What may be used at once after a rest, in seconds.
 const BURST_S: f64 = 0.05;
+
+/// The shares of a node's guests. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Shares {
+    /// All guests together, as the operator says.
+    pub(crate) of_all: Share,
+    /// Those that have run for a tick already: all processors but one, so that whoever loops doesn't stand in the way of
+    /// short calls, nor of the node itself.
+    long: Share,
+}
+
+impl Shares {
+    /// So many percent of one processor for all guests; 0 for no limit.
+    pub(crate) fn new(percent: u32) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, |found| u32::try_from(found.get()).unwrap_or(u32::MAX));
+        Self { of_all: Share::new(percent), long: Share::new(processors.saturating_sub(1).max(1).saturating_mul(100)) }
+    }
+
+    /// Where a guest stands at each tick: it lets others run, and waits for its turn. What it waits for the operator's share
+    /// isn't its own time; what it waits for others like it is, as on any busy processor.
+    pub(crate) async fn tick(&self, held_back: &HeldBack) {
+        tokio::task::yield_now().await;
+        if self.of_all.is_limited() {
+            held_back.turn(&self.of_all).await;
+        } else {
+            self.long.turn().await;
+        }
+    }
+}
 
 /// A share, or no limit. Cheap to clone.
 #[derive(Debug, Clone)]

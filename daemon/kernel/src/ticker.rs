@@ -19,6 +19,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Pulse {
     running: usize,
+    /// The thread waits for a call. While it ticks nobody wakes it: calls that follow one another cost no switch of threads.
+    asleep: bool,
     stopped: bool,
 }
 
@@ -42,7 +44,7 @@ impl Ticker {
     pub(crate) fn run(&self) -> Running {
         let mut pulse = self.shared.pulse.lock();
         pulse.running += 1;
-        if pulse.running == 1 {
+        if pulse.asleep {
             self.shared.changed.notify_one();
         }
         Running(Arc::clone(&self.shared))
@@ -53,7 +55,9 @@ fn tick(shared: &Shared, engine: &Engine) {
     let mut pulse = shared.pulse.lock();
     while !pulse.stopped {
         if pulse.running == 0 {
+            pulse.asleep = true;
             shared.changed.wait(&mut pulse);
+            pulse.asleep = false;
         } else {
             shared.changed.wait_for(&mut pulse, TICK);
             engine.increment_epoch();
