@@ -77,18 +77,18 @@ impl Outcome {
 /// A text that would hold a thread for long while it is read and checked.
 const LONG: usize = 256 * 1024;
 
-/// Runs `check` here, or on a thread that may be held if it has much to read.
-async fn aside<T: Send + 'static>(bytes: usize, check: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    match bytes < LONG {
-        true => Ok(check()),
-        false => tokio::task::spawn_blocking(check).await.map_err(|error| error.to_string()),
-    }
+/// Runs `check` on a thread that may be held: it has much to read.
+async fn aside<T: Send + 'static>(check: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(check).await.map_err(|error| error.to_string())
 }
 
 /// Whether the method exists and takes these parameters; gives what the guest is handed.
 pub(crate) async fn admit(plugin: &Plugin, method: &str, params: String) -> Result<String, Failure> {
+    if params.len() < LONG {
+        return taken(plugin, method, params);
+    }
     let (of, called) = (plugin.clone(), method.to_owned());
-    let admitted = aside(params.len(), move || taken(&of, &called, params)).await;
+    let admitted = aside(move || taken(&of, &called, params)).await;
     admitted.unwrap_or_else(|detail| Err(Failure::InvalidParams { detail, errors: Vec::new() }))
 }
 
@@ -176,12 +176,15 @@ fn accepted(answer: Result<String, bindings::Error>, guest: &Guest, limits: Limi
 
 /// Whether the result is what the method's output schema promises.
 async fn check(plugin: &Plugin, method: String, text: String) -> Result<Vec<u8>, Failure> {
-    let of = plugin.clone();
-    let checked = aside(text.len(), move || match of.find(&method) {
+    let promised = move |plugin: &Plugin, text: String| match plugin.find(&method) {
         Some((_, schemas)) => fitting(text, &schemas.output),
-        None => Err(Failure::MethodNotFound { method, known: Vec::new() }),
-    });
-    checked.await.unwrap_or_else(|error| Err(Failure::BadResult(error)))
+        None => Err(Failure::MethodNotFound { method: method.clone(), known: Vec::new() }),
+    };
+    if text.len() < LONG {
+        return promised(plugin, text);
+    }
+    let of = plugin.clone();
+    aside(move || promised(&of, text)).await.unwrap_or_else(|error| Err(Failure::BadResult(error)))
 }
 
 /// Holds the result against the method's output schema.
@@ -220,7 +223,7 @@ impl Sandbox {
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_fuel(limits.fuel).expect("the engine meters fuel");
-        let held_back = HeldBack::default();
+        let held_back = shares.held_back();
         let (at_tick, held) = (shares.clone(), held_back.clone());
         store.epoch_deadline_callback(move |_| {
             let (shares, held) = (at_tick.clone(), held.clone());

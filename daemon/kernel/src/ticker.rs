@@ -7,8 +7,9 @@ use std::{sync::Arc, thread, time::Duration};
 use parking_lot::{Condvar, Mutex};
 use wasmtime::Engine;
 
-/// How long a guest may hold a thread before it yields: short against any deadline, long against a switch.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
+/// How long a guest may hold a thread before it yields: short against what a short call takes that waits behind it, long
+/// against a switch.
+pub(crate) const TICK: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Default)]
 struct Shared {

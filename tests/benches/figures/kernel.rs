@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A call should take at most 1.2 times what the engine alone takes.
-const AIM: f64 = 1.0 / 1.2;
+const AIM: f64 = 0.83;
 /// 100 bytes.
 const ECHO: &str = r#"{"path":"notes/2026/november.txt","text":"agents in a mesh, found by what they can do, run anywhere"}"#;
 /// The wall time of the calls that loop, in milliseconds.
