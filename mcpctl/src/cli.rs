@@ -222,6 +222,7 @@ mod tests {
             "mcpctl plugin sign --key k.pem greeter",
             "mcpctl plugin new greeter --language rust",
             "mcpctl plugin dev greeter --agent greeter",
+            "mcpctl plugin revoke blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262 --reason leaks",
             "mcpctl config validate",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {
@@ -243,6 +244,7 @@ mod tests {
             "mcpctl key create --signing file --ttl 1d",
             "mcpctl agent execute ../id search",
             "mcpctl plugin new greeter --language cobol",
+            "mcpctl plugin revoke docs",
             "mcpctl plugin sign --key k.pem --name Docs --release 0.1.0 docs.wasm",
             "mcpctl agent spawn docs --plugin docs.wasm --price-per-call=-1",
         ] {

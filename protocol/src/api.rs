@@ -134,6 +134,29 @@ pub struct Plugin {
     pub imports: Vec<manifest::Import>,
     /// Its methods.
     pub methods: Vec<Method>,
+    /// Why it isn't run here any more, if it isn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revocation>,
+}
+
+/// `PUT /v1/plugins/{digest}/revocation`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Revoke {
+    /// Why: one line, for whoever meets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// `GET /v1/plugins/{digest}/revocation`, an item of `GET /v1/plugins/revocations`, and the answer of `PUT …/revocation`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// The component that isn't run here.
+    pub component: Digest,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when.
+    pub revoked_at: Timestamp,
 }
 
 /// Body of `POST /v1/plugins/fetch`

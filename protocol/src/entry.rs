@@ -157,6 +157,19 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         keep: Option<u32>,
     },
+    /// The node's operator revoked a component: it isn't run here any more.
+    Revoke {
+        /// The component.
+        component: Digest,
+        /// Why, as the operator says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// The node's operator took a revocation back.
+    Unrevoke {
+        /// The component.
+        component: Digest,
+    },
     /// An agreement reached a status.
     Agreement {
         /// The status reached.

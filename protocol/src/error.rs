@@ -138,6 +138,8 @@ codes! {
     TokenUsedUp = "token_used_up", 403, Exit::NotAuthorized;
     /// The file isn't a WebAssembly component this node can run.
     InvalidPlugin = "invalid_plugin", 422, Exit::Failure;
+    /// The node's operator has revoked the plugin's component: it isn't run any more. Its agents need another release.
+    PluginRevoked = "plugin_revoked", 403, Exit::NotAuthorized;
     /// The plugin trapped.
     PluginTrapped = "plugin_trapped", 422, Exit::Failure;
     /// The plugin answered with an error of its own.

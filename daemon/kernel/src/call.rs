@@ -28,7 +28,7 @@ use crate::{
     overlay::{State, Writes},
     plugin::Plugin,
     schema::{self, Schema, Unreadable},
-    share::{HeldBack, Share},
+    share::{HeldBack, Shares},
 };
 
 /// The longest text of an error that a guest gives.
@@ -77,18 +77,18 @@ impl Outcome {
 /// A text that would hold a thread for long while it is read and checked.
 const LONG: usize = 256 * 1024;
 
-/// Runs `check` here, or on a thread that may be held if it has much to read.
-async fn aside<T: Send + 'static>(bytes: usize, check: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    match bytes < LONG {
-        true => Ok(check()),
-        false => tokio::task::spawn_blocking(check).await.map_err(|error| error.to_string()),
-    }
+/// Runs `check` on a thread that may be held: it has much to read.
+async fn aside<T: Send + 'static>(check: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(check).await.map_err(|error| error.to_string())
 }
 
 /// Whether the method exists and takes these parameters; gives what the guest is handed.
 pub(crate) async fn admit(plugin: &Plugin, method: &str, params: String) -> Result<String, Failure> {
+    if params.len() < LONG {
+        return taken(plugin, method, params);
+    }
     let (of, called) = (plugin.clone(), method.to_owned());
-    let admitted = aside(params.len(), move || taken(&of, &called, params)).await;
+    let admitted = aside(move || taken(&of, &called, params)).await;
     admitted.unwrap_or_else(|detail| Err(Failure::InvalidParams { detail, errors: Vec::new() }))
 }
 
@@ -119,7 +119,7 @@ fn taken(plugin: &Plugin, method: &str, params: String) -> Result<String, Failur
 }
 
 /// Runs an admitted call in an instance of its own, until `stop` at most. Dropping the future drops the instance.
-pub(crate) async fn run(engine: &Engine, share: &Share, plugin: &Plugin, call: Call, stop: impl Future<Output = ()>) -> Outcome {
+pub(crate) async fn run(engine: &Engine, shares: &Shares, plugin: &Plugin, call: Call, stop: impl Future<Output = ()>) -> Outcome {
     let Some((method, _)) = plugin.find(&call.method) else {
         return Outcome::refused(Failure::MethodNotFound { method: call.method, known: Vec::new() });
     };
@@ -127,7 +127,7 @@ pub(crate) async fn run(engine: &Engine, share: &Share, plugin: &Plugin, call: C
     let guest = Guest::new(call.state, method.effect, limits.memory, limits.state_bytes, call.label, call.log);
     // No text is longer than the memory it is in; what is too long for us is then refused by its own name.
     let crossing = usize::try_from(limits.memory).unwrap_or(usize::MAX).saturating_add(64 << 10);
-    let mut sandbox = Sandbox::new(engine, share, guest, limits, crossing);
+    let mut sandbox = Sandbox::new(engine, shares, guest, limits, crossing);
     let pre = plugin.pre();
     let answer = sandbox
         .enter(stop, async |store| {
@@ -156,18 +156,19 @@ fn bounded(limits: Limits) -> Limits {
 /// What the guest said, as an outcome.
 fn accepted(answer: Result<String, bindings::Error>, guest: &Guest, limits: Limits) -> Result<String, Failure> {
     // A plugin that reports a refused write as its own failure says less than we know.
-    let quota = guest.overlay.exceeded();
-    match answer {
-        Ok(text) if text.len() as u64 > limits.result_bytes => Err(Failure::ResultTooLarge { limit: limits.result_bytes, unit: "bytes" }),
-        Ok(text) => Ok(text),
-        Err(_) if quota => Err(Failure::StateQuota { limit: limits.state_bytes }),
-        Err(bindings::Error::InvalidParams(text)) => {
+    match (answer, guest.overlay.exceeded()) {
+        (Ok(text), _) if text.len() as u64 > limits.result_bytes => {
+            Err(Failure::ResultTooLarge { limit: limits.result_bytes, unit: "bytes" })
+        }
+        (Ok(text), _) => Ok(text),
+        (Err(_), Some((limit, unit))) => Err(Failure::StateQuota { limit, unit }),
+        (Err(bindings::Error::InvalidParams(text)), None) => {
             let errors = vec![FieldError { pointer: String::new(), detail: short(&text) }];
             Err(Failure::InvalidParams { detail: short(&text), errors })
         }
-        Err(bindings::Error::Denied(text)) => Err(Failure::Denied(short(&text))),
-        Err(bindings::Error::Failed(text)) => Err(Failure::Failed(short(&text))),
-        Err(bindings::Error::UnknownMethod(text)) => {
+        (Err(bindings::Error::Denied(text)), None) => Err(Failure::Denied(short(&text))),
+        (Err(bindings::Error::Failed(text)), None) => Err(Failure::Failed(short(&text))),
+        (Err(bindings::Error::UnknownMethod(text)), None) => {
             Err(Failure::Failed(format!("it describes a method it doesn't know: {}", short(&text))))
         }
     }
@@ -175,12 +176,15 @@ fn accepted(answer: Result<String, bindings::Error>, guest: &Guest, limits: Limi
 
 /// Whether the result is what the method's output schema promises.
 async fn check(plugin: &Plugin, method: String, text: String) -> Result<Vec<u8>, Failure> {
-    let of = plugin.clone();
-    let checked = aside(text.len(), move || match of.find(&method) {
+    let promised = move |plugin: &Plugin, text: String| match plugin.find(&method) {
         Some((_, schemas)) => fitting(text, &schemas.output),
-        None => Err(Failure::MethodNotFound { method, known: Vec::new() }),
-    });
-    checked.await.unwrap_or_else(|error| Err(Failure::BadResult(error)))
+        None => Err(Failure::MethodNotFound { method: method.clone(), known: Vec::new() }),
+    };
+    if text.len() < LONG {
+        return promised(plugin, text);
+    }
+    let of = plugin.clone();
+    aside(move || promised(&of, text)).await.unwrap_or_else(|error| Err(Failure::BadResult(error)))
 }
 
 /// Holds the result against the method's output schema.
@@ -209,30 +213,26 @@ pub(crate) struct Sandbox {
     store: Store<Guest>,
     limits: Limits,
     wall: Duration,
-    share: Share,
+    shares: Shares,
     held_back: HeldBack,
 }
 
 impl Sandbox {
     /// An empty one, whose guest can hand over at most `crossing` bytes at once.
-    pub(crate) fn new(engine: &Engine, share: &Share, guest: Guest, limits: Limits, crossing: usize) -> Self {
+    pub(crate) fn new(engine: &Engine, shares: &Shares, guest: Guest, limits: Limits, crossing: usize) -> Self {
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_fuel(limits.fuel).expect("the engine meters fuel");
-        let held_back = HeldBack::default();
-        if share.is_limited() {
-            let (share, held_back) = (share.clone(), held_back.clone());
-            store.epoch_deadline_callback(move |_| {
-                let (share, held_back) = (share.clone(), held_back.clone());
-                Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { held_back.turn(&share).await })))
-            });
-        } else {
-            store.epoch_deadline_async_yield_and_update(1);
-        }
+        let held_back = shares.held_back();
+        let (at_tick, held) = (shares.clone(), held_back.clone());
+        store.epoch_deadline_callback(move |_| {
+            let (shares, held) = (at_tick.clone(), held.clone());
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { shares.tick(&held).await })))
+        });
         store.set_epoch_deadline(1);
         store.set_hostcall_fuel(crossing);
         store.set_max_component_handles(1000);
-        Self { store, limits, wall: Duration::ZERO, share: share.clone(), held_back }
+        Self { store, limits, wall: Duration::ZERO, shares: shares.clone(), held_back }
     }
 
     /// Runs `inside` until it ends, its wall time is over, not counting the time that it was held back, or `stop` comes.
@@ -261,7 +261,7 @@ impl Sandbox {
         };
         let spent = started.elapsed().saturating_sub(held_back.get());
         self.wall += spent;
-        self.share.ended(spent);
+        self.shares.of_all.ended(spent);
         ended?.map_err(|error| self.failure(&error))
     }
 
@@ -284,8 +284,8 @@ impl Sandbox {
             Failure::OutOfFuel { limit: limits.fuel }
         } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
             Failure::Overloaded
-        } else if guest.overlay.exceeded() {
-            Failure::StateQuota { limit: limits.state_bytes }
+        } else if let Some((limit, unit)) = guest.overlay.exceeded() {
+            Failure::StateQuota { limit, unit }
         } else {
             tracing::debug!(target: "plugin", "trapped: {error:?}");
             Failure::Trapped(short(&error.root_cause().to_string()))

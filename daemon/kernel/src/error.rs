@@ -159,10 +159,12 @@ pub enum Failure {
     #[error("the call was stopped, as its caller has gone")]
     Stopped,
     /// It failed after it had tried to write more state than it may.
-    #[error("the call wanted to write more than its {limit} bytes of state")]
+    #[error("the call wanted to write more than its {limit} {unit} of state")]
     StateQuota {
         /// The limit.
         limit: u64,
+        /// Of what.
+        unit: &'static str,
     },
     /// The result is too large.
     #[error("the result is over the limit of {limit} {unit}")]

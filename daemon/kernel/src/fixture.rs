@@ -9,6 +9,7 @@
 //! # assert!(!component.is_empty());
 //! ```
 
+mod bare;
 mod builder;
 mod misbehaving;
 
@@ -23,6 +24,7 @@ use protocol::{
 };
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
+pub use self::bare::Bare;
 pub use self::builder::Builder;
 pub use self::misbehaving::misbehaving;
 pub use protocol::advert::Effect;
@@ -37,10 +39,18 @@ pub const WIT: &str = include_str!("../../../protocol/wit/plugin.wit");
 /// # Panics
 /// If the module isn't one: tests want to see that at once.
 pub fn component(module: &str) -> Vec<u8> {
+    component_of(WIT, module)
+}
+
+/// The same for another text of the interface: another version, say.
+///
+/// # Panics
+/// If the module doesn't fit it.
+pub fn component_of(wit: &str, module: &str) -> Vec<u8> {
     let mut module = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}"));
     let mut resolve = wit_parser::Resolve::default();
-    let package = resolve.push_source("plugin.wit", WIT).expect("our interface is valid");
-    let world = resolve.select_world(&[package], Some("plugin")).expect("our interface has this world");
+    let package = resolve.push_source("plugin.wit", wit).expect("the interface is valid");
+    let world = resolve.select_world(&[package], Some("plugin")).expect("the interface has this world");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).expect("metadata fits any module");
     componentize(&module).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -11,7 +11,7 @@ use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload, TypeBounds};
 use crate::error::Error;
 
 /// Functions in all modules of a component: twice those of a JavaScript engine, a third of what floods a compiler.
-const MAX_FUNCTIONS: u64 = 65_536;
+pub(crate) const MAX_FUNCTIONS: u64 = 65_536;
 /// Core modules and components inside a component; Python's have 38.
 const MAX_NESTED: u64 = 128;
 /// Exports of the component itself; an honest plugin has two or three.
@@ -23,8 +23,8 @@ const MAX_DEFINITIONS: u64 = 65_536;
 /// The largest function body; a register allocator takes more than linear time over it.
 const MAX_BODY: u64 = 2 << 20;
 
-/// Checks the component against its manifest and the limits above.
-pub(crate) fn inspect(component: &[u8], manifest: &Manifest) -> Result<(), Error> {
+/// Checks the component against its manifest and the limits above, with at most so many functions.
+pub(crate) fn inspect(component: &[u8], manifest: &Manifest, max_functions: u64) -> Result<(), Error> {
     within("bytes", component.len() as u64, MAX_COMPONENT as u64)?;
     if manifest.size != component.len() as u64 {
         return Err(Error::Size { stated: manifest.size, found: component.len() as u64 });
@@ -35,7 +35,7 @@ pub(crate) fn inspect(component: &[u8], manifest: &Manifest) -> Result<(), Error
     if manifest.interface != INTERFACE {
         return Err(Error::Interface { found: shortened(&manifest.interface) });
     }
-    let imports = Census::take(component)?;
+    let imports = Census::take(component, max_functions)?;
     imports.iter().try_for_each(|name| permitted(name, manifest))
 }
 
@@ -78,6 +78,7 @@ struct Census {
     depth: u32,
     nested: u64,
     functions: u64,
+    max_functions: u64,
     exports: u64,
     core_exports: u64,
     definitions: u64,
@@ -86,14 +87,14 @@ struct Census {
 
 impl Census {
     /// Walks a component, and returns the names of its imports.
-    fn take(component: &[u8]) -> Result<Vec<String>, Error> {
+    fn take(component: &[u8], max_functions: u64) -> Result<Vec<String>, Error> {
         if component.get(..4) != Some(b"\0asm") {
             return Err(Error::NotComponent("it is no WebAssembly at all".into()));
         }
         if Parser::is_core_wasm(component) {
             return Err(Error::NotComponent("it is a core module; make a component of it with `wasm-tools component new`".into()));
         }
-        let mut census = Self::default();
+        let mut census = Self { max_functions, ..Self::default() };
         for payload in Parser::new(0).parse_all(component) {
             census.count(payload.map_err(malformed)?)?;
         }
@@ -110,7 +111,7 @@ impl Census {
                 add(&mut self.nested, 1, "nested modules", MAX_NESTED)?;
             }
             Payload::End(_) => self.depth = self.depth.saturating_sub(1),
-            Payload::FunctionSection(section) => add(&mut self.functions, section.count(), "functions", MAX_FUNCTIONS)?,
+            Payload::FunctionSection(section) => add(&mut self.functions, section.count(), "functions", self.max_functions)?,
             Payload::ExportSection(section) => add(&mut self.core_exports, section.count(), "core exports", MAX_CORE_EXPORTS)?,
             Payload::ImportSection(section) => self.define(section.count())?,
             Payload::TypeSection(section) => self.define(section.count())?,
@@ -163,7 +164,7 @@ mod tests {
 
     fn verdict(component: &[u8], imports: &[Import]) -> String {
         let manifest = fixture::manifest("misbehaving", component, imports);
-        inspect(component, &manifest).map_or_else(|error| error.to_string(), |()| "fine".into())
+        inspect(component, &manifest, MAX_FUNCTIONS).map_or_else(|error| error.to_string(), |()| "fine".into())
     }
 
     #[test]
@@ -182,10 +183,10 @@ mod tests {
         let mut manifest = fixture::manifest("misbehaving", &fine, &[Import::State]);
         let mut other = fine.clone();
         *other.last_mut().expect("bytes") ^= 1;
-        assert!(matches!(inspect(&other, &manifest), Err(Error::Digest { .. })));
-        assert!(matches!(inspect(&fine[1..], &manifest), Err(Error::Size { .. })));
+        assert!(matches!(inspect(&other, &manifest, MAX_FUNCTIONS), Err(Error::Digest { .. })));
+        assert!(matches!(inspect(&fine[1..], &manifest, MAX_FUNCTIONS), Err(Error::Size { .. })));
         manifest.interface = "mcp-zero:plugin@0.2.0".into();
-        assert!(matches!(inspect(&fine, &manifest), Err(Error::Interface { .. })));
+        assert!(matches!(inspect(&fine, &manifest, MAX_FUNCTIONS), Err(Error::Interface { .. })));
     }
 
     #[test]

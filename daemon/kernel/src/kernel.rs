@@ -17,10 +17,10 @@ use crate::{
     engine,
     error::{Error, Failure},
     host::{self, Guest, bindings},
-    inspect::inspect,
+    inspect::{MAX_FUNCTIONS, inspect},
     overlay::{State, StateError},
     plugin::{MAX_DESCRIBED, Plugin},
-    share::Share,
+    share::Shares,
     ticker::Ticker,
 };
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub cache_bytes: u64,
     /// Who compiles.
     pub compiler: Compiler,
+    /// The most functions of a component: beyond, no compiler is started for it.
+    pub max_functions: u64,
     /// Calls that run at a time; the others wait, at most as long as their own wall time.
     pub max_concurrent: usize,
     /// Percent of one processor that all guests may take together; 0 for no limit.
@@ -54,9 +56,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// 64 calls at a time, 1 GiB of compiled code.
+    /// 64 calls at a time, 1 GiB of compiled code, components of up to 65,536 functions.
     pub fn new(cache_dir: PathBuf, cache_key: [u8; 32], compiler: Compiler) -> Self {
-        Self { cache_dir, cache_key, cache_bytes: 1 << 30, compiler, max_concurrent: 64, cpu_percent: 0 }
+        let (cache_bytes, max_functions) = (1 << 30, MAX_FUNCTIONS);
+        Self { cache_dir, cache_key, cache_bytes, compiler, max_functions, max_concurrent: 64, cpu_percent: 0 }
     }
 }
 
@@ -75,10 +78,11 @@ struct Parts {
     ticker: Ticker,
     cache: Cache,
     compiler: Compiler,
+    max_functions: u64,
     /// One compilation at a time: each may take half a gigabyte.
     compiling: Mutex<()>,
     places: Semaphore,
-    share: Share,
+    shares: Shares,
     max_concurrent: usize,
 }
 
@@ -102,9 +106,10 @@ impl Kernel {
             ticker,
             cache,
             compiler: config.compiler,
+            max_functions: config.max_functions,
             compiling: Mutex::new(()),
             places: Semaphore::new(max_concurrent),
-            share: Share::new(config.cpu_percent),
+            shares: Shares::new(config.cpu_percent),
             max_concurrent,
         };
         Ok(Self(Arc::new(parts)))
@@ -115,8 +120,8 @@ impl Kernel {
     /// The caller has verified the manifest's signature, and that its publisher is trusted.
     pub async fn load(&self, component: &[u8], manifest: &Manifest) -> Result<Plugin, Error> {
         let bytes: Arc<[u8]> = component.into();
-        let (checked, stated) = (bytes.clone(), manifest.clone());
-        spawn_blocking(move || inspect(&checked, &stated)).await.map_err(|error| Error::Sandbox(error.to_string()))??;
+        let (checked, stated, most) = (bytes.clone(), manifest.clone(), self.0.max_functions);
+        spawn_blocking(move || inspect(&checked, &stated, most)).await.map_err(|error| Error::Sandbox(error.to_string()))??;
         let code = self.code(&bytes, manifest.component).await?;
         let shape = |error: wasmtime::Error| Error::Shape(format!("{error:#}").chars().take(500).collect());
         let linker = host::linker(&self.0.engine, &manifest.imports).map_err(shape)?;
@@ -155,7 +160,7 @@ impl Kernel {
         let _place = self.place(DESCRIBE.wall_ms).await?;
         let _clock = self.0.ticker.run();
         let guest = Guest::new(Box::new(Nothing), Effect::ReadOnly, DESCRIBE.memory, 0, name.to_owned(), Box::new(()));
-        let mut sandbox = Sandbox::new(&self.0.engine, &self.0.share, guest, DESCRIBE, 4 * MAX_DESCRIBED);
+        let mut sandbox = Sandbox::new(&self.0.engine, &self.0.shares, guest, DESCRIBE, 4 * MAX_DESCRIBED);
         let pre = pre.clone();
         sandbox.enter(std::future::pending(), async |store| pre.instantiate_async(&mut *store).await?.call_describe(store).await).await
     }
@@ -176,7 +181,7 @@ impl Kernel {
             Err(failure) => return Outcome::refused(failure),
         };
         let _clock = self.0.ticker.run();
-        call::run(&self.0.engine, &self.0.share, plugin, call, stop).await
+        call::run(&self.0.engine, &self.0.shares, plugin, call, stop).await
     }
 
     /// How much of the places for calls is taken, in percent.
@@ -190,7 +195,7 @@ impl Kernel {
     async fn place(&self, wait_ms: u64) -> Result<SemaphorePermit<'_>, Failure> {
         let entered = async {
             let place = self.0.places.acquire().await;
-            self.0.share.turn().await;
+            self.0.shares.of_all.turn().await;
             place
         };
         match timeout(Duration::from_millis(wait_ms), entered).await {

@@ -18,6 +18,8 @@ pub const MAX_KEY: usize = 1024;
 pub const MAX_VALUE: usize = 8 << 20;
 /// The most keys that one listing gives.
 pub const MAX_KEYS: usize = 10_000;
+/// The most keys that one call writes: each takes the host some 100 bytes beside what it holds, which no quota of bytes sees.
+const MAX_WRITES: usize = 1 << 18;
 
 /// What reading the committed state may fail with.
 pub type StateError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,17 +43,17 @@ pub(crate) struct Overlay {
     writes: Writes,
     size: u64,
     quota: u64,
-    exceeded: bool,
+    exceeded: Option<(u64, &'static str)>,
 }
 
 impl Overlay {
     /// No writes yet, at most `quota` bytes of them.
     pub(crate) fn new(state: Box<dyn State>, quota: u64) -> Self {
-        Self { state, writes: Writes::new(), size: 0, quota, exceeded: false }
+        Self { state, writes: Writes::new(), size: 0, quota, exceeded: None }
     }
 
-    /// Whether a write was refused for the quota.
-    pub(crate) fn exceeded(&self) -> bool {
+    /// The limit for which a write was refused, and of what it is.
+    pub(crate) fn exceeded(&self) -> Option<(u64, &'static str)> {
         self.exceeded
     }
 
@@ -78,11 +80,15 @@ impl Overlay {
             return Err(format!("a value has at most {MAX_VALUE} bytes"));
         }
         let cost = |key: &str, length: usize| (key.len() + length) as u64;
-        let before = self.writes.get(&key).map_or(0, |old| cost(&key, old.as_ref().map_or(0, Vec::len)));
-        let size = self.size - before + cost(&key, length);
+        let before = self.writes.get(&key).map(|old| cost(&key, old.as_ref().map_or(0, Vec::len)));
+        let size = self.size - before.unwrap_or(0) + cost(&key, length);
         if size > self.quota {
-            self.exceeded = true;
+            self.exceeded = Some((self.quota, "bytes"));
             return Err(format!("the call may write at most {} bytes of state", self.quota));
+        }
+        if before.is_none() && self.writes.len() >= MAX_WRITES {
+            self.exceeded = Some((MAX_WRITES as u64, "keys"));
+            return Err(format!("the call may write at most {MAX_WRITES} keys"));
         }
         self.size = size;
         self.writes.insert(key, value);
@@ -187,9 +193,19 @@ mod tests {
             overlay.put("key".into(), Some(vec![0; 90])).expect("the same key again costs nothing more");
         }
         assert!(overlay.put("more".into(), Some(vec![0; 90])).is_err());
-        assert!(overlay.exceeded());
+        assert_eq!(overlay.exceeded(), Some((100, "bytes")));
         overlay.put("key".into(), None).expect("smaller than before");
         overlay.put("more".into(), Some(vec![0; 90])).expect("there is room now");
         assert!(overlay.put(String::new(), None).is_err() && overlay.put("k".repeat(MAX_KEY + 1), None).is_err());
+    }
+
+    #[test]
+    fn keys_without_values_are_limited_too() {
+        let mut overlay = overlay(&[]);
+        overlay.quota = u64::MAX;
+        (0..MAX_WRITES).for_each(|i| overlay.put(format!("{i:x}"), Some(Vec::new())).expect("within the limit"));
+        assert!(overlay.put("more".into(), Some(Vec::new())).is_err());
+        assert_eq!(overlay.exceeded(), Some((MAX_WRITES as u64, "keys")));
+        overlay.put("0".into(), None).expect("a key that was written already");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A bucket fills at the node's share. Whoever wants to run stands in line, waits until the bucket isn't empty, and pays for
 //! a tick of the clock; at its next tick it stands in line again. So guests are slowed alike, and none is starved.
+//! Without such a share, only those who come to a second tick stand in line.
 
 use std::{
     sync::Arc,
@@ -15,6 +16,40 @@ use crate::ticker::TICK;
 
 /// What may be used at once after a rest, in seconds.
 const BURST_S: f64 = 0.05;
+
+/// The shares of a node's guests. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Shares {
+    /// All guests together, as the operator says.
+    pub(crate) of_all: Share,
+    /// Those that have run for a tick already: all processors but one, so that whoever loops doesn't stand in the way of
+    /// short calls, nor of the node itself.
+    long: Share,
+}
+
+impl Shares {
+    /// So many percent of one processor for all guests; 0 for no limit.
+    pub(crate) fn new(percent: u32) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, |found| u32::try_from(found.get()).unwrap_or(u32::MAX));
+        Self { of_all: Share::new(percent), long: Share::new(processors.saturating_sub(1).max(1).saturating_mul(100)) }
+    }
+
+    /// What a new call counts its waiting in: nothing, where there is nothing to count.
+    pub(crate) fn held_back(&self) -> HeldBack {
+        HeldBack(self.of_all.is_limited().then(Arc::default))
+    }
+
+    /// Where a guest stands at each tick: it lets others run, and waits for its turn. What it waits for the operator's share
+    /// isn't its own time; what it waits for others like it is, as on any busy processor.
+    pub(crate) async fn tick(&self, held_back: &HeldBack) {
+        tokio::task::yield_now().await;
+        if self.of_all.is_limited() {
+            held_back.turn(&self.of_all).await;
+        } else {
+            self.long.turn().await;
+        }
+    }
+}
 
 /// A share, or no limit. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -79,8 +114,8 @@ impl Share {
 }
 
 /// How long one call was held back: that time isn't its own.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct HeldBack(Arc<Mutex<Waited>>);
+#[derive(Debug, Clone)]
+pub(crate) struct HeldBack(Option<Arc<Mutex<Waited>>>);
 
 #[derive(Debug, Default)]
 struct Waited {
@@ -91,15 +126,17 @@ struct Waited {
 impl HeldBack {
     /// Waits for the call's turn.
     pub(crate) async fn turn(&self, share: &Share) {
-        self.0.lock().since = Some(Instant::now());
+        let Some(waited) = &self.0 else { return share.turn().await };
+        waited.lock().since = Some(Instant::now());
         share.turn().await;
-        let mut waited = self.0.lock();
+        let mut waited = waited.lock();
         let since = waited.since.take();
         waited.before += since.map_or(Duration::ZERO, |since| since.elapsed());
     }
 
     pub(crate) fn get(&self) -> Duration {
-        let waited = self.0.lock();
+        let Some(waited) = &self.0 else { return Duration::ZERO };
+        let waited = waited.lock();
         waited.before + waited.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }
@@ -118,7 +155,7 @@ mod tests {
         let turns = (0..3).map(|_| {
             let share = share.clone();
             tokio::spawn(async move {
-                for _ in 0..10 {
+                for _ in 0..50 {
                     share.turn().await;
                 }
             })
@@ -126,7 +163,7 @@ mod tests {
         for turn in turns.collect::<Vec<_>>() {
             turn.await.expect("no panic");
         }
-        // 30 ticks at half a processor, less what there was to begin with.
+        // 150 ticks at half a processor, less what there was to begin with.
         assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
         share.ended(Duration::ZERO);
         share.ended(Duration::from_secs(1));

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         the_childs_code_runs_here().await;
         what_the_child_refuses_is_told().await;
         a_child_that_needs_too_much_is_stopped().await;
+        nobody_notices_a_flood_of_functions().await;
         a_compiler_that_cannot_start_is_told().await;
     });
     runtime.block_on(without_a_ticking_clock());
@@ -75,6 +76,34 @@ fn tangle(seed: usize) -> String {
         let _ = write!(text, "(if (local.get 0) (then (local.set 0 (i32.add (local.get 0) (i32.const {})))))", i + seed);
     }
     text
+}
+
+/// A hundred thousand functions: none is compiled; where the count would let them pass, the child's own limits end it. A
+/// loaded plugin answers all the while.
+async fn nobody_notices_a_flood_of_functions() {
+    let home = tempfile::tempdir().expect("folder");
+    let function = "(func (param i32 i32) (result i32) (i32.add (i32.mul (local.get 0) (i32.const 77)) (i32.load (local.get 1))))";
+    let bomb = wat::parse_str(format!("(component (core module (memory 1) {}))", function.repeat(100_000))).expect("wat");
+    let counting = kernel_with(home.path(), Compiler::Child("/nowhere/at/all".into()));
+    let refused = refusal(&counting, &bomb).await;
+    assert!(matches!(refused, Error::TooLarge { what: "functions", found: 100_000, .. }), "{refused}");
+
+    let config = Config { max_functions: u64::MAX, ..Config::new(home.path().join("code"), [1; 32], here()) };
+    let kernel = Kernel::new(config).expect("a kernel");
+    let plugin = load(&kernel, &fixture::misbehaving()).await;
+    let also = kernel.clone();
+    let compiling = tokio::spawn(async move { refusal(&also, &bomb).await });
+    let mut answered = 0;
+    while !compiling.is_finished() {
+        run(&kernel, &plugin, "echo", "{}", &Memory::default()).await.result.expect("it goes on answering");
+        answered += 1;
+        tokio::task::yield_now().await;
+    }
+    let refused = compiling.await.expect("no panic");
+    // On a busy machine its wall time may be over first.
+    let limits = ["more than", "longer than"];
+    assert!(matches!(&refused, Error::Compile(reason) if limits.iter().any(|limit| reason.contains(limit))), "{refused}");
+    assert!(answered > 100, "{answered} calls meanwhile");
 }
 
 async fn a_compiler_that_cannot_start_is_told() {

@@ -233,7 +233,10 @@ async fn set_stopped(
 }
 
 /// Work that is finished whether its caller waits for it or not.
-async fn finished<T: Send + 'static>(api: &Api, work: impl Future<Output = Result<T, Problem>> + Send + 'static) -> Result<T, Problem> {
+pub(super) async fn finished<T: Send + 'static>(
+    api: &Api,
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
     api.node.to_the_end(work).await
 }
 

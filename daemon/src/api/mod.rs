@@ -68,6 +68,8 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/discover/watch", get(watch::discover))
         .route("/v1/plugins", post(plugins::register).get(plugins::list))
         .route("/v1/plugins/fetch", post(plugins::fetch))
+        .route("/v1/plugins/revocations", get(plugins::revocations))
+        .route("/v1/plugins/{digest}/revocation", get(plugins::revocation).put(plugins::revoke).delete(plugins::unrevoke))
         .route("/v1/plugins/{digest}", get(plugins::show).delete(plugins::remove))
         .route("/v1/plugins/{digest}/manifest", get(plugins::manifest))
         .route("/v1/publishers", get(plugins::publishers))

@@ -3,13 +3,14 @@
 use axum::{Extension, extract::State};
 use protocol::{
     Code, Did, Digest, Problem,
-    api::{FetchPlugin, List, Plugin, Publisher, RegisterPlugin, Trust},
+    api::{FetchPlugin, List, Plugin, Publisher, RegisterPlugin, Revocation, Revoke, Trust},
     document::Sealed,
     manifest::Manifest,
 };
 
 use super::{
     Api,
+    agents::finished,
     reply::{Body, Failure, Json, Path},
     require_owner,
 };
@@ -83,6 +84,40 @@ pub(super) async fn remove(
 ) -> Result<Json<()>, Failure> {
     require_owner(&api, &caller)?;
     Ok(Json(api.node.remove_plugin(&digest).await?))
+}
+
+pub(super) async fn revocations(State(api): State<Api>) -> Json<List<Revocation>> {
+    Json(api.node.plugins.revoked().all().into())
+}
+
+pub(super) async fn revocation(State(api): State<Api>, Path(digest): Path<Digest>) -> Result<Json<Revocation>, Failure> {
+    let none = || Problem::new(Code::NotFound, format!("plugin {digest} is not revoked on this node"));
+    Ok(Json(api.node.plugins.revoked().get(&digest).ok_or_else(none)?))
+}
+
+pub(super) async fn revoke(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(digest): Path<Digest>,
+    Json(revoke): Json<Revoke>,
+) -> Result<Json<Revocation>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    let revocation = finished(&api, async move { node.plugins.revoked().revoke(&caller, digest, revoke.reason).await }).await?;
+    api.node.publish_soon();
+    Ok(Json(revocation))
+}
+
+pub(super) async fn unrevoke(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(digest): Path<Digest>,
+) -> Result<Json<()>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    finished(&api, async move { node.plugins.revoked().unrevoke(&caller, digest).await }).await?;
+    api.node.publish_soon();
+    Ok(Json(()))
 }
 
 pub(super) async fn publishers(State(api): State<Api>) -> Result<Json<List<Publisher>>, Failure> {

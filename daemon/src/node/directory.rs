@@ -298,12 +298,12 @@ pub(crate) fn offers(advert: &Advert, capability: &str, via: &str) -> Vec<Discov
     advert.providing(capability).flat_map(|service| service.agents.iter().map(move |offered| found(service, offered))).collect()
 }
 
-/// Agents grouped by component and price, so that a thousand of a kind fit an advert.
+/// Agents grouped by component and price, so that a thousand of a kind fit an advert; but for what is revoked.
 async fn services(agents: Vec<Arc<Agent>>, plugins: &Plugins) -> Result<Vec<Service>, Problem> {
     let mut services: BTreeMap<(String, String), Service> = BTreeMap::new();
     for agent in agents {
         let outline = &agent.outline;
-        for attached in &outline.plugins {
+        for attached in outline.plugins.iter().filter(|attached| plugins.revoked().get(&attached.component).is_none()) {
             let group = (attached.component.to_string(), format!("{:?}", outline.pricing));
             let offered = Offered { id: outline.id, name: outline.name.clone(), epoch: outline.epoch };
             if let Some(service) = services.get_mut(&group) {

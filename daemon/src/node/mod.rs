@@ -28,6 +28,7 @@ mod moving;
 pub(crate) mod negotiate;
 pub(crate) mod plugins;
 mod rank;
+mod revoked;
 mod routes;
 pub(crate) mod run;
 mod sharing;
@@ -61,6 +62,7 @@ use self::{
     directory::Directory,
     journal::Journal,
     plugins::Plugins,
+    revoked::Revoked,
     trace_log::TraceLog,
 };
 use crate::data_dir::DataDir;
@@ -197,7 +199,7 @@ impl Node {
             whereabouts: moving::Elsewhere::open(journal.store().as_ref()).await?,
             routes: parking_lot::Mutex::default(),
             replicas: custody::Replicas::default(),
-            plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone()),
+            plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone(), Revoked::open(journal.clone()).await?),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),
@@ -248,10 +250,8 @@ impl Node {
     /// Tells the mesh what this node offers now.
     pub(crate) async fn publish(&self) -> Result<(), Problem> {
         let Some(mesh) = self.mesh.get() else { return Ok(()) };
-        let (announcement, capabilities) = self
-            .directory
-            .sign(self.agents.running(), &self.plugins, mesh.addresses(), (self.zone(), coarse(self.plugins.occupancy())))
-            .await?;
+        let here = (self.zone(), coarse(self.plugins.occupancy()));
+        let (announcement, capabilities) = self.directory.sign(self.agents.running(), &self.plugins, mesh.addresses(), here).await?;
         mesh.set_provided(capabilities.iter().map(|capability| protocol::wire::capability_key(capability)).collect()).await;
         mesh.announce(announcement).await;
         Ok(())

@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use store::{Blobs, Commit, Kind, RecordWrite};
 use tokio::sync::OnceCell;
 
-use super::journal::{self, Journal};
+use super::{
+    journal::{self, Journal},
+    revoked::Revoked,
+};
 
 /// Components that stay loaded; the least is dropped by whoever goes beyond. Their code is mapped, not resident.
 const MAX_LOADED: usize = 256;
@@ -27,6 +30,7 @@ pub(crate) struct Plugins {
     blobs: Blobs,
     kernel: Kernel,
     mesh: MeshId,
+    revoked: Revoked,
     loaded: Mutex<HashMap<Digest, Arc<OnceCell<kernel::Plugin>>>>,
 }
 
@@ -43,8 +47,13 @@ impl Plugins {
         self.kernel.occupancy()
     }
 
-    pub(crate) fn new(journal: Journal, blobs: Blobs, kernel: Kernel, mesh: MeshId) -> Self {
-        Self { journal, blobs, kernel, mesh, loaded: Mutex::default() }
+    pub(crate) fn new(journal: Journal, blobs: Blobs, kernel: Kernel, mesh: MeshId, revoked: Revoked) -> Self {
+        Self { journal, blobs, kernel, mesh, revoked, loaded: Mutex::default() }
+    }
+
+    /// The components that don't run here.
+    pub(crate) fn revoked(&self) -> &Revoked {
+        &self.revoked
     }
 
     /// The blobs.
@@ -64,14 +73,14 @@ impl Plugins {
         let record = Record { manifest, methods: plugin.methods().to_vec() };
         let write = RecordWrite { kind: Kind::Plugin, id: signed.document().component.to_string(), value: Some(journal::encode(&record)) };
         self.journal.keep(Commit { records: vec![write], ..Commit::default() }).await?;
-        Ok(describe(signed.document(), record.methods))
+        Ok(self.describe(signed.document(), record.methods))
     }
 
     /// A registered plugin.
     pub(crate) async fn get(&self, component: &Digest) -> Result<api::Plugin, Problem> {
         let record = self.record(component).await?;
         let signed = record.manifest.open(Expect::archived(&self.mesh))?;
-        Ok(describe(signed.document(), record.methods))
+        Ok(self.describe(signed.document(), record.methods))
     }
 
     /// Every registered plugin.
@@ -80,7 +89,7 @@ impl Plugins {
         let read = |(_, bytes): (String, Vec<u8>)| {
             let record: Record = journal::decode("plugin", &bytes)?;
             let signed = record.manifest.open(Expect::archived(&self.mesh))?;
-            Ok(describe(signed.document(), record.methods))
+            Ok(self.describe(signed.document(), record.methods))
         };
         records.into_iter().map(read).collect()
     }
@@ -99,8 +108,9 @@ impl Plugins {
         Ok(())
     }
 
-    /// The loaded plugin of a component. Its publisher must be trusted still when it is loaded.
+    /// The loaded plugin of a component, if that isn't revoked. Its publisher must be trusted still when it is loaded.
     pub(crate) async fn loaded(&self, component: &Digest) -> Result<kernel::Plugin, Problem> {
+        self.revoked.check(component)?;
         let cell = {
             let mut loaded = self.loaded.lock();
             if loaded.len() >= MAX_LOADED && !loaded.contains_key(component) {
@@ -143,11 +153,12 @@ impl Plugins {
         journal::decode("plugin", &bytes.ok_or_else(missing)?)
     }
 
-    /// Whether a manifest is genuine and its publisher trusted here.
+    /// Whether a manifest is genuine, its publisher trusted here, and its component not revoked.
     pub(crate) async fn verify(&self, manifest: Sealed<Manifest>) -> Result<Signed<Manifest>, Problem> {
         let signed = manifest.open(Expect::at(&self.mesh, Timestamp::now()))?;
         let publisher = signed.document().publisher;
         signed.require(publisher)?;
+        self.revoked.check(&signed.document().component)?;
         if self.journal.store().record(Kind::Publisher, &publisher.to_string()).await?.is_none() {
             let name = &signed.document().name;
             return Err(Problem::new(
@@ -189,15 +200,16 @@ impl Plugins {
         let records = journal::all_records(self.journal.store().as_ref(), Kind::Publisher).await?;
         records.iter().map(|(_, bytes)| journal::decode("publisher", bytes)).collect()
     }
-}
 
-fn describe(manifest: &Manifest, methods: Vec<Method>) -> api::Plugin {
-    api::Plugin {
-        name: manifest.name.clone(),
-        release: manifest.release.clone(),
-        publisher: manifest.publisher,
-        component: manifest.component,
-        imports: manifest.imports.clone(),
-        methods,
+    fn describe(&self, manifest: &Manifest, methods: Vec<Method>) -> api::Plugin {
+        api::Plugin {
+            name: manifest.name.clone(),
+            release: manifest.release.clone(),
+            publisher: manifest.publisher,
+            component: manifest.component,
+            imports: manifest.imports.clone(),
+            methods,
+            revoked: self.revoked.get(&manifest.component),
+        }
     }
 }

@@ -104,21 +104,21 @@ impl Node {
         }
         let _waiting = Arc::clone(&run.agent.room.waiting).try_acquire_owned().map_err(|_| crowded(&run))?;
         let presence = self.find_present(&run).await?;
-        let (plugin, gate) = loop {
+        let (component, plugin, gate) = loop {
             if run.agent.outline.stopped {
                 return Err(stopped(&run));
             }
             let component = run.agent.outline.plugin_of(&run.method).ok_or_else(|| unknown_method(&run))?.component;
-            let plugin = self.plugins.loaded(&component).await?;
+            let plugin = self.plugins.loaded(&component).await.map_err(|problem| revoked(&run, problem))?;
             let method = plugin.method(&run.method).ok_or_else(|| unknown_method(&run))?;
             if method.effect == Effect::ReadOnly {
-                break (plugin, None);
+                break (component, plugin, None);
             }
             let gate = self.enter(&run).await?;
             // Whoever waited may find that the agent has become another release meanwhile, or was stopped.
             match self.agents.get(&run.agent.outline.id) {
                 Some(now) if !Arc::ptr_eq(&now, &run.agent) => run.agent = now,
-                _ => break (plugin, Some(gate)),
+                _ => break (component, plugin, Some(gate)),
             }
         };
         // Whoever waited may find that its twin has been answered meanwhile.
@@ -131,6 +131,8 @@ impl Node {
         let turn = Turn { _presence: presence, _gate: gate };
         let running = Arc::clone(&run.agent.room.running).acquire_owned();
         let running = tokio::time::timeout_at(run.deadline, running).await.ok().and_then(Result::ok).ok_or_else(|| crowded(&run))?;
+        // What was waited for may have been revoked meanwhile.
+        self.plugins.revoked().check(&component).map_err(|problem| revoked(&run, problem))?;
         let limits = limits(&run);
         let params =
             String::from_utf8(run.params.to_vec()).map_err(|_| Problem::new(Code::InvalidParams, "the parameters are not UTF-8"))?;
@@ -351,6 +353,15 @@ fn crowded(run: &Run) -> Problem {
 fn stopped(run: &Run) -> Problem {
     Problem::new(Code::AgentStopped, format!("agent {} is stopped", run.agent.outline.name))
         .hint("its owner starts it with 'mcpctl agent start'")
+}
+
+/// Callers hear which agent it is about, and what becomes of it.
+fn revoked(run: &Run, problem: Problem) -> Problem {
+    if problem.code != Code::PluginRevoked {
+        return problem;
+    }
+    Problem::new(Code::PluginRevoked, format!("agent {} takes no calls: {}", run.agent.outline.name, problem.detail))
+        .hint("its owner moves it to another release with 'mcpctl agent upgrade'; its state stays")
 }
 
 /// How the scopes begin of all answers that are kept for an agent.

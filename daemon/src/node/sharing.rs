@@ -29,6 +29,7 @@ impl Node {
     /// The manifest of a plugin of this node, for `peer`.
     pub(super) async fn manifest_for(&self, peer: NodeId, component: &Digest) -> Result<Sealed<Manifest>, Problem> {
         self.shared_with(peer, component)?;
+        self.plugins.revoked().check(component)?;
         self.plugins.manifest(component).await
     }
 
@@ -40,6 +41,7 @@ impl Node {
         }
         self.shared_with(peer, component)?;
         // Registered plugins alone: other content is nobody's business.
+        self.plugins.revoked().check(component)?;
         self.plugins.manifest(component).await?;
         Ok(self.plugins.blobs().path(component))
     }
@@ -56,6 +58,7 @@ impl Node {
 
     /// Fetches a plugin from `node` and registers it; its publisher must be trusted here.
     pub(crate) async fn fetch_plugin(&self, caller: &Caller, node: NodeId, component: Digest) -> Result<api::Plugin, Problem> {
+        self.plugins.revoked().check(&component)?;
         let mesh = self.mesh()?;
         let Response::Manifest(manifest) = mesh.request(node, Request::Manifest(component), &caller.request_id, PATIENCE).await? else {
             return Err(Problem::new(Code::Internal, format!("node {node} answered what was not asked")));

@@ -152,6 +152,16 @@ impl Blobs {
         tokio::fs::try_exists(&path).await.map_err(Error::files("look at", path))
     }
 
+    /// Whether a blob is there with all its bytes; whether they are the right ones shows when it is read.
+    pub async fn contains_whole(&self, digest: &Digest, length: u64) -> Result<bool, Error> {
+        let path = self.path(digest);
+        match tokio::fs::metadata(&path).await {
+            Ok(found) => Ok(found.len() == length),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::files("look at", path)(error)),
+        }
+    }
+
     /// Deletes a blob; says whether it was there.
     pub async fn remove(&self, digest: &Digest) -> Result<bool, Error> {
         let path = self.path(digest);

@@ -189,6 +189,8 @@ kinds! {
     Held = 16, "held";
     /// Where an agent is that isn't here.
     Whereabouts = 17, "whereabouts";
+    /// A component that the operator revoked.
+    Revocation = 18, "revocation";
 }
 
 /// How a commit came out.

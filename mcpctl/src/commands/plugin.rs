@@ -20,6 +20,7 @@ use protocol::{
 use serde::de::IgnoredAny;
 
 mod develop;
+mod revoking;
 mod signing;
 
 use super::names;
@@ -43,7 +44,7 @@ pub(crate) enum Command {
     Dev(develop::Dev),
     /// Sign a component: writes its manifest beside it
     Sign(signing::Sign),
-    /// Show a manifest and verify it, without any node
+    /// Show a manifest and verify it, without any node; where one runs, also whether the component is revoked there
     Inspect {
         /// The manifest, or the component beside which it lies
         file: PathBuf,
@@ -82,6 +83,21 @@ pub(crate) enum Command {
         /// The publisher
         did: Did,
     },
+    /// Run this component no longer, nor let it in again; its agents refuse calls until they are upgraded
+    Revoke {
+        /// The digest of the component, whether it is here or not
+        component: Digest,
+        /// Why: one line, for whoever meets it
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Take a revocation back
+    Unrevoke {
+        /// The digest of the component
+        component: Digest,
+    },
+    /// List the revoked components
+    Revocations,
     /// List the plugins registered here
     List,
     /// List the trusted publishers
@@ -104,7 +120,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         Command::Build { dir } => develop::build(&dir, output).await,
         Command::Dev(arguments) => develop::dev(arguments, client, output).await,
         Command::Sign(arguments) => signing::sign(arguments, output),
-        Command::Inspect { file } => signing::inspect(&file, output),
+        Command::Inspect { file } => signing::inspect(&file, client, output).await,
         Command::Push { file, manifest } => output.show(&push(client, &file, manifest.as_deref()).await?, registered),
         Command::Remove { component } => {
             client.delete::<IgnoredAny>(&format!("/v1/plugins/{component}")).await?;
@@ -124,11 +140,15 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             client.delete::<IgnoredAny>(&format!("/v1/publishers/{}", parse::segment(&did.to_string()))).await?;
             output.show(&serde_json::json!({ "did": did, "trusted": false }), |_| format!("{did} is no longer trusted"))
         }
+        Command::Revoke { component, reason } => revoking::revoke(client, component, reason, output).await,
+        Command::Unrevoke { component } => revoking::unrevoke(client, component, output).await,
+        Command::Revocations => revoking::list(client, output).await,
         Command::List => {
             let plugins: List<Plugin> = client.get("/v1/plugins").await?;
-            output.list(&plugins, ["name", "release", "methods", "publisher", "component"], |plugin| {
+            output.list(&plugins, ["name", "release", "methods", "publisher", "component", "state"], |plugin| {
                 let methods = names(plugin.methods.iter().map(|method| method.name.as_str()), "-");
-                [plugin.name.clone(), plugin.release.clone(), methods, plugin.publisher.to_string(), plugin.component.to_string()]
+                let state = plugin.revoked.as_ref().map_or_else(|| "ok".into(), revoking::describe);
+                [plugin.name.clone(), plugin.release.clone(), methods, plugin.publisher.to_string(), plugin.component.to_string(), state]
             })
         }
         Command::Publishers => {

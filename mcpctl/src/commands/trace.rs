@@ -145,6 +145,8 @@ fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Restore { agent, .. } => ("restore", agent.to_string()),
         Action::Stop { agent } => ("stop", agent.to_string()),
         Action::Start { agent } => ("start", agent.to_string()),
+        Action::Revoke { component, .. } => ("revoke", component.to_string()),
+        Action::Unrevoke { component } => ("unrevoke", component.to_string()),
         Action::Agreement { status } => ("agreement", format!("{} {status}", entry.agreement.map(|id| id.to_string()).unwrap_or_default())),
         Action::Member { node, standing, .. } => ("member", format!("{node} {}", standing.as_str())),
         Action::Token { token, uses: 0 } => ("token", format!("{token} taken back")),
@@ -171,7 +173,8 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Upgrade { from, to, .. } => (None, format!("{from} to {to}")),
         Action::Schedule { every_s: Some(every), keep, .. } => (None, format!("every {every} s, {} kept", keep.unwrap_or_default())),
         Action::Schedule { every_s: None, .. } => (None, "no longer".into()),
-        Action::Stop { .. } | Action::Start { .. } => (None, String::new()),
+        Action::Revoke { reason, .. } => (None, reason.clone().unwrap_or_default()),
+        Action::Unrevoke { .. } | Action::Stop { .. } | Action::Start { .. } => (None, String::new()),
         Action::Terminate { .. } | Action::Recover { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
     };
     fields([

@@ -219,6 +219,8 @@ pub(crate) fn entries() -> impl Strategy<Value = Entry> {
         Just(Action::Import { agent, snapshot: protocol::SnapshotId::new(), from: agent }),
         (digests(), digests()).prop_map(move |(from, to)| Action::Upgrade { agent, from, to }),
         Just(Action::Schedule { agent, every_s: Some(60), keep: Some(3) }),
+        (digests(), option::of(texts())).prop_map(|(component, reason)| Action::Revoke { component, reason }),
+        digests().prop_map(|component| Action::Unrevoke { component }),
         Just(Action::Stop { agent }),
         Just(Action::Start { agent }),
         Just(Action::Recover { agent, snapshot: protocol::SnapshotId::new() }),

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::{measure::Pace, place};
 
 /// The sections there are.
-const SECTIONS: [&str; 6] = ["start", "memory", "local", "remote", "rpc", "scale"];
-const USAGE: &str = "usage: tests/bench [--quick] [--only start,memory,local,remote,rpc,scale] [--json FILE]";
+const SECTIONS: [&str; 9] = ["start", "memory", "kernel", "agents", "snapshot", "local", "remote", "rpc", "scale"];
+const USAGE: &str = "usage: tests/bench [--quick] [--only start,memory,kernel,agents,snapshot,local,remote,rpc,scale] [--json FILE]";
 
 /// What this process is to do.
 #[derive(Debug)]

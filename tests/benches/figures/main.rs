@@ -1,7 +1,10 @@
 //! Figures, each beside a yardstick of the same run, because a figure alone says more of the machine than of us.
 //!
 //! ```text
-//! main ─► local    execute through the socket     | the raw parts: sandbox and group commit, in this process
+//! main ─► kernel   execute in this process        | wasmtime alone: an instance, the call
+//!      ─► agents   10,000 of them, a neighbour that loops | the same node with few, without it
+//!      ─► snapshot a state, and again after a change  | the first of it; a GB of state
+//!      ─► local    execute through the socket     | the raw parts: sandbox and group commit, in this process
 //!      ─► remote   execute on another node        | NATS request/reply to the same raw parts
 //!      ─► rpc      requests of the mesh alone      | NATS request/reply, raw QUIC
 //!      ─► scale    50, 200, 500 nodes in this process
@@ -12,8 +15,10 @@
 //! Sides take turns (A B A B …) and the ratio is the median of the rounds' ratios: what else the machine does hits both.
 //! Nothing here fails for being slow; it fails where a call fails or counts wrong.
 
+mod agents;
 mod arguments;
 mod counter;
+mod kernel;
 mod local;
 mod measure;
 mod memory;
@@ -27,6 +32,7 @@ mod remote;
 mod report;
 mod rpc;
 mod scale;
+mod snapshot;
 mod start;
 
 use std::process::ExitCode;
@@ -67,6 +73,15 @@ async fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.wants("memory") {
         memory::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("kernel") {
+        kernel::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("agents") {
+        agents::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("snapshot") {
+        snapshot::measure(&place, arguments, &mut report).await?;
     }
     if arguments.wants("local") {
         local::measure(&place, arguments, &mut report).await?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    measure::{Rounds, Sample},
+    measure::{Rounds, Sample, median},
     proc::Machine,
 };
 
@@ -110,6 +110,35 @@ impl Report {
             aim,
             met: aim.map(|aim| ratio >= aim),
         });
+    }
+
+    /// Adds the latency of one and the same beside something and without it; the 99th percentile should grow to so many times
+    /// at most.
+    pub(crate) fn beside(
+        &mut self,
+        section: &'static str,
+        what: &str,
+        ours: Vec<Sample>,
+        yardstick: &'static str,
+        theirs: Vec<Sample>,
+        aim: f64,
+    ) {
+        let of = |samples: &[Sample], figure: fn(&Sample) -> f64| median(samples.iter().map(figure).collect());
+        let mut gauge = |part: &str, figure: fn(&Sample) -> f64, aim: Option<f64>| {
+            let beside = of(&theirs, figure);
+            let detail = serde_json::json!({ "aimed_ratio": aim });
+            self.gauge(Gauge {
+                section,
+                what: format!("{what}, {part}"),
+                unit: "us",
+                value: of(&ours, figure),
+                aim: aim.map(|most| (most * beside).round()),
+                yardstick: Some((yardstick, beside)),
+                detail,
+            });
+        };
+        gauge("median", |sample| sample.p50_us, None);
+        gauge("p99", |sample| sample.p99_us, Some(aim));
     }
 
     /// Opens the table of a section of gauges.

@@ -1,12 +1,13 @@
 //! What several suites set up alike.
 
 use protocol::{
-    AgreementId, Problem,
+    AgreementId, Problem, Signed,
     agreement::Status,
     api::{Agent, AgreementState, Executed, Propose},
+    manifest::{Health, Import},
 };
 use serde_json::{Value, json};
-use tests::{Bootstrap, Cluster, Node, until};
+use tests::{Bootstrap, Cluster, Node, Plugin, Publisher, until};
 
 /// The docs plugin's component, as mcpctl carries it.
 pub(crate) fn docs() -> Vec<u8> {
@@ -17,6 +18,15 @@ pub(crate) fn docs() -> Vec<u8> {
 /// A plugin whose methods do what a sandbox must withstand, and a durable counter.
 pub(crate) fn counter() -> Vec<u8> {
     kernel::fixture::misbehaving()
+}
+
+/// The counter's component with a custom section: another release that does the same.
+pub(crate) fn release(publisher: &Publisher, name: &str, mark: u8, health: Option<&str>) -> Plugin {
+    let component = [&counter()[..], &[0, 2, 1, mark]].concat();
+    let mut manifest = publisher.manifest(name, &component, &[Import::State]);
+    manifest.release = format!("0.{mark}.0");
+    manifest.health = health.map(|method| Health { method: method.into(), params: json!({}) });
+    Plugin { component: component.into(), manifest: Signed::sign(manifest, &[publisher.key()]).into() }
 }
 
 /// A consumer, a provider with an agent `counter` of plugin `demo`, and the bootstrap node between them.

@@ -1,23 +1,14 @@
 //! Agents after they were spawned: stopped, started, moved to another release and back.
 
 use protocol::{
-    Code, Signed,
+    Code,
     api::{Agent, Limits, Spawn, Upgrade},
-    manifest::{Health, Import},
+    manifest::Import,
 };
 use serde_json::json;
 use tests::{Cluster, Node, Plugin, Publisher, value};
 
-use crate::fixtures::counter;
-
-/// The counter's component with a custom section: another release that does the same.
-fn release(publisher: &Publisher, name: &str, mark: u8, health: Option<&str>) -> Plugin {
-    let component = [&counter()[..], &[0, 2, 1, mark]].concat();
-    let mut manifest = publisher.manifest(name, &component, &[Import::State]);
-    manifest.release = format!("0.{mark}.0");
-    manifest.health = health.map(|method| Health { method: method.into(), params: json!({}) });
-    Plugin { component: component.into(), manifest: Signed::sign(manifest, &[publisher.key()]).into() }
-}
+use crate::fixtures::{counter, release};
 
 async fn count(node: &Node) -> u64 {
     value(&node.execute("counter", "count", &json!({})).await.expect("counted"))["count"].as_u64().expect("a number")

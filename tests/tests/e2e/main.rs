@@ -14,6 +14,8 @@ mod mesh;
 mod moving;
 mod plugins;
 mod proofs;
+mod revoked;
 mod rogue;
 mod snapshots;
 mod swarm;
+mod tampered;

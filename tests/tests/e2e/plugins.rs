@@ -128,8 +128,10 @@ async fn whatever_a_plugin_does_its_agent_lives_on_unchanged() {
     for (method, code) in [
         ("trap", Code::PluginTrapped),
         ("trap_after_write", Code::PluginTrapped),
+        ("trap_amid_writes", Code::PluginTrapped),
         ("forbidden", Code::PluginFailed),
         ("loop", Code::TimedOut),
+        ("recurse", Code::PluginTrapped),
         ("grow", Code::OutOfMemory),
         ("flood", Code::ResultTooLarge),
         ("fill", Code::StateQuota),

@@ -151,6 +151,39 @@ async fn a_damaged_snapshot_is_named_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_has_lost_of_an_unchanged_state_is_written_anew() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").start().await;
+    node.host("docs", "docs", docs()).await;
+    let text: String = (0..3_000).map(|word| format!("w{} ", word * 7919 % 10_007)).collect();
+    node.execute("docs", "index", &json!({ "path": "a.txt", "text": text })).await.expect("indexed");
+    let before: std::collections::HashSet<PathBuf> = blobs(&node).into_iter().collect();
+    let first = node.json(&["agent", "snapshot", "docs"]).await;
+    let is_chunk = |file: &PathBuf| !before.contains(file) && std::fs::metadata(file).is_ok_and(|found| found.len() > 10_000);
+    let file = blobs(&node).into_iter().find(is_chunk).expect("a chunk");
+    let sound = std::fs::read(&file).expect("a chunk");
+
+    // What is missing or cut shows at once.
+    std::fs::remove_file(&file).expect("removed");
+    assert_eq!(node.json(&["agent", "snapshot", "docs"]).await["new_bytes"], sound.len() as u64);
+    std::fs::write(&file, &sound[1..]).expect("written");
+    node.json(&["agent", "snapshot", "docs"]).await;
+    assert_eq!(std::fs::read(&file).expect("a chunk"), sound);
+    // What has other bytes shows when its turn to be verified comes.
+    let mut bad = sound.clone();
+    bad[sound.len() / 2] ^= 1;
+    std::fs::write(&file, bad).expect("written");
+    tests::until("the chunk to be written anew", async || {
+        node.json(&["agent", "snapshot", "docs", "--keep", "2"]).await;
+        (std::fs::read(&file).expect("a chunk") == sound).then_some(())
+    })
+    .await;
+    let listed = node.json(&["agent", "snapshots", "docs"]).await;
+    assert_eq!(listed["items"][0]["chunks"], first["chunks"]);
+    node.json(&["agent", "recover", "docs", "--from", self::text(&listed["items"][0]["id"])]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_moves_to_another_mesh_in_a_file_and_no_changed_file_gets_in() {
     let (here, there) = (Cluster::new(), Cluster::new());
     let (node, other) = (here.node("a").start().await, there.node("b").start().await);

@@ -1,10 +1,15 @@
 //! Taking a snapshot: one pass over a consistent view of the state, chunk by chunk.
+//!
+//! Of the chunks that the snapshot before had, each new one verifies a part; of the others it makes sure that they are there.
+//! So a state that hardly changes is cheap to keep, and a chunk that the disk has damaged is still found and written anew.
+
+use std::collections::HashSet;
 
 use bytes::BytesMut;
 use fastcdc::v2020::FastCDC;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use protocol::{
-    Digest, Header, MeshId, Problem, Signed, SignedDuration, SnapshotId, Timestamp, api,
+    AgentId, Digest, Header, MeshId, Problem, Signed, SignedDuration, SnapshotId, Timestamp, api,
     entry::Action,
     snapshot::{AVERAGE_CHUNK, Index, MAX_CHUNK, MAX_CHUNKS, MIN_CHUNK, Ran, Snapshot, put_pair},
 };
@@ -17,6 +22,8 @@ use crate::node::{Caller, agents::not_here};
 const PAGE: usize = 1 << 20;
 /// Chunks that are on their way to the disk: each waits for a flush.
 const WRITING: usize = 16;
+/// One in so many of the chunks that were there before is read and verified by a snapshot.
+const VERIFIED: u8 = 16;
 /// A snapshot can be verified for as long as anybody may want it back.
 const VALIDITY: SignedDuration = SignedDuration::from_hours(10 * 366 * 24);
 
@@ -31,7 +38,7 @@ impl Node {
         let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
         // One at a time: what one writes, another must not take for nobody's.
         let _alone = self.snapshotting.lock().await;
-        let mut chunks = Chunks::new(self.plugins.blobs().clone());
+        let mut chunks = Chunks::new(self.plugins.blobs().clone(), self.chunks_before(agent.outline.id).await?);
         let mut view = {
             let state = agent.state.read().await;
             self.journal.store().view(&state).await?
@@ -87,9 +94,21 @@ impl Node {
     }
 }
 
+impl Node {
+    /// The chunks of an agent's newest snapshot; none if it has no sound one.
+    async fn chunks_before(&self, agent: AgentId) -> Result<HashSet<Digest>, Problem> {
+        let before = self.snapshots_of(agent).await?;
+        let Some(last) = before.last() else { return Ok(HashSet::new()) };
+        Ok(self.index(last.document()).await.map(|index| index.0.into_iter().map(|(digest, _)| digest).collect()).unwrap_or_default())
+    }
+}
+
 /// The stream of pairs, and the chunks that it was cut into.
 struct Chunks {
     blobs: Blobs,
+    before: HashSet<Digest>,
+    /// Which of those before are verified this time.
+    turn: u8,
     stream: BytesMut,
     index: Index,
     new_bytes: u64,
@@ -97,8 +116,10 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn new(blobs: Blobs) -> Self {
-        Self { blobs, stream: BytesMut::new(), index: Index::default(), new_bytes: 0, writing: FuturesUnordered::new() }
+    fn new(blobs: Blobs, before: HashSet<Digest>) -> Self {
+        // Any turn will do, if it isn't always the same.
+        let turn = u8::try_from(Timestamp::now().as_microsecond().rem_euclid(i64::from(VERIFIED))).expect("it is below 16");
+        Self { blobs, before, turn, stream: BytesMut::new(), index: Index::default(), new_bytes: 0, writing: FuturesUnordered::new() }
     }
 
     /// Cuts off what can be: where a chunk ends depends on its own bytes alone, so all but the last are what they will be.
@@ -108,9 +129,13 @@ impl Chunks {
         for length in &cuts[..whole] {
             let chunk = self.stream.split_to(*length).freeze();
             let (digest, blobs) = (Digest::blake3(&chunk), self.blobs.clone());
+            let unchanged = self.before.contains(&digest) && digest.as_bytes()[0] % VERIFIED != self.turn;
             self.index.0.push((digest, u32::try_from(*length).expect("chunks are far below 4 GiB")));
             self.writing.push(tokio::spawn(async move {
-                // What is there already is verified when it is read back, and put right by the next snapshot if need be.
+                if unchanged && blobs.contains_whole(&digest, chunk.len() as u64).await? {
+                    return Ok(0);
+                }
+                // Other bytes than they should be are damage, which is put right.
                 if blobs.get(&digest).await.is_ok_and(|found| found.is_some()) {
                     return Ok(0);
                 }

@@ -1,4 +1,4 @@
-//! Signing plugins, and reading what was signed, without any node.
+//! Signing plugins, and reading what was signed: neither needs a node.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -7,7 +7,8 @@ use std::{
 };
 
 use protocol::{
-    Did, Digest, Expect, Header, Key, MeshId, Problem, Signed, Timestamp,
+    Client, Did, Digest, Expect, Header, Key, MeshId, Problem, Signed, Timestamp,
+    api::Revocation,
     document::Sealed,
     error::Code,
     manifest::{Health, INTERFACE, Import, MAX_COMPONENT, Manifest},
@@ -15,7 +16,7 @@ use protocol::{
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{beside, component, same};
+use super::{beside, component, revoking, same};
 use crate::{
     commands::{self, names},
     error::{Error, Result},
@@ -173,9 +174,12 @@ struct Inspected {
     /// Whether the component itself was there to be compared; a wrong one is a failure.
     component_verified: bool,
     expired: bool,
+    /// By the node that runs here; absent where none does, or it isn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked: Option<Revocation>,
 }
 
-pub(super) fn inspect(file: &Path, output: Output) -> Result {
+pub(super) async fn inspect(file: &Path, client: &Client, output: Output) -> Result {
     let is_component = file.extension().is_some_and(|extension| extension == "wasm");
     let path = if is_component { beside(file) } else { file.to_path_buf() };
     let mesh = MeshId::any();
@@ -188,7 +192,8 @@ pub(super) fn inspect(file: &Path, output: Output) -> Result {
         compare(&manifest, component)?;
     }
     let expired = manifest.header.expires_at <= Timestamp::now();
-    let inspected = Inspected { manifest, signers: signed.signers().to_vec(), component_verified: component.is_some(), expired };
+    let revoked = revoking::find(client, &manifest.component).await?;
+    let inspected = Inspected { manifest, signers: signed.signers().to_vec(), component_verified: component.is_some(), expired, revoked };
     output.show(&inspected, describe)
 }
 
@@ -216,6 +221,7 @@ fn describe(found: &Inspected) -> String {
         ("interface", manifest.interface.clone()),
         ("imports", names(manifest.imports.iter().map(|import| import.as_str()), "none")),
         ("validity", format!("{state}, {} to {}", manifest.header.issued_at, manifest.header.expires_at)),
+        ("on this node", found.revoked.as_ref().map(revoking::describe).unwrap_or_default()),
     ])
 }
 
