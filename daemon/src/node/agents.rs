@@ -156,6 +156,7 @@ impl Agents {
         // Loading proves that the publisher is trusted and the component runs.
         plugins.loaded(&spawn.component).await?;
         let plugin = plugins.get(&spawn.component).await?;
+        plugins.check_grants(&plugin, &spawn.grants)?;
 
         let outline = api::Agent {
             id: AgentId::new(),
@@ -166,6 +167,7 @@ impl Agents {
             methods: plugin.methods.iter().map(|method| api::MethodOutline { name: method.name.clone(), effect: method.effect }).collect(),
             pricing,
             limits: spawn.limits.unwrap_or_default(),
+            grants: spawn.grants,
             created_at: Timestamp::now(),
             stopped: false,
             previous: Vec::new(),

@@ -17,6 +17,7 @@ use super::{
     Caller, Node,
     agents::{Agent, not_here},
     execute::result_digest,
+    outside::check_chain,
     run::{Answered, Ran, Run},
 };
 
@@ -122,6 +123,7 @@ impl Node {
         {
             return Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran));
         }
+        check_chain(&execute.chain, &execute.agent)?;
         let request = agreement::authorize::Request { caller_node: from, agent: execute.agent, method: &execute.method };
         let held = contract.reserve(&request, Timestamp::now())?;
         let run = Run {
@@ -131,6 +133,7 @@ impl Node {
             held: Some(held),
             idempotency_key: execute.idempotency_key,
             deadline,
+            chain: execute.chain,
         };
         let ran = self.run(&caller(terms.consumer), run).await?;
         Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran))

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use protocol::{Code, Digest, Problem, api, entry::Action, manifest::Health};
+use protocol::{Code, Digest, Problem, api, entry::Action, grant::Grants, manifest::Health};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
@@ -31,8 +31,9 @@ impl Node {
         self.replace(caller, &agent, outline, action).await
     }
 
-    /// Moves an agent to another release of its plugin.
-    pub(crate) async fn upgrade(&self, caller: &Caller, id_or_name: &str, to: Digest) -> Result<api::Agent, Problem> {
+    /// Moves an agent to another release of its plugin, or changes what it may reach.
+    pub(crate) async fn upgrade(&self, caller: &Caller, id_or_name: &str, upgrade: api::Upgrade) -> Result<api::Agent, Problem> {
+        let to = upgrade.component;
         let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
         // Compiling takes its time, and calls go on meanwhile.
         let new = self.plugins.get(&to).await?;
@@ -40,8 +41,13 @@ impl Node {
         drop(agent);
         let (agent, _gate) = self.hold(id_or_name).await?;
         let outline = &agent.outline;
+        let grants = upgrade.grants.unwrap_or_else(|| outline.grants.clone());
+        self.plugins.check_grants(&new, &grants)?;
         if outline.component == to {
-            return Ok(outline.clone());
+            return match outline.grants == grants {
+                true => Ok(outline.clone()),
+                false => self.switch(caller, &agent, &new, outline.previous.clone(), grants).await,
+            };
         }
         let old = self.plugins.get(&outline.component).await?;
         if (&old.name, old.publisher) != (&new.name, new.publisher) {
@@ -56,7 +62,7 @@ impl Node {
         previous.push(outline.component);
         let surplus = previous.len().saturating_sub(MAX_PREVIOUS);
         previous.drain(..surplus);
-        self.switch(caller, &agent, &new, previous).await
+        self.switch(caller, &agent, &new, previous, grants).await
     }
 
     /// Removes a plugin that no agent runs, could go back to, or needs for a snapshot.
@@ -84,9 +90,11 @@ impl Node {
         let none = || Problem::new(Code::NotFound, format!("agent {} has had no other release", agent.outline.name));
         let to = previous.pop().ok_or_else(none)?;
         let plugin = self.plugins.get(&to).await?;
+        let grants = agent.outline.grants.clone();
+        self.plugins.check_grants(&plugin, &grants)?;
         self.plugins.loaded(&to).await?;
         self.check_health(&agent, &to).await?;
-        self.switch(caller, &agent, &plugin, previous).await
+        self.switch(caller, &agent, &plugin, previous, grants).await
     }
 
     /// An agent as it is now, and nobody else changes it or its state until the guard is dropped.
@@ -99,7 +107,8 @@ impl Node {
         if *gate == Life::Alive { Ok((agent, gate)) } else { Err(gone()) }
     }
 
-    /// Runs a release's health check as the agent would, and keeps nothing of what it writes.
+    /// Runs a release's health check as the agent would, and keeps nothing of what it writes. It reaches nothing outside of
+    /// itself, which couldn't be taken back.
     async fn check_health(&self, agent: &Arc<Agent>, component: &Digest) -> Result<(), Problem> {
         let Some(Health { method, params }) = self.plugins.health(component).await? else { return Ok(()) };
         let plugin = self.plugins.loaded(component).await?;
@@ -112,6 +121,8 @@ impl Node {
             limits: agent.outline.limits,
             state: Box::new(state),
             label: format!("{} health", agent.outline.name),
+            outside: Box::new(()),
+            depth: 0,
         };
         self.plugins.kernel().call(&plugin, call).await.result.map(drop).map_err(|failure| {
             let problem = Problem::from(failure);
@@ -123,13 +134,21 @@ impl Node {
         })
     }
 
-    async fn switch(&self, caller: &Caller, agent: &Agent, to: &api::Plugin, previous: Vec<Digest>) -> Result<api::Agent, Problem> {
+    async fn switch(
+        &self,
+        caller: &Caller,
+        agent: &Agent,
+        to: &api::Plugin,
+        previous: Vec<Digest>,
+        grants: Grants,
+    ) -> Result<api::Agent, Problem> {
         let from = agent.outline.component;
         let outline = api::Agent {
             plugin: format!("{}@{}", to.name, to.release),
             component: to.component,
             methods: to.methods.iter().map(|method| api::MethodOutline { name: method.name.clone(), effect: method.effect }).collect(),
             previous,
+            grants,
             ..agent.outline.clone()
         };
         let action = Action::Upgrade { agent: outline.id, from, to: to.component };

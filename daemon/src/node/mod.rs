@@ -6,6 +6,7 @@
 //! inbound ─┘   (peers: only local)  └─ remote: agreement, mesh request, receipt
 //!
 //! journal      every write, with its trace entry      trace_log    checkpoints and proofs
+//! outside      what calls reach: the web, other agents
 //! agents       who lives here                         plugins      what they run
 //! agreements   what is owed, and metered              directory    who offers what
 //! ```
@@ -17,12 +18,14 @@ mod authority;
 pub(crate) mod directory;
 pub(crate) mod discover;
 pub(crate) mod execute;
+pub(crate) mod grants;
 pub(crate) mod inbound;
 mod join;
 pub(crate) mod journal;
 mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod negotiate;
+mod outside;
 pub(crate) mod plugins;
 mod rank;
 pub(crate) mod run;
@@ -94,6 +97,7 @@ pub(crate) struct Parts {
     pub(crate) policy: Policy,
     pub(crate) pricing: protocol::agreement::Pricing,
     pub(crate) share: Share,
+    pub(crate) allowed: grants::Allowed,
 }
 
 /// A running node. Cheap to clone.
@@ -181,7 +185,7 @@ impl Node {
             agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
             logs: Arc::new(logs::Logs::new()),
             snapshotting: tokio::sync::Mutex::default(),
-            plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone()),
+            plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone(), parts.allowed),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),

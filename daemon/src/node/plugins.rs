@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use store::{Blobs, Commit, Kind, RecordWrite};
 use tokio::sync::OnceCell;
 
-use super::journal::{self, Journal};
+use super::{
+    grants::Allowed,
+    journal::{self, Journal},
+};
 
 /// Components that stay loaded; the least is dropped by whoever goes beyond. Their code is mapped, not resident.
 const MAX_LOADED: usize = 256;
@@ -27,6 +30,7 @@ pub(crate) struct Plugins {
     blobs: Blobs,
     kernel: Kernel,
     mesh: MeshId,
+    allowed: Allowed,
     loaded: Mutex<HashMap<Digest, Arc<OnceCell<kernel::Plugin>>>>,
 }
 
@@ -43,8 +47,13 @@ impl Plugins {
         self.kernel.occupancy()
     }
 
-    pub(crate) fn new(journal: Journal, blobs: Blobs, kernel: Kernel, mesh: MeshId) -> Self {
-        Self { journal, blobs, kernel, mesh, loaded: Mutex::default() }
+    pub(crate) fn new(journal: Journal, blobs: Blobs, kernel: Kernel, mesh: MeshId, allowed: Allowed) -> Self {
+        Self { journal, blobs, kernel, mesh, allowed, loaded: Mutex::default() }
+    }
+
+    /// What this node allows plugins.
+    pub(super) fn allowed(&self) -> &Allowed {
+        &self.allowed
     }
 
     /// The blobs.
@@ -119,6 +128,7 @@ impl Plugins {
     }
 
     async fn load(&self, manifest: &Manifest) -> Result<kernel::Plugin, Problem> {
+        self.allowed.check(&manifest.imports)?;
         let missing = || {
             Problem::new(Code::NotFound, format!("component {} was not uploaded", manifest.component)).hint("PUT /v1/blobs/<digest> first")
         };

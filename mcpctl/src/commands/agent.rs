@@ -23,6 +23,7 @@ use rust_decimal::Decimal;
 use serde::{Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
+pub(crate) mod grants;
 mod keep;
 mod transfer;
 
@@ -76,6 +77,8 @@ pub(crate) enum Command {
         /// The component's signed manifest; the one beside it if not given
         #[arg(long, value_name = "FILE")]
         manifest: Option<PathBuf>,
+        #[command(flatten)]
+        grants: grants::Arguments,
     },
     /// Move an agent back to the release that it had before
     Rollback {
@@ -116,10 +119,12 @@ pub(crate) struct SpawnArguments {
     /// The component's signed manifest; the one beside it if not given
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// What it may use, may be repeated. A call: memory, state_bytes, result_bytes (or KiB, MiB, GiB), fuel, wall_ms. The
-    /// agent: concurrency, quota_bytes, quota_keys
+    /// What it may use, may be repeated. A call: memory, state_bytes, result_bytes, egress_bytes (or KiB, MiB, GiB), fuel,
+    /// wall_ms. The agent: concurrency, quota_bytes, quota_keys
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = parse::limit)]
     limits: Vec<(parse::Limit, u64)>,
+    #[command(flatten)]
+    grants: grants::Arguments,
     /// What a call costs those who are not the owner
     #[arg(long, value_name = "DECIMAL", value_parser = parse::price)]
     price_per_call: Option<Decimal>,
@@ -189,9 +194,10 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         }
         Command::Execute(arguments) => execute(arguments, client, output).await,
         Command::Keep(command) => keep::run(command, client, output).await,
-        Command::Upgrade { agent, plugin, manifest } => {
+        Command::Upgrade { agent, plugin, manifest, grants } => {
             let component = plugin::push(client, &plugin, manifest.as_deref()).await?.component;
-            output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/upgrade"), &Upgrade { component }).await?, describe)
+            let upgrade = Upgrade { component, grants: grants.changed() };
+            output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/upgrade"), &upgrade).await?, describe)
         }
         Command::Rollback { agent } => change(client, &agent, "rollback", output).await,
         Command::Stop { agent } => change(client, &agent, "stop", output).await,
@@ -212,7 +218,8 @@ async fn spawn(arguments: SpawnArguments, client: &Client, output: Output) -> Re
     let pricing = arguments.pricing()?;
     let limits = parse::limits(&arguments.limits);
     let digest = plugin::push(client, &arguments.plugin, arguments.manifest.as_deref()).await?.component;
-    let agent: Agent = client.post("/v1/agents", &Spawn { name: arguments.name, component: digest, pricing, limits }).await?;
+    let grants = arguments.grants.into();
+    let agent: Agent = client.post("/v1/agents", &Spawn { name: arguments.name, component: digest, pricing, limits, grants }).await?;
     output.show(&agent, describe)
 }
 
@@ -325,6 +332,7 @@ fn describe(agent: &Agent) -> String {
         ("methods", methods.join(", ")),
         ("price", pricing(&agent.pricing)),
         ("limits", format!("{memory} MiB memory, {} fuel, {} ms, {state} MiB state written", limits.fuel, limits.wall_ms)),
+        ("reaches", grants::describe(&agent.grants)),
         ("created", agent.created_at.to_string()),
         ("stopped", if agent.stopped { "yes".into() } else { String::new() }),
         ("snapshots", agent.schedule.map(|s| format!("every {} s, {} kept", s.every_s, s.keep)).unwrap_or_default()),

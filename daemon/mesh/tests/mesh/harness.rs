@@ -115,6 +115,7 @@ pub(crate) fn execute(method: &str, params: impl Into<bytes::Bytes>) -> Request 
         agreement: None,
         idempotency_key: None,
         acknowledged: None,
+        chain: Vec::new(),
     })
 }
 

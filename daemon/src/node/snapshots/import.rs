@@ -21,6 +21,7 @@ impl Node {
         if plugin.component != snapshot.component {
             return Err(Problem::new(Code::InvalidRequest, "the manifest is of another plugin than the snapshot"));
         }
+        self.plugins.check_grants(&plugin, &import.grants)?;
         let index = self.verified(&signed).await?;
         let agent = AgentId::new();
         let note = |value| RecordWrite { kind: Kind::Staged, id: agent.to_string(), value };
@@ -40,6 +41,7 @@ impl Node {
                     .collect(),
                 pricing: snapshot.pricing.clone(),
                 limits: snapshot.limits,
+                grants: import.grants,
                 created_at: Timestamp::now(),
                 stopped: false,
                 previous: Vec::new(),
