@@ -40,11 +40,13 @@ impl Target {
         let host = grant::host(written).ok_or_else(|| invalid("its host is neither a name nor an address"))?;
         let port = match authority.strip_prefix(written) {
             Some("") => Some(if tls { 443 } else { 80 }),
-            Some(rest) => rest.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port > 0),
+            Some(rest) => rest.strip_prefix(':').and_then(port),
             None => None,
         };
         let port = port.ok_or_else(|| invalid("its port is none"))?;
         let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        // Where the path is left out, a query stands alone.
+        let path = if path.starts_with('?') { format!("/{path}") } else { path.to_owned() };
         let path = path.parse().map_err(|_| invalid("its path is none"))?;
         Ok(Self { tls, host, port, path })
     }
@@ -55,6 +57,11 @@ impl Target {
         let usual = if self.tls { 443 } else { 80 };
         if self.port == usual { host } else { format!("{host}:{}", self.port) }
     }
+}
+
+fn port(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|port| digits && *port > 0)
 }
 
 impl fmt::Display for Target {
