@@ -3,7 +3,7 @@
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Result};
 
 /// The most memory that one linear memory can have, whatever a call's limits allow. It is address space that
-/// each slot of the pool reserves, not memory in use: 480 slots take 120 GiB, which fits the 39 bits of small boards.
+/// each slot of the pool reserves, not memory in use: 500 slots take 125 GiB, which fits the 39 bits of small boards.
 pub const MAX_MEMORY: u64 = 256 << 20;
 
 /// What decides how code is compiled. The engine that runs and the one that compiles in a child must agree on

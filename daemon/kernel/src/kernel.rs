@@ -157,7 +157,7 @@ impl Kernel {
     }
 
     async fn describe(&self, pre: &bindings::PluginPre<Guest>, name: &str) -> Result<Vec<bindings::Method>, Failure> {
-        let _place = self.place(DESCRIBE.wall_ms, 0).await?;
+        let _place = self.place(DESCRIBE.wall_ms, None).await?;
         let _clock = self.0.ticker.run();
         let means = Means { state: Box::new(Nothing), label: name.to_owned(), log: Box::new(()), outside: Box::new(()) };
         let guest = Guest::new(means, Effect::ReadOnly, &DESCRIBE, self.0.ceiling.clone());
@@ -172,7 +172,7 @@ impl Kernel {
             Ok(params) => call.params = params,
             Err(failure) => return Outcome::refused(failure),
         }
-        let _place = match self.place(call.limits.wall_ms, call.depth).await {
+        let _place = match self.place(call.limits.wall_ms, Some(call.depth)).await {
             Ok(place) => place,
             Err(failure) => return Outcome::refused(failure),
         };
@@ -185,11 +185,14 @@ impl Kernel {
         self.0.places.occupancy()
     }
 
-    /// Waits for a place in the sandbox, for room in memory, and until guests may run.
-    async fn place(&self, wait_ms: u64, depth: usize) -> Result<SemaphorePermit<'_>, Failure> {
+    /// Waits for a place in the sandbox (without a depth: for a plugin that describes itself), for room in memory, and until guests may run.
+    async fn place(&self, wait_ms: u64, depth: Option<usize>) -> Result<SemaphorePermit<'_>, Failure> {
         let entered = async {
-            let place = self.0.places.take(depth).await.ok_or(Failure::TooDeep)?;
-            if depth == 0 {
+            let place = match depth {
+                Some(depth) => self.0.places.take(depth).await.ok_or(Failure::TooDeep)?,
+                None => self.0.places.describe().await.ok_or(Failure::Overloaded)?,
+            };
+            if depth == Some(0) {
                 self.0.ceiling.room().await;
             }
             self.0.share.turn().await;

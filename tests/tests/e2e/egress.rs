@@ -114,7 +114,7 @@ async fn a_slow_server_is_waited_for_no_longer_than_the_call_may_take() {
     let traced = node.json(&["trace", "list", "--limit", "1000"]).await;
     let items = traced["items"].as_array().expect("items");
     let failed = items.iter().find(|item| item["entry"]["failure"] == "timed_out").expect("traced");
-    assert!(failed["entry"]["action"]["usage"]["egress_bytes"].as_u64().is_some_and(|bytes| bytes > 50), "{failed}");
+    assert!(failed["entry"]["usage"]["egress_bytes"].as_u64().is_some_and(|bytes| bytes > 50), "{failed}");
     assert_eq!(ask(&node, "fetch", &web.url("/json")).await.expect("it lives on"), json!({ "ok": true }));
 }
 

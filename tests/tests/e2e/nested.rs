@@ -46,7 +46,7 @@ async fn traced(node: &Node) -> Vec<(String, Value, Value)> {
     let listed = node.json(&["trace", "list", "--limit", "1000"]).await;
     let entry = |item: &Value| {
         let entry = &item["entry"];
-        let name = entry["action"]["agent"].as_str().unwrap_or_default().to_owned();
+        let name = entry["agent"].as_str().unwrap_or_default().to_owned();
         (entry["request_id"].as_str().unwrap_or_default().to_owned(), json!(name), entry["failure"].clone())
     };
     listed["items"].as_array().expect("items").iter().map(entry).collect()
@@ -104,12 +104,18 @@ async fn rings_and_long_chains_are_refused_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_parents_at_once_do_not_starve_their_children() {
     let cluster = Cluster::new();
-    let node = cluster.node("a").set("kernel.http_allow", "a.example.com").set("kernel.max_concurrent", "2").start().await;
+    let mut node = cluster.node("a").set("kernel.http_allow", "a.example.com").set("kernel.max_concurrent", "1").start().await;
     let limits = Limits { wall_ms: 60_000, concurrency: 64, ..Limits::default() };
-    relays(&node, &[("a", &["b"]), ("b", &["c"]), ("c", &["a"])], limits).await;
+    relays(&node, &[("a", &["b"]), ("b", &["c"]), ("c", &["counter"])], limits).await;
     let answers = join_all((0..64).map(|_| relay(&node, "a", "b/c"))).await;
     for answer in answers {
         assert_eq!(answer.expect("answered"), json!({ "to": "" }));
+    }
+    // Nor do they while the children's plugin is loaded first.
+    node.host("counter", "demo", counter()).await;
+    node.restart().await;
+    for answer in join_all((0..8).map(|_| relay(&node, "c", "counter!echo"))).await {
+        assert_eq!(answer.expect("answered"), json!({}));
     }
 }
 
