@@ -152,7 +152,7 @@ async fn calls_that_wait_for_calls_do_not_take_their_places() {
         let call = with("relay", &format!(r#"{{"to":"{to}"}}"#), limits, deeper);
         tokio::spawn(async move { kernel.call(&plugin, call).await })
     };
-    let deepest = vec!["x"; MAX_DEPTH - 1].join("/");
+    let deepest = ["x"; MAX_DEPTH - 1].join("/");
     let all: Vec<_> = (0..32).map(|_| start(&deepest)).collect();
     for one in all {
         assert_eq!(text(one.await.expect("no panic")), r#"{"to":""}"#);
