@@ -50,7 +50,7 @@ pub(crate) fn runner(calls: u32) -> Result<Engine> {
         .table_elements(64 << 10)
         .max_memory_size(usize::try_from(MAX_MEMORY).expect("wasmtime's pool runs on 64-bit machines"))
         .max_unused_warm_slots(8)
-        .linear_memory_keep_resident(1 << 20) // zeroing what was touched is quicker than returning it; 64 slots at most
+        .linear_memory_keep_resident(1 << 20) // zeroing what was touched is quicker than returning it; a slot for each call at once
         .table_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto);
     let mut config = settings();
