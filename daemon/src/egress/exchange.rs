@@ -93,7 +93,7 @@ pub(super) async fn exchange(stream: Box<dyn Stream>, request: Request<Full<Byte
             Some(_) => format!("the answer has more than {MAX_ANSWER} bytes"),
             None => format!("the answer broke off: {error}"),
         })?;
-        Ok(HttpResponse { status: head.status.as_u16(), headers: readable(&head.headers), body: body.to_bytes().to_vec() })
+        Ok(HttpResponse { status: head.status.as_u16(), headers: readable(&head.headers), body: body.to_bytes().into() })
     };
     let (mut answer, mut connection) = (std::pin::pin!(answer), std::pin::pin!(connection));
     tokio::select! {

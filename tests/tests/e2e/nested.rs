@@ -201,7 +201,7 @@ async fn a_ring_over_two_nodes_is_refused_where_it_would_close() {
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_that_hold_all_the_nodes_memory_are_told_to_come_back() {
     let cluster = Cluster::new();
-    let node = cluster.node("a").set("kernel.max_memory_mib", "48").start().await;
+    let node = cluster.node("a").set("profile", "edge").set("kernel.max_memory_mib", "48").start().await;
     let publisher = Publisher::new();
     let plugin = publisher.sign("demo", counter(), &[Import::State]);
     node.trust(&publisher).await;
@@ -213,6 +213,10 @@ async fn agents_that_hold_all_the_nodes_memory_are_told_to_come_back() {
     assert_eq!((grown.code, grown.retry_after), (Code::Overloaded, Some(1)), "{grown}");
     assert_eq!(value(&node.execute("counter", "count", &json!({})).await.expect("the node lives on")), json!({ "count": 1 }));
     let shown = node.json(&["config", "show"]).await;
-    let ceiling = shown["items"].as_array().and_then(|items| items.iter().find(|item| item["key"] == "kernel.max_memory_mib").cloned());
-    assert_eq!(ceiling.expect("a setting")["value"], 48);
+    let setting = |key: &str| {
+        let items = shown["items"].as_array().expect("items");
+        items.iter().find(|item| item["key"] == key).map(|item| (item["value"].clone(), item["source"].clone())).expect(key)
+    };
+    assert_eq!(setting("kernel.max_memory_mib"), (json!(48), json!("flag --set kernel.max_memory_mib")));
+    assert_eq!(setting("kernel.cpu_percent"), (json!(27), json!("profile edge")));
 }
