@@ -4,6 +4,7 @@ mod api;
 mod arguments;
 mod config;
 mod data_dir;
+mod egress;
 mod logging;
 mod node;
 mod parent;

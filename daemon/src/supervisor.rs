@@ -20,7 +20,8 @@ use crate::{
     api,
     config::Config,
     data_dir::DataDir,
-    node::{Node, Parts},
+    egress::Egress,
+    node::{Node, Parts, grants::Allowed},
     parent::Parent,
 };
 
@@ -59,6 +60,7 @@ impl Supervisor {
         let kernel = kernel::Kernel::new(kernel::Config {
             max_concurrent: config.max_concurrent,
             cpu_percent: config.cpu_percent,
+            max_memory: config.max_memory,
             ..kernel::Config::new(directory.join("cache"), *cache_key, compiler()?)
         })?;
         let membership = membership(&directory, &config, &node_key, &owner_key)?;
@@ -78,6 +80,7 @@ impl Supervisor {
             policy: config.policy.clone(),
             pricing: config.pricing.clone(),
             share: config.share,
+            allowed: Allowed { imports: config.imports.clone(), egress: Egress::open(config.egress.clone())? },
         };
         let node = Node::open(parts).await?;
         match (&config.mesh, membership) {

@@ -86,6 +86,7 @@ pub(crate) enum Limit {
     WallMs,
     StateBytes,
     ResultBytes,
+    EgressBytes,
     Concurrency,
     QuotaBytes,
     QuotaKeys,
@@ -93,12 +94,13 @@ pub(crate) enum Limit {
 
 /// A limit of calls: `memory=128MiB`, `fuel=1000000`, `wall_ms=500`.
 pub(crate) fn limit(text: &str) -> Result<(Limit, u64), String> {
-    const NAMES: [(&str, Limit); 8] = [
+    const NAMES: [(&str, Limit); 9] = [
         ("memory", Limit::Memory),
         ("fuel", Limit::Fuel),
         ("wall_ms", Limit::WallMs),
         ("state_bytes", Limit::StateBytes),
         ("result_bytes", Limit::ResultBytes),
+        ("egress_bytes", Limit::EgressBytes),
         ("concurrency", Limit::Concurrency),
         ("quota_bytes", Limit::QuotaBytes),
         ("quota_keys", Limit::QuotaKeys),
@@ -106,7 +108,7 @@ pub(crate) fn limit(text: &str) -> Result<(Limit, u64), String> {
     let (name, value) = text.split_once('=').ok_or("a limit is NAME=VALUE")?;
     let known = || format!("{name:?} is no limit: {}", NAMES.map(|(name, _)| name).join(", "));
     let (_, limit) = NAMES.into_iter().find(|(known, _)| *known == name).ok_or_else(known)?;
-    let bytes = matches!(limit, Limit::Memory | Limit::StateBytes | Limit::ResultBytes | Limit::QuotaBytes);
+    let bytes = matches!(limit, Limit::Memory | Limit::StateBytes | Limit::ResultBytes | Limit::EgressBytes | Limit::QuotaBytes);
     let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
     let unit = units.into_iter().find_map(|(unit, factor)| Some((value.strip_suffix(unit)?, factor))).filter(|_| bytes);
     let (number, factor) = unit.unwrap_or((value, 1_u64));
@@ -124,6 +126,7 @@ pub(crate) fn limits(changes: &[(Limit, u64)]) -> Option<Limits> {
             Limit::WallMs => &mut limits.wall_ms,
             Limit::StateBytes => &mut limits.state_bytes,
             Limit::ResultBytes => &mut limits.result_bytes,
+            Limit::EgressBytes => &mut limits.egress_bytes,
             Limit::Concurrency => &mut limits.concurrency,
             Limit::QuotaBytes => &mut limits.quota_bytes,
             Limit::QuotaKeys => &mut limits.quota_keys,

@@ -23,7 +23,7 @@ pub enum Quantity {
     Fuel,
     /// Wall time in the sandbox, in microseconds.
     WallUs,
-    /// Bytes of results.
+    /// Bytes of results, and of what calls send elsewhere.
     EgressBytes,
 }
 

@@ -154,6 +154,14 @@ codes! {
     OutOfMemory = "out_of_memory", 422, Exit::Failure;
     /// The call wrote more state than it may, or the agent would hold more than its quota.
     StateQuota = "state_quota", 422, Exit::Failure;
+    /// The call wanted to send more than it may.
+    EgressQuota = "egress_quota", 422, Exit::Failure;
+    /// The plugin asks for what the agent wasn't granted, or the node doesn't allow.
+    ImportDenied = "import_denied", 403, Exit::NotAuthorized;
+    /// An agent is called that waits for this very call.
+    CallLoop = "call_loop", 508, Exit::Failure;
+    /// Agents call one another more deeply than they may.
+    CallDepth = "call_depth", 422, Exit::Failure;
     /// It took longer than its deadline.
     TimedOut = "timed_out", 504, Exit::TimedOut;
     /// The caller cancelled.

@@ -7,6 +7,7 @@
 //! tree                       BLAKE3 piece by piece, for content that is verified as it arrives
 //! envelope -> document       what one party can prove to another (DSSE v1 over JSON)
 //!   manifest, advert, agreement, receipt, credential, snapshot
+//! grant                      what an agent may reach outside of itself
 //! token, admission           how a node enters a private mesh, and what two nodes show one another first
 //! merkle, checkpoint, entry  the trace: RFC 6962 proofs, C2SP checkpoints
 //! bundle                     an agent in one file
@@ -32,6 +33,7 @@ pub mod entry;
 pub mod envelope;
 pub mod error;
 pub mod frame;
+pub mod grant;
 pub mod id;
 pub mod key;
 pub mod manifest;

@@ -26,11 +26,15 @@ pub enum Import {
     Clock,
     /// Random bytes.
     Random,
+    /// Outgoing HTTP, to hosts that the agent was granted and the node allows.
+    Http,
+    /// Calls of other agents, of those that the agent was granted.
+    Agents,
 }
 
 impl Import {
     /// Every import there is.
-    pub const ALL: [Self; 4] = [Self::State, Self::Log, Self::Clock, Self::Random];
+    pub const ALL: [Self; 6] = [Self::State, Self::Log, Self::Clock, Self::Random, Self::Http, Self::Agents];
 
     /// Its interface's name within [`INTERFACE`].
     pub fn as_str(self) -> &'static str {
@@ -39,6 +43,8 @@ impl Import {
             Self::Log => "log",
             Self::Clock => "clock",
             Self::Random => "random",
+            Self::Http => "http",
+            Self::Agents => "agents",
         }
     }
 }

@@ -11,7 +11,7 @@ pub struct Usage {
     pub fuel: u64,
     /// Wall time in the sandbox, in microseconds.
     pub wall_us: u64,
-    /// Bytes of results that left the node.
+    /// Bytes that left the node: of results, and of what the calls sent elsewhere.
     pub egress_bytes: u64,
 }
 

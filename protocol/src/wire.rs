@@ -31,6 +31,8 @@ use crate::{
 pub const MAX_RESULT: usize = 16 * 1024 * 1024;
 /// The largest parameters of a call.
 pub const MAX_PARAMS: usize = 4 * 1024 * 1024;
+/// The most agents in one call, each called by the one before.
+pub const MAX_DEPTH: usize = 4;
 /// The longest idempotency key.
 pub const MAX_IDEMPOTENCY_KEY: usize = 128;
 /// The largest frame: a result and its receipt.
@@ -212,6 +214,9 @@ pub struct Execute {
     pub idempotency_key: Option<String>,
     /// The digest of the last receipt that the caller holds for this agreement.
     pub acknowledged: Option<Digest>,
+    /// The agents that wait for this call, the one that makes it last; fewer than [`MAX_DEPTH`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<AgentId>,
 }
 
 /// What a node answers.

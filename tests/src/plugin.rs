@@ -5,6 +5,7 @@ use protocol::{
     Digest, Header, Key, MeshId, Problem, Signed, SignedDuration, Timestamp,
     api::{self, Agent, Limits, RegisterPlugin, Spawn, Trust},
     document::Sealed,
+    grant::Grants,
     manifest::{INTERFACE, Import, Manifest},
 };
 
@@ -81,8 +82,13 @@ impl Node {
 
     /// Runs a registered plugin as an agent.
     pub async fn spawn(&self, name: &str, plugin: &Plugin, limits: Option<Limits>) -> Result<Agent, Problem> {
+        self.spawn_with(name, plugin, limits, Grants::default()).await
+    }
+
+    /// Runs a registered plugin as an agent that may reach something.
+    pub async fn spawn_with(&self, name: &str, plugin: &Plugin, limits: Option<Limits>, grants: Grants) -> Result<Agent, Problem> {
         let component = Digest::blake3(&plugin.component);
-        self.client().post("/v1/agents", &Spawn { name: name.into(), component, pricing: None, limits }).await
+        self.client().post("/v1/agents", &Spawn { name: name.into(), component, pricing: None, limits, grants }).await
     }
 
     /// Trusts a publisher of its own, and runs a component as an agent, with access to its state.

@@ -22,9 +22,11 @@ use tokio::time::timeout_at;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use crate::{
+    ceiling::Ceiling,
     engine::MAX_MEMORY,
     error::Failure,
-    host::{Guest, Log, bindings},
+    host::{Guest, Log, Means, bindings},
+    outside::{Ends, Outside},
     overlay::{State, Writes},
     plugin::Plugin,
     schema::{self, Schema, Unreadable},
@@ -48,6 +50,10 @@ pub struct Call {
     pub label: String,
     /// Where the guest's log lines go.
     pub log: Box<dyn Log>,
+    /// What the guest may reach outside of itself; `()` for nothing.
+    pub outside: Box<dyn Outside>,
+    /// How many calls wait for this one, each for the next; fewer than [`MAX_DEPTH`](protocol::wire::MAX_DEPTH).
+    pub depth: usize,
 }
 
 impl fmt::Debug for Call {
@@ -119,12 +125,19 @@ fn taken(plugin: &Plugin, method: &str, params: String) -> Result<String, Failur
 }
 
 /// Runs an admitted call in an instance of its own, until `stop` at most. Dropping the future drops the instance.
-pub(crate) async fn run(engine: &Engine, shares: &Shares, plugin: &Plugin, call: Call, stop: impl Future<Output = ()>) -> Outcome {
+pub(crate) async fn run(
+    engine: &Engine,
+    (shares, ceiling): (&Shares, &Ceiling),
+    plugin: &Plugin,
+    call: Call,
+    stop: impl Future<Output = ()>,
+) -> Outcome {
     let Some((method, _)) = plugin.find(&call.method) else {
         return Outcome::refused(Failure::MethodNotFound { method: call.method, known: Vec::new() });
     };
     let limits = bounded(call.limits);
-    let guest = Guest::new(call.state, method.effect, limits.memory, limits.state_bytes, call.label, call.log);
+    let means = Means { state: call.state, label: call.label, log: call.log, outside: call.outside };
+    let guest = Guest::new(means, method.effect, &limits, ceiling.clone());
     // No text is longer than the memory it is in; what is too long for us is then refused by its own name.
     let crossing = usize::try_from(limits.memory).unwrap_or(usize::MAX).saturating_add(64 << 10);
     let mut sandbox = Sandbox::new(engine, shares, guest, limits, crossing);
@@ -136,15 +149,17 @@ pub(crate) async fn run(engine: &Engine, shares: &Shares, plugin: &Plugin, call:
         })
         .await;
     let (mut usage, guest) = sandbox.leave();
-    let result = match answer.and_then(|answer| accepted(answer, &guest, limits)) {
+    let answer = answer.and_then(|answer| accepted(answer, &guest, limits));
+    let overlay = guest.into_overlay();
+    let result = match answer {
         Ok(text) => check(plugin, call.method, text).await,
         Err(failure) => Err(failure),
     };
     if let Ok(result) = &result {
-        usage.egress_bytes = result.len() as u64;
+        usage.egress_bytes += result.len() as u64;
     }
     let keep = result.is_ok() && method.effect == Effect::Mutating;
-    let writes = if keep { guest.overlay.into_writes() } else { Writes::new() };
+    let writes = if keep { overlay.into_writes() } else { Writes::new() };
     Outcome { result, usage, writes }
 }
 
@@ -156,12 +171,13 @@ fn bounded(limits: Limits) -> Limits {
 /// What the guest said, as an outcome.
 fn accepted(answer: Result<String, bindings::Error>, guest: &Guest, limits: Limits) -> Result<String, Failure> {
     // A plugin that reports a refused write as its own failure says less than we know.
+    // What is sent elsewhere and what is answered leaves the node alike.
+    let limit = limits.result_bytes.min(guest.egress.left());
     match (answer, guest.overlay.exceeded()) {
-        (Ok(text), _) if text.len() as u64 > limits.result_bytes => {
-            Err(Failure::ResultTooLarge { limit: limits.result_bytes, unit: "bytes" })
-        }
+        (Ok(text), _) if text.len() as u64 > limit => Err(Failure::ResultTooLarge { limit, unit: "bytes" }),
         (Ok(text), _) => Ok(text),
         (Err(_), Some((limit, unit))) => Err(Failure::StateQuota { limit, unit }),
+        (Err(_), None) if guest.egress.exceeded() => Err(Failure::EgressQuota { limit: limits.egress_bytes }),
         (Err(bindings::Error::InvalidParams(text)), None) => {
             let errors = vec![FieldError { pointer: String::new(), detail: short(&text) }];
             Err(Failure::InvalidParams { detail: short(&text), errors })
@@ -243,6 +259,7 @@ impl Sandbox {
     ) -> Result<T, Failure> {
         let (started, limit) = (Instant::now(), Duration::from_millis(self.limits.wall_ms));
         let held_back = self.held_back.clone();
+        self.store.data_mut().ends = Some(Ends { at: started + limit, held_back: held_back.clone() });
         let ended = {
             let (mut work, mut stop) = (std::pin::pin!(inside(&mut self.store)), std::pin::pin!(stop));
             loop {
@@ -269,7 +286,8 @@ impl Sandbox {
     pub(crate) fn leave(self) -> (Usage, Guest) {
         let fuel = self.limits.fuel.saturating_sub(self.store.get_fuel().unwrap_or(0));
         let wall_us = u64::try_from(self.wall.as_micros()).unwrap_or(u64::MAX);
-        (Usage { calls: 1, fuel, wall_us, egress_bytes: 0 }, self.store.into_data())
+        let guest = self.store.into_data();
+        (Usage { calls: 1, fuel, wall_us, egress_bytes: guest.egress.sent() }, guest)
     }
 
     /// Tells the limits that the guest ran into from its own faults.
@@ -280,12 +298,16 @@ impl Sandbox {
             Failure::State(fault)
         } else if guest.memory.exceeded() {
             Failure::OutOfMemory { limit: limits.memory }
+        } else if guest.memory.crowded() {
+            Failure::Crowded
         } else if error.downcast_ref::<Trap>() == Some(&Trap::OutOfFuel) {
             Failure::OutOfFuel { limit: limits.fuel }
         } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
             Failure::Overloaded
         } else if let Some((limit, unit)) = guest.overlay.exceeded() {
             Failure::StateQuota { limit, unit }
+        } else if guest.egress.exceeded() {
+            Failure::EgressQuota { limit: limits.egress_bytes }
         } else {
             tracing::debug!(target: "plugin", "trapped: {error:?}");
             Failure::Trapped(short(&error.root_cause().to_string()))

@@ -3,7 +3,7 @@
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Result};
 
 /// The most memory that one linear memory can have, whatever a call's limits allow. It is address space that
-/// each slot of the pool reserves, not memory in use: 256 slots take 64 GiB, which fits the 39 bits of small boards.
+/// each slot of the pool reserves, not memory in use: 500 slots take 125 GiB, which fits the 39 bits of small boards.
 pub const MAX_MEMORY: u64 = 256 << 20;
 
 /// What decides how code is compiled. The engine that runs and the one that compiles in a child must agree on
@@ -50,7 +50,7 @@ pub(crate) fn runner(calls: u32) -> Result<Engine> {
         .table_elements(64 << 10)
         .max_memory_size(usize::try_from(MAX_MEMORY).expect("wasmtime's pool runs on 64-bit machines"))
         .max_unused_warm_slots(8)
-        .linear_memory_keep_resident(1 << 20) // zeroing what was touched is quicker than returning it; 64 slots at most
+        .linear_memory_keep_resident(1 << 20) // zeroing what was touched is quicker than returning it; a slot for each call at once
         .table_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto);
     let mut config = settings();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use protocol::{Code, Digest, Problem, error::FieldError, manifest::INTERFACE};
+use protocol::{Code, Digest, Problem, error::FieldError, manifest::INTERFACE, wire::MAX_DEPTH};
 
 /// Why a plugin can't be loaded, or the kernel not started.
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +166,12 @@ pub enum Failure {
         /// Of what.
         unit: &'static str,
     },
+    /// It failed after it had tried to send more than it may.
+    #[error("the call wanted to send more than its {limit} bytes")]
+    EgressQuota {
+        /// The limit.
+        limit: u64,
+    },
     /// The result is too large.
     #[error("the result is over the limit of {limit} {unit}")]
     ResultTooLarge {
@@ -189,6 +195,12 @@ pub enum Failure {
     /// No place in the sandbox became free in time.
     #[error("all places of the sandbox are taken")]
     Overloaded,
+    /// All guests together hold the memory that they may.
+    #[error("this node's agents hold all the memory that they may together")]
+    Crowded,
+    /// Too many calls wait for this one.
+    #[error("at most {MAX_DEPTH} agents call one another in a row")]
+    TooDeep,
 }
 
 impl Failure {
@@ -208,7 +220,9 @@ impl Failure {
             Self::Denied(_) => Code::PluginDenied,
             Self::BadResult(_) => Code::PluginBadResult,
             Self::State(_) => Code::StoreFailed,
-            Self::Overloaded => Code::Overloaded,
+            Self::EgressQuota { .. } => Code::EgressQuota,
+            Self::Overloaded | Self::Crowded => Code::Overloaded,
+            Self::TooDeep => Code::CallDepth,
         }
     }
 
@@ -216,13 +230,15 @@ impl Failure {
         Some(match self {
             Self::MethodNotFound { known, .. } => format!("its methods are: {}", known.join(", ")),
             Self::InvalidParams { .. } => "see the method's input schema".into(),
-            Self::OutOfFuel { .. } | Self::OutOfMemory { .. } | Self::TimedOut { .. } | Self::StateQuota { .. } => {
-                "ask for less in one call, or let the agent's owner raise its limits".into()
-            }
+            Self::OutOfFuel { .. }
+            | Self::OutOfMemory { .. }
+            | Self::TimedOut { .. }
+            | Self::StateQuota { .. }
+            | Self::EgressQuota { .. } => "ask for less in one call, or let the agent's owner raise its limits".into(),
             Self::ResultTooLarge { .. } => "ask for less at a time".into(),
             Self::Trapped(_) | Self::BadResult(_) => "this is a fault of the plugin; tell its publisher".into(),
-            Self::Overloaded => "try again in a moment".into(),
-            Self::Failed(_) | Self::Denied(_) | Self::State(_) | Self::Stopped => return None,
+            Self::Overloaded | Self::Crowded => "try again in a moment".into(),
+            Self::TooDeep | Self::Failed(_) | Self::Denied(_) | Self::State(_) | Self::Stopped => return None,
         })
     }
 }

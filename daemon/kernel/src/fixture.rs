@@ -12,6 +12,7 @@
 mod bare;
 mod builder;
 mod misbehaving;
+mod reaching;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -27,6 +28,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 pub use self::bare::Bare;
 pub use self::builder::Builder;
 pub use self::misbehaving::misbehaving;
+pub use self::reaching::reaching;
 pub use protocol::advert::Effect;
 
 use crate::overlay::{State, StateError, Writes};

@@ -4,16 +4,18 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use protocol::{advert::Effect, manifest::Import};
+use protocol::{advert::Effect, api::Limits, manifest::Import};
 use wasmtime::{
     Engine, Result, bail,
     component::{HasSelf, Linker},
     format_err,
 };
 
-use self::bindings::mcp_zero::plugin::{clock, log, random, state, types};
+use self::bindings::mcp_zero::plugin::{agents, clock, http, log, random, state, types};
 use crate::{
+    ceiling::Ceiling,
     limit::MemoryLimit,
+    outside::{Egress, Ends, Outside},
     overlay::{Overlay, State, StateError},
 };
 
@@ -82,6 +84,14 @@ impl Log for () {
     fn line(&mut self, _: Level, _: &str) {}
 }
 
+/// What a call brings for its guest.
+pub(crate) struct Means {
+    pub(crate) state: Box<dyn State>,
+    pub(crate) label: String,
+    pub(crate) log: Box<dyn Log>,
+    pub(crate) outside: Box<dyn Outside>,
+}
+
 /// What belongs to one instance: its side of each import.
 pub(crate) struct Guest {
     /// What it reads and has written.
@@ -90,6 +100,12 @@ pub(crate) struct Guest {
     pub(crate) memory: MemoryLimit,
     /// Why the committed state couldn't be read, once that happened.
     pub(crate) fault: Option<StateError>,
+    /// What it reaches outside of itself.
+    pub(crate) outside: Box<dyn Outside>,
+    /// What it has sent there.
+    pub(crate) egress: Egress,
+    /// When its time is over, once that runs.
+    pub(crate) ends: Option<Ends>,
     effect: Effect,
     label: String,
     log: Box<dyn Log>,
@@ -97,10 +113,26 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// A guest that holds and has written nothing.
-    pub(crate) fn new(state: Box<dyn State>, effect: Effect, memory: u64, state_bytes: u64, label: String, log: Box<dyn Log>) -> Self {
-        let overlay = Overlay::new(state, state_bytes);
-        Self { overlay, memory: MemoryLimit::new(memory), fault: None, effect, label, log, lines: 0 }
+    /// A guest that holds, has written and has sent nothing.
+    pub(crate) fn new(means: Means, effect: Effect, limits: &Limits, ceiling: Ceiling) -> Self {
+        let Means { state, label, log, outside } = means;
+        Self {
+            overlay: Overlay::new(state, limits.state_bytes),
+            memory: MemoryLimit::new(limits.memory, ceiling),
+            fault: None,
+            outside,
+            egress: Egress::new(limits.egress_bytes),
+            ends: None,
+            effect,
+            label,
+            log,
+            lines: 0,
+        }
+    }
+
+    /// What it has written; all else of it ends here.
+    pub(crate) fn into_overlay(self) -> Overlay {
+        self.overlay
     }
 
     /// Keeps the cause for the outcome, and traps.
@@ -130,6 +162,8 @@ pub(crate) fn linker(engine: &Engine, imports: &[Import]) -> Result<Linker<Guest
             Import::Log => log::add_to_linker::<Guest, HasSelf<Guest>>(&mut linker, guest)?,
             Import::Clock => clock::add_to_linker::<Guest, HasSelf<Guest>>(&mut linker, guest)?,
             Import::Random => random::add_to_linker::<Guest, HasSelf<Guest>>(&mut linker, guest)?,
+            Import::Http => http::add_to_linker::<Guest, HasSelf<Guest>>(&mut linker, guest)?,
+            Import::Agents => agents::add_to_linker::<Guest, HasSelf<Guest>>(&mut linker, guest)?,
         }
     }
     Ok(linker)

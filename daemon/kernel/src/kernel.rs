@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use protocol::{Digest, advert::Effect, api::Limits, manifest::Manifest};
 use tokio::{
-    sync::{Mutex, Semaphore, SemaphorePermit},
+    sync::{Mutex, SemaphorePermit},
     task::spawn_blocking,
     time::timeout,
 };
@@ -13,12 +13,14 @@ use wasmtime::{Engine, component::Component};
 use crate::{
     cache::Cache,
     call::{self, Call, Outcome, Sandbox},
+    ceiling::Ceiling,
     compile::Compiler,
     engine,
     error::{Error, Failure},
-    host::{self, Guest, bindings},
+    host::{self, Guest, Means, bindings},
     inspect::{MAX_FUNCTIONS, inspect},
     overlay::{State, StateError},
+    places::Places,
     plugin::{MAX_DESCRIBED, Plugin},
     share::Shares,
     ticker::Ticker,
@@ -31,6 +33,7 @@ const DESCRIBE: Limits = Limits {
     wall_ms: 5_000,
     state_bytes: 0,
     result_bytes: MAX_DESCRIBED as u64,
+    egress_bytes: 0,
     concurrency: 1,
     quota_bytes: 0,
     quota_keys: 0,
@@ -49,17 +52,19 @@ pub struct Config {
     pub compiler: Compiler,
     /// The most functions of a component: beyond, no compiler is started for it.
     pub max_functions: u64,
-    /// Calls that run at a time; the others wait, at most as long as their own wall time.
+    /// Calls that run at a time, beside those that they wait for; the others wait, at most as long as their own wall time.
     pub max_concurrent: usize,
     /// Percent of one processor that all guests may take together; 0 for no limit.
     pub cpu_percent: u32,
+    /// Bytes of memory that all guests may hold together; 0 for no limit.
+    pub max_memory: u64,
 }
 
 impl Config {
     /// 64 calls at a time, 1 GiB of compiled code, components of up to 65,536 functions.
     pub fn new(cache_dir: PathBuf, cache_key: [u8; 32], compiler: Compiler) -> Self {
         let (cache_bytes, max_functions) = (1 << 30, MAX_FUNCTIONS);
-        Self { cache_dir, cache_key, cache_bytes, compiler, max_functions, max_concurrent: 64, cpu_percent: 0 }
+        Self { cache_dir, cache_key, cache_bytes, compiler, max_functions, max_concurrent: 64, cpu_percent: 0, max_memory: 0 }
     }
 }
 
@@ -81,14 +86,14 @@ struct Parts {
     max_functions: u64,
     /// One compilation at a time: each may take half a gigabyte.
     compiling: Mutex<()>,
-    places: Semaphore,
+    places: Places,
     shares: Shares,
-    max_concurrent: usize,
+    ceiling: Ceiling,
 }
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("max_concurrent", &self.0.max_concurrent).finish_non_exhaustive()
+        f.debug_struct("Kernel").field("places", &self.0.places).finish_non_exhaustive()
     }
 }
 
@@ -96,9 +101,9 @@ impl Kernel {
     /// Sets up the sandbox: reserves its address space, opens the cache, starts the clock.
     pub fn new(config: Config) -> Result<Self, Error> {
         let max_concurrent = config.max_concurrent.clamp(1, 1024);
-        let places = u32::try_from(max_concurrent).expect("it is at most 1024");
+        let instances = u32::try_from(Places::total(max_concurrent)).expect("it is at most twice 1024");
         let sandbox = |error: wasmtime::Error| Error::Sandbox(error.to_string());
-        let engine = engine::runner(places).map_err(sandbox)?;
+        let engine = engine::runner(instances).map_err(sandbox)?;
         let cache = Cache::open(config.cache_dir, config.cache_key, config.cache_bytes, &engine)?;
         let ticker = Ticker::spawn(&engine).map_err(|error| Error::Sandbox(error.to_string()))?;
         let parts = Parts {
@@ -108,9 +113,9 @@ impl Kernel {
             compiler: config.compiler,
             max_functions: config.max_functions,
             compiling: Mutex::new(()),
-            places: Semaphore::new(max_concurrent),
+            places: Places::new(max_concurrent),
             shares: Shares::new(config.cpu_percent),
-            max_concurrent,
+            ceiling: Ceiling::new(config.max_memory),
         };
         Ok(Self(Arc::new(parts)))
     }
@@ -157,9 +162,10 @@ impl Kernel {
     }
 
     async fn describe(&self, pre: &bindings::PluginPre<Guest>, name: &str) -> Result<Vec<bindings::Method>, Failure> {
-        let _place = self.place(DESCRIBE.wall_ms).await?;
+        let _place = self.place(DESCRIBE.wall_ms, None).await?;
         let _clock = self.0.ticker.run();
-        let guest = Guest::new(Box::new(Nothing), Effect::ReadOnly, DESCRIBE.memory, 0, name.to_owned(), Box::new(()));
+        let means = Means { state: Box::new(Nothing), label: name.to_owned(), log: Box::new(()), outside: Box::new(()) };
+        let guest = Guest::new(means, Effect::ReadOnly, &DESCRIBE, self.0.ceiling.clone());
         let mut sandbox = Sandbox::new(&self.0.engine, &self.0.shares, guest, DESCRIBE, 4 * MAX_DESCRIBED);
         let pre = pre.clone();
         sandbox.enter(std::future::pending(), async |store| pre.instantiate_async(&mut *store).await?.call_describe(store).await).await
@@ -176,32 +182,33 @@ impl Kernel {
             Ok(params) => call.params = params,
             Err(failure) => return Outcome::refused(failure),
         }
-        let _place = match self.place(call.limits.wall_ms).await {
+        let _place = match self.place(call.limits.wall_ms, Some(call.depth)).await {
             Ok(place) => place,
             Err(failure) => return Outcome::refused(failure),
         };
         let _clock = self.0.ticker.run();
-        call::run(&self.0.engine, &self.0.shares, plugin, call, stop).await
+        call::run(&self.0.engine, (&self.0.shares, &self.0.ceiling), plugin, call, stop).await
     }
 
     /// How much of the places for calls is taken, in percent.
     pub fn occupancy(&self) -> u8 {
-        let Parts { places, max_concurrent, .. } = &*self.0;
-        let taken = max_concurrent.saturating_sub(places.available_permits());
-        u8::try_from(taken * 100 / (*max_concurrent).max(1)).unwrap_or(100)
+        self.0.places.occupancy()
     }
 
-    /// Waits for a place in the sandbox, first come, first served, and until guests may run.
-    async fn place(&self, wait_ms: u64) -> Result<SemaphorePermit<'_>, Failure> {
+    /// Waits for a place in the sandbox (without a depth: for a plugin that describes itself), for room in memory, and until guests may run.
+    async fn place(&self, wait_ms: u64, depth: Option<usize>) -> Result<SemaphorePermit<'_>, Failure> {
         let entered = async {
-            let place = self.0.places.acquire().await;
+            let place = match depth {
+                Some(depth) => self.0.places.take(depth).await.ok_or(Failure::TooDeep)?,
+                None => self.0.places.describe().await.ok_or(Failure::Overloaded)?,
+            };
+            if depth == Some(0) {
+                self.0.ceiling.room().await;
+            }
             self.0.shares.of_all.turn().await;
-            place
+            Ok(place)
         };
-        match timeout(Duration::from_millis(wait_ms), entered).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => Err(Failure::Overloaded),
-        }
+        timeout(Duration::from_millis(wait_ms), entered).await.unwrap_or(Err(Failure::Overloaded))
     }
 }
 

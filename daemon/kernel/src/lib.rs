@@ -6,10 +6,11 @@
 //!                 limits: fuel, memory (sum), wall time, state, result
 //! ```
 //! It knows neither agents nor the store: a [`Call`] brings the [`State`] that it reads, and its [`Outcome`] the
-//! writes that its caller commits. This is the only crate that names wasmtime.
+//! writes that its caller commits; what a guest reaches outside of itself is the call's [`Outside`]. This is the only crate that names wasmtime.
 
 mod cache;
 mod call;
+mod ceiling;
 mod compile;
 mod engine;
 mod error;
@@ -19,7 +20,9 @@ mod host;
 mod inspect;
 mod kernel;
 mod limit;
+mod outside;
 mod overlay;
+mod places;
 mod plugin;
 mod schema;
 mod share;
@@ -31,5 +34,6 @@ pub use engine::MAX_MEMORY;
 pub use error::{Error, Failure};
 pub use host::{Level, Log};
 pub use kernel::{Config, Kernel};
+pub use outside::{AgentCall, Egress, HttpRequest, HttpResponse, Outside, Refused};
 pub use overlay::{MAX_KEY, MAX_KEYS, MAX_VALUE, State, StateError, Writes};
 pub use plugin::Plugin;

@@ -80,6 +80,7 @@ async fn measure(transport: &str, callers: usize, client: &Mesh, server: NodeId)
                     agreement: None,
                     idempotency_key: None,
                     acknowledged: None,
+                    chain: Vec::new(),
                 });
                 let sent = Instant::now();
                 client.request(server, request, "request", TIMEOUT).await?;

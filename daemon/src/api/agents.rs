@@ -159,7 +159,7 @@ pub(super) async fn upgrade(
 ) -> Result<Json<Agent>, Failure> {
     require_owner(&api, &caller)?;
     let node = api.node.clone();
-    Ok(Json(finished(&api, async move { node.upgrade(&caller, &agent, upgrade.component).await }).await?))
+    Ok(Json(finished(&api, async move { node.upgrade(&caller, &agent, upgrade).await }).await?))
 }
 
 pub(super) async fn rollback(
@@ -181,7 +181,7 @@ pub(super) async fn attach(
 ) -> Result<Json<Agent>, Failure> {
     require_owner(&api, &caller)?;
     let node = api.node.clone();
-    Ok(Json(finished(&api, async move { node.attach(&caller, &agent, attach.component).await }).await?))
+    Ok(Json(finished(&api, async move { node.attach(&caller, &agent, attach).await }).await?))
 }
 
 pub(super) async fn detach(
@@ -248,7 +248,7 @@ pub(super) async fn execute(
     Json(execute): Json<Execute>,
 ) -> Result<Json<Executed>, Failure> {
     require_owner(&api, &caller)?;
-    let params = Bytes::from(String::from(Box::<str>::from(execute.params)));
+    let params = Bytes::from(execute.params.get().to_owned());
     if params.len() > MAX_PARAMS {
         return Err(
             Problem::new(Code::TooLarge, format!("the parameters take {} bytes; at most {MAX_PARAMS} are taken", params.len())).into()
@@ -260,6 +260,7 @@ pub(super) async fn execute(
         Some(Err(_)) => return Err(Problem::new(Code::InvalidRequest, "an idempotency key is plain ASCII").into()),
     };
     let timeout = execute.timeout_ms.map_or(TIMEOUT, |ms| Duration::from_millis(ms.into())).min(MAX_TIMEOUT);
-    let invocation = Invocation { agent, method: execute.method, params, agreement: execute.agreement, idempotency_key, timeout };
+    let Execute { method, agreement, .. } = execute;
+    let invocation = Invocation { agent, method, params, agreement, idempotency_key, timeout, chain: Vec::new() };
     Ok(Json(api.node.execute(&caller, invocation).await?))
 }

@@ -34,6 +34,7 @@ const PORT: Kind = Kind::Number(65_535);
 
 /// All of them, in the order in which `config show` prints them.
 pub(crate) const KEYS: &[Key] = &[
+    key("profile", "MCP_PROFILE", Kind::Choice(&["server", "edge", "dev"]), "\"server\""),
     key("log.level", "MCP_LOG_LEVEL", Kind::Text, "\"info\""),
     key("log.format", "MCP_LOG_FORMAT", Kind::Choice(&["text", "json"]), "\"text\""),
     key("mesh.enabled", "MCP_MESH_ENABLED", Kind::Bool, "true"),
@@ -57,6 +58,11 @@ pub(crate) const KEYS: &[Key] = &[
     key("node.zone", "MCP_NODE_ZONE", Kind::Text, "\"\""),
     key("kernel.cpu_percent", "MCP_KERNEL_CPU_PERCENT", Kind::Number(100_000), "0"),
     key("kernel.max_concurrent", "MCP_KERNEL_MAX_CONCURRENT", Kind::Number(64), "64"),
+    key("kernel.max_memory_mib", "MCP_KERNEL_MAX_MEMORY_MIB", Kind::Number(1 << 20), "0"),
+    key("kernel.imports", "MCP_KERNEL_IMPORTS", Kind::List, r#"["state", "log", "clock", "random", "http", "agents"]"#),
+    key("kernel.http_allow", "MCP_KERNEL_HTTP_ALLOW", Kind::List, "[]"),
+    key("kernel.http_networks", "MCP_KERNEL_HTTP_NETWORKS", Kind::List, "[]"),
+    key("kernel.http_roots", "MCP_KERNEL_HTTP_ROOTS", Kind::Text, "\"\""),
     key("plugins.share", "MCP_PLUGINS_SHARE", Kind::Choice(&["owner", "members", "nobody"]), "\"owner\""),
     key("agreements.accept", "MCP_AGREEMENTS_ACCEPT", Kind::Choice(&["auto", "manual", "deny"]), "\"manual\""),
     key("agreements.max_days", "MCP_AGREEMENTS_MAX_DAYS", Kind::Number(3_650), "366"),
@@ -126,7 +132,12 @@ impl Key {
 
     /// The default.
     pub(crate) fn default_value(&self) -> Value {
-        let document: toml::Table = toml::from_str(&format!("value = {}", self.default)).expect("defaults are TOML, as a test shows");
+        self.written(self.default)
+    }
+
+    /// A value of ours, written as TOML.
+    pub(crate) fn written(&self, value: &str) -> Value {
+        let document: toml::Table = toml::from_str(&format!("value = {value}")).expect("defaults are TOML, as tests show");
         document.into_iter().next().expect("one value").1
     }
 }

@@ -1,6 +1,7 @@
-//! Configuration: defaults < file < `MCP_*` < flags. Every value remembers where it came from.
+//! Configuration: defaults < profile < file < `MCP_*` < flags. Every value remembers where it came from.
 
 mod keys;
+mod profile;
 
 use std::{
     collections::BTreeMap,
@@ -9,15 +10,17 @@ use std::{
 };
 
 use agreement::policy::{Acceptance, Policy};
-use protocol::{MeshId, agreement::Pricing, api::Setting, credential::Zone};
+use protocol::{MeshId, agreement::Pricing, api::Setting, credential::Zone, manifest::Import};
 use toml::Value;
 
-use crate::node::Share;
+use crate::{egress, node::Share};
 
 use self::keys::{KEYS, Key, OTHER_VARIABLES};
 
 /// A configuration file over this is refused unread.
 const MAX_FILE: u64 = 1 << 20;
+/// Where a value comes from that nobody has set.
+const DEFAULT: &str = "default";
 
 /// A setting that is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +93,11 @@ pub(crate) struct Config {
     pub(crate) max_concurrent: usize,
     /// Of one processor, for all calls together; 0 for no limit.
     pub(crate) cpu_percent: u32,
+    /// Bytes, for all calls together; 0 for no limit.
+    pub(crate) max_memory: u64,
+    /// What plugins may import.
+    pub(crate) imports: Vec<Import>,
+    pub(crate) egress: egress::Policy,
     pub(crate) policy: Policy,
     pub(crate) pricing: Pricing,
     pub(crate) share: Share,
@@ -138,6 +146,7 @@ impl Config {
         }
         let strange_variables = layers.environment(&sources.environment)?;
         layers.flags(&sources.flags)?;
+        layers.profile();
         layers.resolve(strange_variables)
     }
 
@@ -152,7 +161,7 @@ struct Layers(BTreeMap<&'static str, (Value, String)>);
 
 impl Layers {
     fn defaults() -> Self {
-        Self(KEYS.iter().map(|key| (key.name, (key.default_value(), "default".into()))).collect())
+        Self(KEYS.iter().map(|key| (key.name, (key.default_value(), DEFAULT.into()))).collect())
     }
 
     fn file(&mut self, path: &Path) -> Result<(), Error> {
@@ -165,17 +174,27 @@ impl Layers {
             toml::from_str(&text).map_err(|error| Error::Syntax { path: path.into(), message: error.to_string().trim_end().into() })?;
         let origin = format!("file {}", path.display());
         for (section, value) in table {
-            let Value::Table(entries) = value else {
-                return Err(Error::Unknown { key: section, origin });
+            let entries = match value {
+                Value::Table(entries) => entries.into_iter().map(|(name, value)| (format!("{section}.{name}"), value)).collect(),
+                value => vec![(section, value)],
             };
             for (name, value) in entries {
-                let name = format!("{section}.{name}");
                 let key = Key::named(&name).ok_or_else(|| Error::Unknown { key: name.clone(), origin: origin.clone() })?;
                 key.check(&value).map_err(|message| Error::Value { origin: origin.clone(), message })?;
                 self.0.insert(key.name, (value, origin.clone()));
             }
         }
         Ok(())
+    }
+
+    /// What nobody has set has the profile's default, if that has one.
+    fn profile(&mut self) {
+        let name = self.str("profile").to_owned();
+        for (key, value) in profile::defaults(&name) {
+            if let Some(slot) = self.0.get_mut(key.name).filter(|(_, origin)| origin == DEFAULT) {
+                *slot = (value, format!("profile {name}"));
+            }
+        }
     }
 
     /// Returns the variables that look like ours and aren't. They are not errors: an orchestrator may inject such names.
@@ -242,6 +261,13 @@ impl Layers {
             zone: (!self.str("node.zone").is_empty()).then(|| self.get("node.zone")).transpose()?,
             credential_seconds: self.number("mesh.credential_seconds").max(1),
             cpu_percent: self.number("kernel.cpu_percent") as u32,
+            max_memory: self.number("kernel.max_memory_mib") << 20,
+            imports: self.imports()?,
+            egress: egress::Policy {
+                allow: self.each("kernel.http_allow", str::parse)?,
+                networks: self.each("kernel.http_networks", egress::network)?,
+                roots: Some(self.str("kernel.http_roots")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            },
             max_concurrent: (self.number("kernel.max_concurrent") as usize).max(1),
             policy,
             pricing,
@@ -253,6 +279,13 @@ impl Layers {
             checkpoint_seconds: self.number("trace.checkpoint_seconds").max(1),
             strange_variables,
             settings: self.settings(),
+        })
+    }
+
+    fn imports(&self) -> Result<Vec<Import>, Error> {
+        self.each("kernel.imports", |text| {
+            let known = Import::ALL.into_iter().find(|import| import.as_str() == text);
+            known.ok_or_else(|| format!("{text:?} is not an import: {}", Import::ALL.map(Import::as_str).join(", ")))
         })
     }
 
@@ -290,6 +323,12 @@ impl Layers {
     fn list(&self, name: &str) -> Vec<String> {
         let items = self.0[name].0.as_array().map(Vec::as_slice).unwrap_or_default();
         items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    /// A list of texts, each of which must parse.
+    fn each<T, E: std::fmt::Display>(&self, name: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Error> {
+        let wrong = |error: E| Error::Value { origin: self.0[name].1.clone(), message: format!("{name}: {error}") };
+        self.list(name).iter().map(|item| parse(item).map_err(wrong)).collect()
     }
 
     /// A text that must parse as `T`.
@@ -330,6 +369,21 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_says_what_nobody_has_set() {
+        let (_file, sources) = sources("profile = \"edge\"\n[kernel]\ncpu_percent = 50", &[("MCP_MESH_PEERS", "9")], &[]);
+        let config = Config::load(&sources).expect("valid");
+        let shown = |key: &str| {
+            let setting = config.settings().iter().find(|setting| setting.key == key).expect("setting").clone();
+            (setting.value, setting.source)
+        };
+        assert_eq!((config.cpu_percent, config.max_memory, config.max_concurrent), (50, 256 << 20, 16));
+        assert_eq!(config.mesh.as_ref().expect("enabled").peers, 9);
+        assert_eq!(shown("kernel.max_memory_mib"), (256.into(), "profile edge".into()));
+        assert!(shown("kernel.cpu_percent").1.starts_with("file ") && shown("profile").1.starts_with("file "));
+        assert_eq!(shown("kernel.imports").1, "default");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let wrong = |file: &str, environment: &[(&str, &str)]| {
             let (_file, sources) = sources(file, environment, &[]);
@@ -340,5 +394,10 @@ mod tests {
         assert!(wrong("", &[("MCP_AGREEMENTS_ACCEPT", "maybe")]).contains("auto, manual, deny"));
         assert!(wrong("", &[("MCP_MESH_HOST", "nowhere")]).contains("mesh.host"));
         assert!(wrong("port = [", &[]).contains("not valid TOML"));
+        assert!(wrong("profil = \"edge\"", &[]).contains("did you mean 'profile'?"));
+        assert!(wrong("", &[("MCP_PROFILE", "desktop")]).contains("server, edge, dev"));
+        assert!(wrong("[kernel]\nimports = [\"files\"]", &[]).contains("kernel.imports: \"files\" is not an import: state"));
+        assert!(wrong("[kernel]\nhttp_allow = [\"a/b\"]", &[]).contains("kernel.http_allow"));
+        assert!(wrong("", &[("MCP_KERNEL_HTTP_NETWORKS", "10.0.0.0/40")]).contains("kernel.http_networks"));
     }
 }

@@ -198,6 +198,7 @@ impl Agents {
         // Loading proves that the publisher is trusted and the component runs.
         plugins.loaded(&spawn.component).await?;
         let plugin = plugins.get(&spawn.component).await?;
+        plugins.check_grants(&plugin, &spawn.grants)?;
 
         let outline = api::Agent {
             id: AgentId::new(),
@@ -206,6 +207,7 @@ impl Agents {
             plugins: vec![attachment(&plugin)],
             pricing,
             limits: spawn.limits.unwrap_or_default(),
+            grants: spawn.grants,
             created_at: Timestamp::now(),
             stopped: false,
             schedule: None,

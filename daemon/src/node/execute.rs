@@ -20,6 +20,7 @@ use super::{
     agents::{Agent, not_here},
     agreements::Contract,
     journal::{self, Note},
+    outside::check_chain,
     run::Run,
 };
 
@@ -36,6 +37,8 @@ pub(crate) struct Invocation {
     pub(crate) agreement: Option<AgreementId>,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) timeout: Duration,
+    /// The agents that wait for it, the one that makes it last; empty for a call from outside.
+    pub(crate) chain: Vec<AgentId>,
 }
 
 impl Node {
@@ -65,12 +68,14 @@ impl Node {
             held: None,
             idempotency_key: invocation.idempotency_key,
             deadline: Instant::now() + invocation.timeout,
+            chain: invocation.chain,
         };
         let answered = self.run(caller, run).await?.answered;
         Ok(api::Executed { result: json(answered.outcome?)?, operation: answered.operation, usage: answered.usage, receipt: None })
     }
 
     async fn execute_there(&self, caller: &Caller, agent: AgentId, invocation: Invocation) -> Result<api::Executed, Problem> {
+        check_chain(&invocation.chain, &agent)?;
         let contract = match invocation.agreement {
             Some(id) => Some(self.agreements.get(&id).await?),
             None => self.agreements.covering(&agent, &invocation.method, Timestamp::now()),
@@ -87,6 +92,7 @@ impl Node {
             agreement: contract.as_ref().map(|contract| contract.id()).or(invocation.agreement),
             idempotency_key: invocation.idempotency_key,
             acknowledged: contract.as_ref().and_then(|contract| contract.receipt()).map(|receipt| digest(&receipt)),
+            chain: invocation.chain,
         };
         let (method, params) = (request.method.clone(), request.params.clone());
         let (node, response) = self.ask_home(home, &agent, wire::Request::Execute(request), &caller.request_id, invocation.timeout).await?;

@@ -17,6 +17,7 @@ use super::{
     Caller, Node,
     agents::Agent,
     execute::result_digest,
+    outside::check_chain,
     run::{Answered, Ran, Run},
 };
 
@@ -130,6 +131,7 @@ impl Node {
         {
             return Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran));
         }
+        check_chain(&execute.chain, &execute.agent)?;
         let request = agreement::authorize::Request { caller_node: from, agent: execute.agent, method: &execute.method };
         let held = contract.reserve(&request, Timestamp::now())?;
         let run = Run {
@@ -139,6 +141,7 @@ impl Node {
             held: Some(held),
             idempotency_key: execute.idempotency_key,
             deadline,
+            chain: execute.chain,
         };
         let ran = self.run(&caller(terms.consumer), run).await?;
         Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran))
@@ -152,8 +155,8 @@ impl Node {
         execute: Execute,
         deadline: Instant,
     ) -> Result<Executed, Problem> {
-        let Execute { method, params, idempotency_key, .. } = execute;
-        let run = Run { agent, method, params, held: None, idempotency_key, deadline };
+        let Execute { method, params, idempotency_key, chain, .. } = execute;
+        let run = Run { agent, method, params, held: None, idempotency_key, chain, deadline };
         let Answered { outcome, operation, usage, .. } = self.run(&caller(self.owner), run).await?.answered;
         Ok(Executed { outcome, operation, usage, receipt: None })
     }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use protocol::{Code, Digest, Problem, api, entry::Action, manifest::Health, snapshot::MAX_PLUGINS};
+use protocol::{Code, Digest, Problem, api, entry::Action, grant::Grants, manifest::Health, snapshot::MAX_PLUGINS};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
@@ -32,14 +32,20 @@ impl Node {
         self.replace(caller, &agent, outline, action).await
     }
 
-    /// Moves an agent to another release of one of its plugins.
-    pub(crate) async fn upgrade(&self, caller: &Caller, id_or_name: &str, to: Digest) -> Result<api::Agent, Problem> {
+    /// Moves an agent to another release of one of its plugins, or changes what it may reach.
+    pub(crate) async fn upgrade(&self, caller: &Caller, id_or_name: &str, upgrade: api::Upgrade) -> Result<api::Agent, Problem> {
+        let to = upgrade.component;
         // Compiling takes its time, and calls go on meanwhile.
         let new = self.ready(id_or_name, &to).await?;
         let (agent, _gate) = self.hold(id_or_name).await?;
         let outline = &agent.outline;
-        if outline.components().any(|runs| runs == to) {
-            return Ok(outline.clone());
+        let grants = upgrade.grants.unwrap_or_else(|| outline.grants.clone());
+        self.plugins.check_grants(&new, &grants)?;
+        if let Some(at) = outline.plugins.iter().position(|plugin| plugin.component == to) {
+            return match outline.grants == grants {
+                true => Ok(outline.clone()),
+                false => self.switch(caller, &agent, at, outline.plugins[at].clone(), grants).await,
+            };
         }
         let at = outline.plugins.iter().position(|plugin| plugin.name() == new.name);
         let other = |why: String| Problem::new(Code::Conflict, why).hint("'mcpctl agent attach' gives an agent another plugin");
@@ -56,11 +62,12 @@ impl Node {
         previous.push(old.component);
         let surplus = previous.len().saturating_sub(MAX_PREVIOUS);
         previous.drain(..surplus);
-        self.switch(caller, &agent, at, api::Attachment { previous, ..attachment(&new) }).await
+        self.switch(caller, &agent, at, api::Attachment { previous, ..attachment(&new) }, grants).await
     }
 
     /// Gives an agent another plugin, on the same state.
-    pub(crate) async fn attach(&self, caller: &Caller, id_or_name: &str, component: Digest) -> Result<api::Agent, Problem> {
+    pub(crate) async fn attach(&self, caller: &Caller, id_or_name: &str, attach: api::Upgrade) -> Result<api::Agent, Problem> {
+        let component = attach.component;
         let new = self.ready(id_or_name, &component).await?;
         let (agent, _gate) = self.hold(id_or_name).await?;
         let mut outline = agent.outline.clone();
@@ -76,8 +83,10 @@ impl Node {
             return refused(format!("agent {} has {MAX_PLUGINS} plugins, its most", outline.name), "detach one first");
         }
         check_methods(&outline, None, &new)?;
-        self.check_health(&agent, &component).await?;
         outline.plugins.push(attachment(&new));
+        outline.grants = attach.grants.unwrap_or(outline.grants);
+        self.check_reach(&outline).await?;
+        self.check_health(&agent, &component).await?;
         let action = Action::Attach { agent: outline.id, component };
         self.replace(caller, &agent, outline, action).await
     }
@@ -131,10 +140,12 @@ impl Node {
         let none = || Problem::new(Code::NotFound, format!("agent {} has had no other release", agent.outline.name));
         let to = previous.pop().ok_or_else(none)?;
         let plugin = self.plugins.get(&to).await?;
+        let grants = agent.outline.grants.clone();
+        self.plugins.check_grants(&plugin, &grants)?;
         self.plugins.loaded(&to).await?;
         check_methods(&agent.outline, Some(at), &plugin)?;
         self.check_health(&agent, &to).await?;
-        self.switch(caller, &agent, at, api::Attachment { previous, ..attachment(&plugin) }).await
+        self.switch(caller, &agent, at, api::Attachment { previous, ..attachment(&plugin) }, grants).await
     }
 
     /// An agent as it is now, and nobody else changes it or its state until the guard is dropped.
@@ -156,7 +167,8 @@ impl Node {
         self.whereabouts.find(id_or_name).map_or_else(|| not_here(id_or_name), |(_, there)| there.told(id_or_name))
     }
 
-    /// Runs a release's health check as the agent would, and keeps nothing of what it writes.
+    /// Runs a release's health check as the agent would, and keeps nothing of what it writes. It reaches nothing outside of
+    /// itself, which couldn't be taken back.
     async fn check_health(&self, agent: &Arc<Agent>, component: &Digest) -> Result<(), Problem> {
         let Some(Health { method, params }) = self.plugins.health(component).await? else { return Ok(()) };
         let plugin = self.plugins.loaded(component).await?;
@@ -169,6 +181,8 @@ impl Node {
             limits: agent.outline.limits,
             state: Box::new(state),
             label: format!("{} health", agent.outline.name),
+            outside: Box::new(()),
+            depth: 0,
         };
         self.plugins.kernel().call(&plugin, call).await.result.map(drop).map_err(|failure| {
             let problem = Problem::from(failure);
@@ -180,10 +194,19 @@ impl Node {
         })
     }
 
-    async fn switch(&self, caller: &Caller, agent: &Agent, at: usize, to: api::Attachment) -> Result<api::Agent, Problem> {
-        let mut outline = agent.outline.clone();
+    /// Whether every plugin of an agent may reach what it imports, by the agent's grants and this node's policy.
+    pub(super) async fn check_reach(&self, agent: &api::Agent) -> Result<(), Problem> {
+        for plugin in &agent.plugins {
+            self.plugins.check_grants(&self.plugins.get(&plugin.component).await?, &agent.grants)?;
+        }
+        Ok(())
+    }
+
+    async fn switch(&self, caller: &Caller, agent: &Agent, at: usize, to: api::Attachment, grants: Grants) -> Result<api::Agent, Problem> {
+        let mut outline = api::Agent { grants, ..agent.outline.clone() };
         let component = to.component;
         let from = std::mem::replace(&mut outline.plugins[at], to).component;
+        self.check_reach(&outline).await?;
         let action = Action::Upgrade { agent: outline.id, from, to: component };
         self.replace(caller, agent, outline, action).await
     }

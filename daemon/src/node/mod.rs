@@ -6,6 +6,7 @@
 //! inbound ─┘   (peers: only local)  └─ remote: agreement, mesh request, receipt
 //!
 //! journal      every write, with its trace entry      trace_log    checkpoints and proofs
+//! outside      what calls reach: the web, other agents
 //! agents       who lives here                         plugins      what they run
 //! agreements   what is owed, and metered              directory    who offers what
 //! custody      what nodes of one owner hold for one another        moving       agents that change their home
@@ -19,6 +20,7 @@ mod custody;
 pub(crate) mod directory;
 pub(crate) mod discover;
 pub(crate) mod execute;
+pub(crate) mod grants;
 pub(crate) mod inbound;
 mod join;
 pub(crate) mod journal;
@@ -26,6 +28,7 @@ mod lifecycle;
 pub(crate) mod logs;
 mod moving;
 pub(crate) mod negotiate;
+mod outside;
 pub(crate) mod plugins;
 mod rank;
 mod revoked;
@@ -100,6 +103,7 @@ pub(crate) struct Parts {
     pub(crate) policy: Policy,
     pub(crate) pricing: protocol::agreement::Pricing,
     pub(crate) share: Share,
+    pub(crate) allowed: grants::Allowed,
 }
 
 /// A running node. Cheap to clone.
@@ -199,7 +203,13 @@ impl Node {
             whereabouts: moving::Elsewhere::open(journal.store().as_ref()).await?,
             routes: parking_lot::Mutex::default(),
             replicas: custody::Replicas::default(),
-            plugins: Plugins::new(journal.clone(), parts.blobs, parts.kernel, mesh_id.clone(), Revoked::open(journal.clone()).await?),
+            plugins: Plugins::new(
+                journal.clone(),
+                parts.blobs,
+                parts.kernel,
+                mesh_id.clone(),
+                (parts.allowed, Revoked::open(journal.clone()).await?),
+            ),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),

@@ -16,6 +16,7 @@ use store::{Blobs, Commit, Kind, RecordWrite};
 use tokio::sync::OnceCell;
 
 use super::{
+    grants::Allowed,
     journal::{self, Journal},
     revoked::Revoked,
 };
@@ -30,6 +31,7 @@ pub(crate) struct Plugins {
     blobs: Blobs,
     kernel: Kernel,
     mesh: MeshId,
+    allowed: Allowed,
     revoked: Revoked,
     loaded: Mutex<HashMap<Digest, Arc<OnceCell<kernel::Plugin>>>>,
 }
@@ -47,8 +49,13 @@ impl Plugins {
         self.kernel.occupancy()
     }
 
-    pub(crate) fn new(journal: Journal, blobs: Blobs, kernel: Kernel, mesh: MeshId, revoked: Revoked) -> Self {
-        Self { journal, blobs, kernel, mesh, revoked, loaded: Mutex::default() }
+    pub(crate) fn new(journal: Journal, blobs: Blobs, kernel: Kernel, mesh: MeshId, (allowed, revoked): (Allowed, Revoked)) -> Self {
+        Self { journal, blobs, kernel, mesh, allowed, revoked, loaded: Mutex::default() }
+    }
+
+    /// What this node allows plugins.
+    pub(super) fn allowed(&self) -> &Allowed {
+        &self.allowed
     }
 
     /// The components that don't run here.
@@ -129,6 +136,7 @@ impl Plugins {
     }
 
     async fn load(&self, manifest: &Manifest) -> Result<kernel::Plugin, Problem> {
+        self.allowed.check(&manifest.imports)?;
         let missing = || {
             Problem::new(Code::NotFound, format!("component {} was not uploaded", manifest.component)).hint("PUT /v1/blobs/<digest> first")
         };

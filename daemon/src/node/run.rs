@@ -28,6 +28,7 @@ use super::{
     journal::Note,
     logs::OfCall,
     moving::on_the_move,
+    outside::{Reach, check_chain},
 };
 
 /// How long the answer to an idempotency key is kept: a day, in seconds.
@@ -43,6 +44,8 @@ pub(crate) struct Run {
     pub(crate) held: Option<Held>,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) deadline: Instant,
+    /// The agents that wait for it.
+    pub(crate) chain: Vec<AgentId>,
 }
 
 /// What became of it.
@@ -97,6 +100,7 @@ impl Node {
     /// # Errors
     /// What kept it from running at all. A call that ran and failed is an `Ok` whose outcome says so: it used something.
     pub(crate) async fn run(&self, caller: &Caller, mut run: Run) -> Result<Ran, Problem> {
+        check_chain(&run.chain, &run.agent.outline.id)?;
         let agreement = run.held.as_ref().map(|held| held.contract().id());
         let once = self.once(caller, &run, agreement)?;
         if let Some(ran) = self.answered(&once, agreement, &run.params).await? {
@@ -144,6 +148,8 @@ impl Node {
             state: Box::new(state),
             label: format!("{} {}", run.agent.outline.name, caller.request_id),
             log: self.log_of(&run.agent, &run.method, &caller.request_id),
+            outside: self.outside_of(&run, caller),
+            depth: run.chain.len(),
         };
         if run.held.is_none() {
             let calling = self.plugins.kernel().call(&plugin, call);
@@ -170,6 +176,17 @@ impl Node {
         Box::new(OfCall { logs: Arc::clone(&self.logs), agent: agent.outline.id, method, request_id })
     }
 
+    /// What a call may reach.
+    fn outside_of(&self, run: &Run, caller: &Caller) -> Box<dyn kernel::Outside> {
+        Box::new(Reach {
+            node: self.clone(),
+            agent: Arc::clone(&run.agent),
+            request_id: caller.request_id.clone(),
+            chain: run.chain.clone(),
+            deadline: run.deadline,
+        })
+    }
+
     async fn finish(&self, caller: &Caller, run: Run, outcome: kernel::Outcome, turn: Turn, once: Option<Once>) -> Result<Ran, Problem> {
         if outcome.usage == Usage::default() {
             // Refused before anything ran: nothing to meter, nothing to trace.
@@ -188,6 +205,8 @@ impl Node {
         let (agent, agreement) = (run.agent.outline.id, run.held.as_ref().map(|held| held.contract().id()));
         let asked = run.params.clone();
         let used = done.usage;
+        // What it sent elsewhere has left, though its result may not.
+        let sent = used.egress_bytes.saturating_sub(done.result.as_ref().map_or(0, |result| result.len() as u64));
         let usage = run.held.as_ref().map_or(used, |held| held.counted(used));
         let answered =
             Answered { operation: OperationId::new(), outcome: done.result, usage, params: Digest::sha256(&run.params), at: None };
@@ -233,7 +252,8 @@ impl Node {
         if let (Err(error), Some((run, turn))) = (&committed, full) {
             // What it wrote doesn't fit: then the call has failed, which is metered and traced like any other failure.
             let problem = Problem::new(error.code(), error.to_string()).hint("delete some, or spawn the agent with a larger quota");
-            let failed = Done { result: Err(problem), usage: Usage { egress_bytes: 0, ..used }, writes: kernel::Writes::new() };
+            let usage = Usage { egress_bytes: sent, ..used };
+            let failed = Done { result: Err(problem), usage, writes: kernel::Writes::new() };
             return Box::pin(self.commit(caller, run, failed, turn, once)).await;
         }
         match committed {
@@ -333,7 +353,7 @@ fn limits(run: &Run) -> Limits {
     if let Some(held) = &run.held {
         limits.fuel = limits.fuel.min(held.granted.fuel);
         limits.wall_ms = limits.wall_ms.min(held.granted.wall_us.div_ceil(1_000));
-        limits.result_bytes = limits.result_bytes.min(held.granted.egress_bytes);
+        limits.egress_bytes = limits.egress_bytes.min(held.granted.egress_bytes);
     }
     let left = run.deadline.saturating_duration_since(Instant::now());
     limits.wall_ms = limits.wall_ms.min(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));

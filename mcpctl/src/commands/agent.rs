@@ -23,6 +23,7 @@ use rust_decimal::Decimal;
 use serde::{Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
+pub(crate) mod grants;
 mod keep;
 mod transfer;
 
@@ -76,6 +77,8 @@ pub(crate) enum Command {
         /// The component's signed manifest; the one beside it if not given
         #[arg(long, value_name = "FILE")]
         manifest: Option<PathBuf>,
+        #[command(flatten)]
+        grants: grants::Arguments,
     },
     /// Move an agent back to the release of a plugin that it had before
     Rollback {
@@ -97,6 +100,8 @@ pub(crate) enum Command {
         /// The component's signed manifest; the one beside it if not given
         #[arg(long, value_name = "FILE")]
         manifest: Option<PathBuf>,
+        #[command(flatten)]
+        grants: grants::Arguments,
     },
     /// Take a plugin from an agent; the state stays
     Detach {
@@ -140,10 +145,12 @@ pub(crate) struct SpawnArguments {
     /// The component's signed manifest; the one beside it if not given
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// What it may use, may be repeated. A call: memory, state_bytes, result_bytes (or KiB, MiB, GiB), fuel, wall_ms. The
-    /// agent: concurrency, quota_bytes, quota_keys
+    /// What it may use, may be repeated. A call: memory, state_bytes, result_bytes, egress_bytes (or KiB, MiB, GiB), fuel,
+    /// wall_ms. The agent: concurrency, quota_bytes, quota_keys
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = parse::limit)]
     limits: Vec<(parse::Limit, u64)>,
+    #[command(flatten)]
+    grants: grants::Arguments,
     /// What a call costs those who are not the owner
     #[arg(long, value_name = "DECIMAL", value_parser = parse::price)]
     price_per_call: Option<Decimal>,
@@ -213,16 +220,18 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         }
         Command::Execute(arguments) => execute(arguments, client, output).await,
         Command::Keep(command) => keep::run(command, client, output).await,
-        Command::Upgrade { agent, plugin, manifest } => {
+        Command::Upgrade { agent, plugin, manifest, grants } => {
             let component = plugin::push(client, &plugin, manifest.as_deref()).await?.component;
-            output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/upgrade"), &Upgrade { component }).await?, describe)
+            let upgrade = Upgrade { component, grants: grants.changed() };
+            output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/upgrade"), &upgrade).await?, describe)
         }
         Command::Rollback { agent, plugin } => {
             output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/rollback"), &Rollback { plugin }).await?, describe)
         }
-        Command::Attach { agent, plugin, manifest } => {
+        Command::Attach { agent, plugin, manifest, grants } => {
             let component = plugin::push(client, &plugin, manifest.as_deref()).await?.component;
-            output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/plugins"), &Upgrade { component }).await?, describe)
+            let attach = Upgrade { component, grants: grants.changed() };
+            output.show(&client.post::<_, Agent>(&format!("/v1/agents/{agent}/plugins"), &attach).await?, describe)
         }
         Command::Detach { agent, plugin } => {
             output.show(&client.delete::<Agent>(&format!("/v1/agents/{agent}/plugins/{plugin}")).await?, describe)
@@ -245,7 +254,8 @@ async fn spawn(arguments: SpawnArguments, client: &Client, output: Output) -> Re
     let pricing = arguments.pricing()?;
     let limits = parse::limits(&arguments.limits);
     let digest = plugin::push(client, &arguments.plugin, arguments.manifest.as_deref()).await?.component;
-    let agent: Agent = client.post("/v1/agents", &Spawn { name: arguments.name, component: digest, pricing, limits }).await?;
+    let grants = arguments.grants.into();
+    let agent: Agent = client.post("/v1/agents", &Spawn { name: arguments.name, component: digest, pricing, limits, grants }).await?;
     output.show(&agent, describe)
 }
 
@@ -358,6 +368,7 @@ fn describe(agent: &Agent) -> String {
         ("methods", methods.join(", ")),
         ("price", pricing(&agent.pricing)),
         ("limits", format!("{memory} MiB memory, {} fuel, {} ms, {state} MiB state written", limits.fuel, limits.wall_ms)),
+        ("reaches", grants::describe(&agent.grants)),
         ("created", agent.created_at.to_string()),
         ("stopped", if agent.stopped { "yes".into() } else { String::new() }),
         ("replicas", if agent.replicas > 0 { agent.replicas.to_string() } else { String::new() }),

@@ -11,6 +11,7 @@ use protocol::{
     agreement::Status,
     api::{Agent, AgreementState, Discovered, Execute, Executed, List, Plugin, Proof, Propose, Publisher, RegisterPlugin, Spawn, Trust},
     entry::Action,
+    grant::Grants,
     manifest::{INTERFACE, Import, Manifest},
     receipt::Receipt,
 };
@@ -106,7 +107,7 @@ async fn spawn(provider: &Client) -> Result<Agent, Problem> {
     let _: Publisher = provider.put(&format!("/v1/publishers/{}", publisher.did()), &Trust { name: "devstack".into() }).await?;
     let _: Digest = provider.put_bytes(&format!("/v1/blobs/{component}"), COMPONENT.into()).await?;
     let _: Plugin = provider.post("/v1/plugins", &RegisterPlugin { manifest }).await?;
-    provider.post("/v1/agents", &Spawn { name: "docs".into(), component, pricing: None, limits: None }).await
+    provider.post("/v1/agents", &Spawn { name: "docs".into(), component, pricing: None, limits: None, grants: Grants::default() }).await
 }
 
 /// Looks the capability up in Kademlia until its provider is there.

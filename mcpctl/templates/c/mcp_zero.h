@@ -1,7 +1,7 @@
 // The plugin interface (wit/plugin.wit) for C: one header, nothing to link.
 //
 //   MCP_PLUGIN(METHODS)      exports a table of methods
-//   mcp_state_*, mcp_log     the host's side; what plugin.toml doesn't list in its imports must not be called
+//   mcp_state_*, mcp_log, mcp_http_send, mcp_agent_call     the host's side; what plugin.toml doesn't list in its imports must not be called
 //
 // Every call runs in an instance of its own that is gone afterwards: what is allocated needs no freeing.
 // The bytes on the boundary follow the component model's canonical ABI.
@@ -151,6 +151,38 @@ static inline mcp_text mcp_random(uint32_t count) {
   mcp_text bytes;
   mcp_import_random(count, &bytes);
   return bytes;
+}
+
+// ---- http, agents ----
+
+typedef struct { mcp_text name, value; } mcp_header;
+
+typedef struct {
+  uint8_t is_error;
+  union {
+    struct { uint16_t status; struct { const mcp_header *ptr; size_t len; } headers; mcp_text body; } response;
+    mcp_text error;
+  } as;
+} mcp_http_result;
+_Static_assert(sizeof(mcp_http_result) == 24, "the canonical ABI's layout");
+
+MCP_IMPORT("http", "send")
+void mcp_import_http(const char *, size_t, const char *, size_t, const mcp_header *, size_t, const char *, size_t, mcp_http_result *);
+MCP_IMPORT("agents", "call")
+void mcp_import_agent(const char *, size_t, const char *, size_t, const char *, size_t, mcp_result *);
+
+// `method` such as "GET"; `url` begins with https://, or http:// where that was granted. Redirects are not followed.
+static inline mcp_http_result mcp_http_send(mcp_text method, mcp_text url, const mcp_header *headers, size_t count, mcp_text body) {
+  mcp_http_result result;
+  mcp_import_http(method.ptr, method.len, url.ptr, url.len, headers, count, body.ptr, body.len, &result);
+  return result;
+}
+
+// `agent` is a name on this node, or an id. A result that is an error can be returned as it is.
+static inline mcp_result mcp_agent_call(mcp_text agent, mcp_text method, mcp_text params) {
+  mcp_result result;
+  mcp_import_agent(agent.ptr, agent.len, method.ptr, method.len, params.ptr, params.len, &result);
+  return result;
 }
 
 #endif

@@ -10,6 +10,7 @@ use crate::{
     credential::Zone,
     digest::Digest,
     document::Sealed,
+    grant::Grants,
     id::{AgentId, AgreementId, OperationId, SnapshotId},
     key::{Did, NodeId},
     manifest::Manifest,
@@ -31,6 +32,9 @@ pub struct Spawn {
     /// The most that it may use; the node's default if none.
     #[serde(default)]
     pub limits: Option<Limits>,
+    /// What it may reach outside of itself; nothing if not given.
+    #[serde(default)]
+    pub grants: Grants,
 }
 
 /// What an agent may use: each of its calls, and in all. What isn't named has its default.
@@ -47,6 +51,8 @@ pub struct Limits {
     pub state_bytes: u64,
     /// Bytes of the result.
     pub result_bytes: u64,
+    /// Bytes that leave the node with one call: of its result, and of what it sends elsewhere.
+    pub egress_bytes: u64,
     /// Calls of the agent that run at a time; the others wait their turn.
     pub concurrency: u64,
     /// Bytes that the agent's state may have, keys and values.
@@ -56,8 +62,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// What an honest plugin stays far below: 64 MiB, 10 G instructions, 10 s, 16 MiB written, 16 MiB answered, 32 calls
-    /// at a time, 4 GiB and 10 million keys of state.
+    /// What an honest plugin stays far below: 64 MiB, 10 G instructions, 10 s, 16 MiB written, 16 MiB answered, as
+    /// much sent in all, 32 calls at a time, 4 GiB and 10 million keys of state.
     fn default() -> Self {
         Self {
             memory: 64 << 20,
@@ -65,6 +71,7 @@ impl Default for Limits {
             wall_ms: 10_000,
             state_bytes: 16 << 20,
             result_bytes: crate::wire::MAX_RESULT as u64,
+            egress_bytes: 16 << 20,
             concurrency: 32,
             quota_bytes: 4 << 30,
             quota_keys: 10_000_000,
@@ -96,6 +103,9 @@ pub struct Agent {
     pub pricing: Pricing,
     /// What it may use.
     pub limits: Limits,
+    /// What it may reach outside of itself.
+    #[serde(default, skip_serializing_if = "Grants::is_empty")]
+    pub grants: Grants,
     /// When it was spawned.
     pub created_at: Timestamp,
     /// Whether its owner has stopped it: it takes no calls.
@@ -199,6 +209,9 @@ pub struct Import {
     pub snapshot: Sealed<Snapshot>,
     /// The manifests of its plugins.
     pub manifests: Vec<Sealed<Manifest>>,
+    /// What the agent may reach here: an export doesn't say what it might elsewhere.
+    #[serde(default)]
+    pub grants: Grants,
 }
 
 /// Body of `PUT /v1/agents/{agent}/replicas`
@@ -258,6 +271,9 @@ pub struct Moved {
 pub struct Upgrade {
     /// The registered component of the other release, or of the plugin to attach.
     pub component: Digest,
+    /// What the agent may reach from then on; as before if not given.
+    #[serde(default)]
+    pub grants: Option<Grants>,
 }
 
 /// Body of `POST /v1/agents/{agent}/rollback`

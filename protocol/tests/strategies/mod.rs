@@ -121,7 +121,7 @@ pub(crate) fn adverts() -> impl Strategy<Value = Advert> {
 }
 
 pub(crate) fn manifests() -> impl Strategy<Value = Manifest> {
-    let imports = sample::subsequence(Import::ALL.to_vec(), 0..=4);
+    let imports = sample::subsequence(Import::ALL.to_vec(), 0..=6);
     (headers::<Manifest>(), texts(), texts(), dids(), digests(), any::<u64>(), texts(), imports).prop_map(
         |(header, name, release, publisher, component, size, interface, imports)| Manifest {
             header,
@@ -244,14 +244,15 @@ pub(crate) fn entries() -> impl Strategy<Value = Entry> {
 }
 
 pub(crate) fn executes() -> impl Strategy<Value = Execute> {
-    (texts(), vec(any::<u8>(), 0..200), any::<bool>(), option::of(texts()), option::of(digests())).prop_map(
-        |(method, params, agreement, idempotency_key, acknowledged)| Execute {
+    (texts(), vec(any::<u8>(), 0..200), any::<bool>(), option::of(texts()), option::of(digests()), 0..4_usize).prop_map(
+        |(method, params, agreement, idempotency_key, acknowledged, chain)| Execute {
             agent: AgentId::new(),
             method,
             params: params.into(),
             agreement: agreement.then(AgreementId::new),
             idempotency_key,
             acknowledged,
+            chain: std::iter::repeat_with(AgentId::new).take(chain).collect(),
         },
     )
 }

@@ -99,7 +99,7 @@ async fn noisy(place: &Place, arguments: &Arguments, report: &mut Report) -> Res
     let component = counter::register(&node.client).await?;
     counter::spawn(&node.client, component, "agent-0").await?;
     let limits = Some(api::Limits { fuel: u64::MAX, ..api::Limits::default() });
-    let spawn = api::Spawn { name: "noisy".into(), component, pricing: None, limits };
+    let spawn = api::Spawn { name: "noisy".into(), component, pricing: None, limits, grants: Default::default() };
     let _: api::Agent = node.client.post("/v1/agents", &spawn).await?;
 
     report.races(&format!("An agent beside one that loops for {CALLERS} callers"));

@@ -36,7 +36,7 @@ pub(crate) async fn register(node: &Client) -> Result<Digest> {
 
 /// Spawns an agent of a registered component.
 pub(crate) async fn spawn(node: &Client, component: Digest, name: &str) -> Result<api::Agent> {
-    let spawn = api::Spawn { name: name.into(), component, pricing: None, limits: None };
+    let spawn = api::Spawn { name: name.into(), component, pricing: None, limits: None, grants: Default::default() };
     Ok(node.post("/v1/agents", &spawn).await?)
 }
 

@@ -72,7 +72,16 @@ fn sides(sandbox: &Kernel, plugin: &Plugin, bare: &Arc<Bare>, method: &'static s
 
 fn call(method: &str, params: &str, limits: Limits) -> Call {
     let state = Box::new(Memory::default());
-    Call { method: method.into(), params: params.into(), limits, state, label: String::new(), log: Box::new(()) }
+    Call {
+        method: method.into(),
+        params: params.into(),
+        limits,
+        state,
+        depth: 0,
+        label: String::new(),
+        log: Box::new(()),
+        outside: Box::new(()),
+    }
 }
 
 /// Lets loops run into their wall time, `together` at a time.

@@ -53,6 +53,8 @@ impl Raw {
             state: Box::new(Stored(view)),
             label: String::new(),
             log: Box::new(()),
+            outside: Box::new(()),
+            depth: 0,
         };
         let outcome = self.kernel.call(&self.plugin, call).await;
         let result = outcome.result.map_err(protocol::Problem::from)?;

@@ -144,6 +144,7 @@ fn calls(mesh: &Mesh, node: NodeId, text: &Arc<str>) -> Call {
                 agreement: None,
                 idempotency_key: None,
                 acknowledged: None,
+                chain: Vec::new(),
             };
             match mesh.request(node, Request::Execute(execute), "", TIMEOUT).await? {
                 Response::Addresses(echo) if echo.first().is_some_and(|echo| **echo == *text) => Ok(()),

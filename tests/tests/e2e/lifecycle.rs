@@ -3,6 +3,7 @@
 use protocol::{
     Code,
     api::{Agent, Limits, Spawn, Upgrade},
+    grant::Grants,
     manifest::Import,
 };
 use serde_json::json;
@@ -16,7 +17,7 @@ async fn count(node: &Node) -> u64 {
 
 async fn upgrade(node: &Node, plugin: &Plugin) -> Result<Agent, protocol::Problem> {
     let component = node.register(plugin).await.expect("registered").component;
-    node.client().post("/v1/agents/counter/upgrade", &Upgrade { component }).await
+    node.client().post("/v1/agents/counter/upgrade", &Upgrade { component, grants: None }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,8 +31,8 @@ async fn an_agent_becomes_another_release_and_goes_back_with_its_state() {
     // Short, so that a check that loops ends soon.
     let limits = Some(Limits { wall_ms: 800, ..Limits::default() });
     let component = protocol::Digest::blake3(&first.component);
-    let _: Agent =
-        node.client().post("/v1/agents", &Spawn { name: "counter".into(), component, pricing: None, limits }).await.expect("spawned");
+    let spawn = Spawn { name: "counter".into(), component, pricing: None, limits, grants: Grants::default() };
+    let _: Agent = node.client().post("/v1/agents", &spawn).await.expect("spawned");
     assert_eq!(count(&node).await, 1);
 
     // Releases whose check fails, in whatever way, never become the agent's; what they wrote is dropped.
@@ -95,7 +96,7 @@ async fn an_agent_has_several_plugins_on_one_state() {
     node.spawn("counter", &demo, None).await.expect("spawned");
     let attach = async |node: &Node, plugin: &Plugin| {
         let component = node.register(plugin).await.expect("registered").component;
-        node.client().post::<_, Agent>("/v1/agents/counter/plugins", &Upgrade { component }).await
+        node.client().post::<_, Agent>("/v1/agents/counter/plugins", &Upgrade { component, grants: None }).await
     };
     // Two methods of one name, or two releases of one plugin, can't be told apart.
     let refused = attach(&node, &twin).await.expect_err("the same methods");

@@ -40,7 +40,7 @@ async fn no_way_leads_to_a_revoked_release_and_its_agents_say_what_to_do() {
     spawn(&node, "counter", &first).await.expect("spawned");
     count(&node).await.expect("counted");
     let upgrade = async |node: &Node, plugin: &Plugin| -> Result<Agent, Problem> {
-        node.client().post("/v1/agents/counter/upgrade", &Upgrade { component: Digest::blake3(&plugin.component) }).await
+        node.client().post("/v1/agents/counter/upgrade", &Upgrade { component: Digest::blake3(&plugin.component), grants: None }).await
     };
     upgrade(&node, &second).await.expect("upgraded");
     let file = cluster.place().join("counter.agent");
@@ -116,11 +116,7 @@ async fn a_revoked_plugin_is_offered_to_nobody_and_comes_from_nowhere() {
         node.trust(&publisher).await;
     }
     giver.register(&plugin).await.expect("sound");
-    let _: Agent = giver
-        .client()
-        .post("/v1/agents", &Spawn { name: "counter".into(), component: Digest::blake3(&plugin.component), pricing: None, limits: None })
-        .await
-        .expect("spawned");
+    giver.spawn("counter", &plugin, None).await.expect("spawned");
     taker.discovers("demo.count", "").await;
 
     // Before it was ever here.

@@ -103,6 +103,7 @@ impl Rogue {
             agreement,
             idempotency_key: None,
             acknowledged: None,
+            chain: Vec::new(),
         };
         match self.ask(Request::Execute(execute)).await? {
             Response::Executed(executed) => Ok(*executed),

@@ -4,6 +4,7 @@ use protocol::{
     Code, Digest, Expect, Key, MeshId, Problem, Signed,
     api::{Agent, Import},
     document::Sealed,
+    grant::Grants,
     manifest::Manifest,
     snapshot::{Index, Snapshot},
 };
@@ -71,7 +72,7 @@ async fn a_changed_section_of_whatever_kind_is_seen_and_leaves_nothing() {
 
 /// Puts what a client would send to a node, whatever it is.
 async fn import(node: &Node, snapshot: Sealed<Snapshot>, manifest: Sealed<Manifest>) -> Result<Agent, Problem> {
-    node.client().post("/v1/agents/import", &Import { name: None, snapshot, manifests: vec![manifest] }).await
+    node.client().post("/v1/agents/import", &Import { name: None, snapshot, manifests: vec![manifest], grants: Grants::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,16 @@ pub(crate) async fn load(kernel: &Kernel, component: &[u8]) -> Plugin {
 
 /// A call under limits.
 pub(crate) fn call(method: &str, params: &str, state: &Memory, limits: Limits) -> Call {
-    Call { method: method.into(), params: params.into(), limits, state: Box::new(state.clone()), label: "test".into(), log: Box::new(()) }
+    Call {
+        method: method.into(),
+        params: params.into(),
+        limits,
+        state: Box::new(state.clone()),
+        label: "test".into(),
+        log: Box::new(()),
+        outside: Box::new(()),
+        depth: 0,
+    }
 }
 
 /// Runs a call and commits what it wrote.

@@ -120,6 +120,7 @@ pub(crate) fn execute(method: &str, params: impl Into<bytes::Bytes>) -> Request 
         agreement: None,
         idempotency_key: None,
         acknowledged: None,
+        chain: Vec::new(),
     })
 }
 

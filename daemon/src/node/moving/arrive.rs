@@ -82,6 +82,7 @@ impl Node {
             }
             plugin.previous = previous;
         }
+        self.check_reach(&agent).await?;
         let index = self.verified(signed).await?;
         let (id, staged) = (agent.id, AgentId::new());
         let note = |value| RecordWrite { kind: Kind::Staged, id: staged.to_string(), value };

@@ -25,7 +25,9 @@ impl Node {
         }
         let mut plugins = Vec::new();
         for manifest in import.manifests {
-            plugins.push(attachment(&self.plugins.register(manifest).await?));
+            let plugin = self.plugins.register(manifest).await?;
+            self.plugins.check_grants(&plugin, &import.grants)?;
+            plugins.push(attachment(&plugin));
         }
         if !plugins.iter().map(|plugin| plugin.component).eq(snapshot.plugins.iter().map(|ran| ran.component)) {
             return Err(Problem::new(Code::InvalidRequest, "the manifests are of other plugins than the snapshot's"));
@@ -43,6 +45,7 @@ impl Node {
                 plugins,
                 pricing: snapshot.pricing.clone(),
                 limits: snapshot.limits,
+                grants: import.grants,
                 created_at: Timestamp::now(),
                 stopped: false,
                 schedule: None,

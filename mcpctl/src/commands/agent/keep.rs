@@ -7,7 +7,7 @@ use protocol::{
     api::{Agent, List, Move, Moved, Recover, Replica, Restore, Schedule, SetReplicas, SnapshotOutline, TakeSnapshot},
 };
 
-use super::{describe, transfer};
+use super::{describe, grants, transfer};
 use crate::{
     error::Result,
     output::{Output, fields},
@@ -102,6 +102,8 @@ pub(crate) enum Command {
         /// What to call it; as it was called if not given
         #[arg(long = "as", value_name = "NAME", value_parser = parse::name)]
         name: Option<String>,
+        #[command(flatten)]
+        grants: grants::Arguments,
     },
 }
 
@@ -153,8 +155,8 @@ pub(super) async fn run(command: Command, client: &Client, output: Output) -> Re
             let exported = transfer::export(client, &agent, &file, snapshot).await?;
             output.show(&exported, |one| format!("{} in {}", one.id, file.display()))
         }
-        Command::Import { file, name } => {
-            let agent = transfer::import(client, &file, name).await?;
+        Command::Import { file, name, grants } => {
+            let agent = transfer::import(client, &file, name, grants.into()).await?;
             output.show(&agent, describe)
         }
     }

@@ -13,6 +13,7 @@ use protocol::{
     bundle::{Error, Head, Reader, Writer},
     document::Sealed,
     error::Code,
+    grant::Grants,
     manifest::{MAX_COMPONENT, Manifest},
     snapshot::{MAX_CHUNK, MAX_CHUNKS, Snapshot},
 };
@@ -49,7 +50,7 @@ pub(super) async fn export(client: &Client, agent: &str, file: &Path, snapshot: 
 }
 
 /// Makes an agent of the export in `file`. All of it is verified before anything is sent.
-pub(super) async fn import(client: &Client, file: &Path, name: Option<String>) -> Result<Agent, Problem> {
+pub(super) async fn import(client: &Client, file: &Path, name: Option<String>, grants: Grants) -> Result<Agent, Problem> {
     let open = || File::open(file).map(BufReader::new).map_err(|error| refused(file, error.into()));
     let (mut reader, _) = Reader::begin(open()?).map_err(|error| refused(file, error))?;
     while reader.chunk().map_err(|error| refused(file, error))?.is_some() {}
@@ -68,7 +69,8 @@ pub(super) async fn import(client: &Client, file: &Path, name: Option<String>) -
             upload(client, digest, chunk).await?;
         }
     }
-    client.post("/v1/agents/import", &Import { name, snapshot: snapshot.into(), manifests }).await
+    let import = Import { name, snapshot: snapshot.into(), manifests, grants };
+    client.post("/v1/agents/import", &import).await
 }
 
 async fn outline(client: &Client, agent: &str, id: SnapshotId) -> Result<SnapshotOutline, Problem> {

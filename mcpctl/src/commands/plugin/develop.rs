@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::{push, signing};
 use crate::{
+    commands::agent::grants,
     error::Result,
     output::Output,
     parse,
@@ -54,6 +55,8 @@ pub(crate) struct Dev {
     /// The key that signs (PKCS#8 PEM); one made in the folder if not given
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    #[command(flatten)]
+    grants: grants::Arguments,
 }
 
 pub(crate) fn new(arguments: New, output: Output) -> Result {
@@ -92,7 +95,8 @@ pub(crate) async fn dev(arguments: Dev, client: &Client, output: Output) -> Resu
     output.note(&format!("this node trusts {} now, the key in {}", key.did(), key_file.display()));
 
     let mut changes = Changes::of(&project)?;
-    let mut session = Session { client, dir: arguments.dir, agent: arguments.agent, key, made: VecDeque::new(), output };
+    let mut session =
+        Session { client, dir: arguments.dir, agent: arguments.agent, key, grants: arguments.grants, made: VecDeque::new(), output };
     let logs = follow(client, session.agent.clone(), output);
     tokio::pin!(logs);
     loop {
@@ -117,6 +121,7 @@ struct Session<'a> {
     dir: PathBuf,
     agent: String,
     key: Key,
+    grants: grants::Arguments,
     /// What was pushed, oldest first.
     made: VecDeque<Digest>,
     output: Output,
@@ -148,9 +153,14 @@ impl Session<'_> {
         let component = push(self.client, &file, None).await?.component;
         let agent = match self.client.get::<Agent>(&format!("/v1/agents/{}", self.agent)).await {
             Ok(agent) if agent.components().any(|runs| runs == component) => agent,
-            Ok(agent) => self.client.post(&format!("/v1/agents/{}/upgrade", agent.id), &Upgrade { component }).await?,
+            Ok(agent) => {
+                self.client
+                    .post(&format!("/v1/agents/{}/upgrade", agent.id), &Upgrade { component, grants: self.grants.clone().changed() })
+                    .await?
+            }
             Err(problem) if problem.code == Code::AgentNotFound => {
-                let spawn = Spawn { name: self.agent.clone(), component, pricing: None, limits: None };
+                let (name, grants) = (self.agent.clone(), self.grants.clone().into());
+                let spawn = Spawn { name, component, pricing: None, limits: None, grants };
                 self.client.post("/v1/agents", &spawn).await?
             }
             Err(problem) => return Err(problem),

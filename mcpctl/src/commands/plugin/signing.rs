@@ -42,7 +42,7 @@ pub(crate) struct Sign {
     /// Its semantic version
     #[arg(long, value_name = "VERSION", value_parser = parse::release)]
     release: Option<String>,
-    /// What it needs from its host: state, log, clock, random
+    /// What it needs from its host: state, log, clock, random, http, agents
     #[arg(long, value_delimiter = ',', value_parser = import)]
     imports: Vec<Import>,
     /// The method that shows whether a release works on an agent's state; called without parameters before an upgrade
