@@ -41,7 +41,7 @@ pub(crate) async fn measure(place: &Place, arguments: &Arguments, report: &mut R
         let rounds = take_turns(&sides(&sandbox, &plugin, &bare, method, params), 1, arguments.pace()).await?;
         report.race("kernel", &format!("{method}, {} bytes", params.len()), 1, &rounds, (1, "wasmtime alone"), Some(AIM));
     }
-    report.gauges(&format!("A loop is ended after its {WALL} ms: how much later"));
+    report.gauges(&format!("A loop is ended after its {WALL} ms: how much later, from when it was asked for"));
     let calls = if arguments.quick { 3 } else { 30 };
     overshoot(&sandbox, &plugin, 1, calls, report).await?;
     overshoot(&sandbox, &plugin, 16, calls.div_ceil(16), report).await
