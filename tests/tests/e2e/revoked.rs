@@ -2,7 +2,7 @@
 
 use protocol::{
     Code, Digest, Problem,
-    api::{Agent, Spawn, Upgrade},
+    api::{Agent, Upgrade},
 };
 use serde_json::{Value, json};
 use tests::{Cluster, Node, Plugin, Publisher, until, value};
