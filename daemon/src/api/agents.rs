@@ -56,10 +56,8 @@ pub(super) async fn terminate(
     Path(agent): Path<String>,
 ) -> Result<Json<Agent>, Failure> {
     require_owner(&api, &caller)?;
-    let agent = api.node.agents.terminate(&caller, &agent).await?;
-    api.node.logs.forget(&agent.id);
-    api.node.publish_soon();
-    Ok(Json(agent))
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.terminate(&caller, &agent).await }).await?))
 }
 
 pub(super) async fn take_snapshot(

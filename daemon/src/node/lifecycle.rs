@@ -105,6 +105,16 @@ impl Node {
         self.replace(caller, &agent, outline, action).await
     }
 
+    /// Ends an agent: its state, and its snapshots, here and at the nodes that hold them.
+    pub(crate) async fn terminate(&self, caller: &Caller, id_or_name: &str) -> Result<api::Agent, Problem> {
+        let agent = self.agents.terminate(caller, id_or_name).await?;
+        self.logs.forget(&agent.id);
+        self.publish_soon();
+        self.dismiss(agent.id);
+        self.release_held(agent.id).await?;
+        Ok(agent)
+    }
+
     /// A registered plugin, loaded, for an agent that lives here.
     async fn ready(&self, id_or_name: &str, component: &Digest) -> Result<api::Plugin, Problem> {
         self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;

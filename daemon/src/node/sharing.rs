@@ -35,13 +35,13 @@ impl Node {
 
     /// The file of a plugin's component, or of a snapshot's part, for `peer`.
     pub(super) async fn content_for(&self, peer: NodeId, component: &Digest) -> Result<PathBuf, Problem> {
+        self.plugins.revoked().check(component)?;
         // What the owner's agents have and are, its other nodes may have.
         if self.is_ours(peer) && self.plugins.blobs().contains(component).await? {
             return Ok(self.plugins.blobs().path(component));
         }
         self.shared_with(peer, component)?;
         // Registered plugins alone: other content is nobody's business.
-        self.plugins.revoked().check(component)?;
         self.plugins.manifest(component).await?;
         Ok(self.plugins.blobs().path(component))
     }

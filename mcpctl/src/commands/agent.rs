@@ -126,7 +126,7 @@ pub(crate) enum Command {
     },
     #[command(flatten)]
     Keep(keep::Command),
-    /// End an agent and delete its state
+    /// End an agent; delete its state and its snapshots
     Terminate {
         /// Its id or name
         #[arg(value_parser = parse::agent)]

@@ -268,4 +268,14 @@ async fn an_agent_whose_home_is_lost_is_recovered_from_the_mesh() {
         (replicas["items"][0]["node"] == json!(estate.home.id()) && replicas["items"][0]["snapshot"] == found).then_some(())
     })
     .await;
+
+    // With the agent all of it goes, on both.
+    estate.other.json(&["agent", "terminate", "counter"]).await;
+    for node in [&estate.other, &estate.home] {
+        until("its snapshots to go", async || {
+            let kept = node.json(&["agent", "snapshots", &estate.agent.id.to_string()]).await;
+            (kept["items"] == json!([])).then_some(())
+        })
+        .await;
+    }
 }

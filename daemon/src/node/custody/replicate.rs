@@ -176,6 +176,19 @@ impl Node {
         }
     }
 
+    /// Has the nodes that hold an agent's snapshots let go of them, in the background: the agent has ended.
+    pub(in crate::node) fn dismiss(&self, agent: AgentId) {
+        let replicas = self.replicas.held.lock().remove(&agent).unwrap_or_default();
+        for holder in replicas.into_keys() {
+            let node = self.clone();
+            self.tasks.spawn(async move {
+                if let Err(problem) = node.entrust(holder, Custody::Release(agent), "terminate", PATIENCE).await {
+                    tracing::warn!(%agent, %holder, %problem, "still holds snapshots of an agent that has ended");
+                }
+            });
+        }
+    }
+
     /// The other nodes that say they are of this owner, and are in the mesh now; the nearest first.
     pub(in crate::node) fn companions(&self) -> Vec<(NodeId, Option<Zone>)> {
         let mut nodes = self.directory.nodes_of(self.owner);

@@ -4,8 +4,8 @@ use protocol::grant::{AgentPattern, Grants, HostPattern};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub(crate) struct Arguments {
-    /// A host that it may send HTTP requests to, may be repeated: api.example.com[:PORT], '*.example.com', or
-    /// http://HOST[:PORT] without TLS. The node must allow it too ('kernel.http_allow')
+    /// A host that it may send HTTP requests to, may be repeated: api.example.com, with ':PORT' if need be, '*.example.com',
+    /// or 'http://HOST:PORT' without TLS. The node must allow it too ('kernel.http_allow')
     #[arg(long = "allow-http", value_name = "HOST")]
     http: Vec<HostPattern>,
     /// An agent that it may call, may be repeated: a name on this node, an id, or '*' for any
