@@ -269,6 +269,20 @@ async fn an_agent_whose_home_is_lost_is_recovered_from_the_mesh() {
     })
     .await;
 
+    // A home that is lost right after a move leaves a snapshot behind, too.
+    move_to(&estate.other, estate.home.id()).await;
+    estate.home.kill9();
+    let recovered = estate.other.json(&["agent", "recover", "counter", "--from-mesh"]).await;
+    assert_eq!(recovered["id"], json!(estate.agent.id), "{recovered}");
+    assert_eq!(count(&estate.other).await, 5);
+    estate.home.restart().await;
+    until("the home to let go once more", async || agents(&estate.home).await.is_empty().then_some(())).await;
+    until("somebody to hold it again", async || {
+        let replicas = estate.other.json(&["agent", "replicas", "counter"]).await;
+        (replicas["items"][0]["node"] == json!(estate.home.id())).then_some(())
+    })
+    .await;
+
     // With the agent all of it goes, on both.
     estate.other.json(&["agent", "terminate", "counter"]).await;
     for node in [&estate.other, &estate.home] {

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, HashSet};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use mesh::Piece;
 use protocol::{
-    AgentId, Code, Digest, NodeId, Problem, Signed, api,
+    AgentId, Code, Digest, NodeId, Problem, Signed, SnapshotId, api,
     custody::{Custody, Held, Hold, MAX_CHUNKS_ASKED},
     snapshot::{Index, MAX_CHUNKS, Snapshot},
     wire::Request,
 };
+use serde::{Deserialize, Serialize};
 use store::{Commit, Kind, RecordWrite};
 
 use super::{LARGE, Node, names};
@@ -19,6 +20,21 @@ use crate::node::{
     Caller, journal,
     snapshots::{deletion, record},
 };
+
+/// What the store keeps of an agent of another node.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entrusted {
+    /// The agent, as its home has it.
+    agent: api::Agent,
+    /// The snapshots that its home knows of. Others that are here, of a time when the agent lived here, are not its to delete.
+    known: Vec<SnapshotId>,
+}
+
+impl Entrusted {
+    fn record(&self) -> RecordWrite {
+        RecordWrite { kind: Kind::Held, id: self.agent.id.to_string(), value: Some(journal::encode(self)) }
+    }
+}
 
 /// Chunks that are on their way to the disk: each waits for a flush.
 const WRITING: usize = 16;
@@ -42,10 +58,12 @@ impl Node {
                 continue;
             }
             self.verified(&signed).await?;
+            let before = self.entrusted_with(&agent).await?.map(|before| before.known).unwrap_or_default();
+            let mut known = hold.keep.clone();
+            known.push(snapshot.id);
             let mut gone = self.snapshots_of(agent).await?;
-            gone.retain(|old| old.document().id != snapshot.id && !hold.keep.contains(&old.document().id));
-            let held = RecordWrite { kind: Kind::Held, id: agent.to_string(), value: Some(journal::encode(&hold.agent)) };
-            let mut records = vec![record(&signed), held];
+            gone.retain(|old| before.contains(&old.document().id) && !known.contains(&old.document().id));
+            let mut records = vec![record(&signed), Entrusted { agent: hold.agent.clone(), known }.record()];
             if self.agents.get(&agent).is_some() {
                 return Err(Problem::new(Code::Conflict, format!("agent {agent} lives here")));
             }
@@ -54,6 +72,18 @@ impl Node {
             return self.drop_chunks(&gone).await;
         }
         unreachable!("the last attempt returns")
+    }
+
+    async fn entrusted_with(&self, agent: &AgentId) -> Result<Option<Entrusted>, Problem> {
+        let record = self.journal.store().record(Kind::Held, &agent.to_string()).await?;
+        record.map(|bytes| journal::decode("held agent", &bytes)).transpose()
+    }
+
+    /// Goes on holding the snapshots of an agent that has left: its new home knows all of them.
+    pub(in crate::node) async fn hold_on(&self, agent: &api::Agent) -> Result<(), Problem> {
+        let known = self.snapshots_of(agent.id).await?.iter().map(|signed| signed.document().id).collect();
+        let entrusted = Entrusted { agent: agent.clone(), known };
+        self.journal.keep(Commit { records: vec![entrusted.record()], ..Commit::default() }).await.map(drop)
     }
 
     /// Fetches what this node lacks of a snapshot: its plugins, its index, its chunks. All of it is verified.
@@ -118,7 +148,7 @@ impl Node {
         let store = self.journal.store();
         let mut agents: BTreeMap<AgentId, api::Agent> = BTreeMap::new();
         for (_, bytes) in journal::all_records(store.as_ref(), Kind::Held).await? {
-            let agent: api::Agent = journal::decode("agent", &bytes)?;
+            let Entrusted { agent, .. } = journal::decode("held agent", &bytes)?;
             agents.insert(agent.id, agent);
         }
         agents.extend(self.agents.all().into_iter().map(|agent| (agent.outline.id, agent.outline.clone())));

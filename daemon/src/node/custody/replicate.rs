@@ -40,7 +40,12 @@ impl Replicas {
         self.held.lock().get(agent).map(|held| held.values().cloned().collect()).unwrap_or_default()
     }
 
-    /// A snapshot was taken, or an agent asks for another number.
+    /// A node is known to hold a snapshot of an agent that came from there.
+    fn insert(&self, agent: AgentId, replica: api::Replica) {
+        self.held.lock().entry(agent).or_default().insert(replica.node, replica);
+    }
+
+    /// A snapshot was taken, an agent came, or asks for another number.
     pub(in crate::node) fn look(&self) {
         self.changed.notify_one();
     }
@@ -122,7 +127,7 @@ impl Node {
                 Ok(()) => {
                     holding += 1;
                     let replica = api::Replica { node, zone, snapshot: id, held_at: Timestamp::now() };
-                    self.replicas.held.lock().entry(outline.id).or_default().insert(node, replica);
+                    self.replicas.insert(outline.id, replica);
                 }
                 Err(problem) => failed = Some(problem),
             }
@@ -174,6 +179,16 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// An agent came from `home`, which keeps holding its last snapshot there if the agent asks for replicas: so there is one
+    /// at every moment.
+    pub(in crate::node) fn count_in(&self, agent: &api::Agent, home: NodeId, snapshot: SnapshotId) {
+        if agent.replicas > 0 {
+            let zone = self.companions().into_iter().find(|(node, _)| *node == home).and_then(|(_, zone)| zone);
+            self.replicas.insert(agent.id, api::Replica { node: home, zone, snapshot, held_at: Timestamp::now() });
+        }
+        self.replicas.look();
     }
 
     /// Has the nodes that hold an agent's snapshots let go of them, in the background: the agent has ended.

@@ -54,7 +54,9 @@ impl Node {
         let action = Action::Restore { agent: id, snapshot: signed.document().id, epoch };
         let _adopting = self.adopting.lock().await;
         let agent = api::Agent { epoch, stopped: false, ..agent };
-        Box::pin(self.settle_in(caller, agent, &signed, Vec::new(), action)).await
+        let agent = Box::pin(self.settle_in(caller, agent, &signed, Vec::new(), action)).await?;
+        self.replicas.look();
+        Ok(agent)
     }
 
     /// The newest snapshot that any node of this owner holds of the agent of this id or name.

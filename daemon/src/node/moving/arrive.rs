@@ -58,7 +58,9 @@ impl Node {
             self.take_usage(undertaking).await?;
         }
         let action = Action::Adopt { agent: id, from, epoch };
-        self.settle_in(caller, api::Agent { epoch, ..agent }, &signed, agreements, action).await.map(drop)
+        let agent = self.settle_in(caller, api::Agent { epoch, ..agent }, &signed, agreements, action).await?;
+        self.count_in(&agent, from, snapshot);
+        Ok(())
     }
 
     /// Makes an agent this node's, of a snapshot that is here: one commit, with what goes along. `adopting` is held.

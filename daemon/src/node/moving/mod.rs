@@ -119,7 +119,7 @@ impl Node {
             Ok(_) => {
                 let departed = self.depart(caller, agent, moving, &mut presence).await;
                 departed.inspect_err(|_| self.settle_later(Arc::clone(agent), moving))?;
-                self.release_held(id).await?;
+                self.hold_or_release(outline).await?;
                 Ok(api::Moved { agent: id, name: outline.name.clone(), to, epoch: moving.epoch })
             }
             // It is known that the other node hasn't and won't.
@@ -188,6 +188,14 @@ impl Node {
         Ok(())
     }
 
+    /// What was kept of an agent that has left stays here if it asks for replicas, of which this node is the first.
+    async fn hold_or_release(&self, agent: &api::Agent) -> Result<(), Problem> {
+        match agent.replicas {
+            0 => self.release_held(agent.id).await,
+            _ => self.hold_on(agent).await,
+        }
+    }
+
     /// Goes on asking in the background.
     fn settle_later(&self, agent: Arc<Agent>, moving: Moving) {
         let node = self.clone();
@@ -221,7 +229,7 @@ impl Node {
         if self.ask_settled(agent, moving).await? {
             let caller = Caller { principal: self.owner, request_id: "settle".into() };
             self.depart(&caller, agent, moving, &mut presence).await?;
-            return self.release_held(agent.outline.id).await;
+            return self.hold_or_release(&agent.outline).await;
         }
         *presence = Presence::Here;
         self.publish_soon();
