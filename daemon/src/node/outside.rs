@@ -88,6 +88,11 @@ impl Reach {
             let granted = grants.iter().any(|pattern| pattern.matches(&id, Some(name)));
             return if granted { Ok((id, true)) } else { Err(denied()) };
         }
+        // Whoever moved to another node of the owner is called by the same name.
+        if let Some((id, there)) = self.node.whereabouts.find(agent) {
+            let granted = grants.iter().any(|pattern| pattern.matches(&id, Some(&there.name)));
+            return if granted { Ok((id, false)) } else { Err(denied()) };
+        }
         match agent.parse::<AgentId>() {
             Ok(id) if grants.iter().any(|pattern| pattern.matches(&id, None)) => Ok((id, false)),
             Err(_) if grants.iter().any(|pattern| matches!(pattern, AgentPattern::Any) || pattern.to_string() == agent) => {

@@ -7,7 +7,7 @@ use crate::fixtures::counter;
 
 /// A node that has founded a mesh.
 pub(crate) async fn founder(cluster: &Cluster) -> Node {
-    let mut node = cluster.lone_node("authority").set("agreements.accept", "auto").start().await;
+    let mut node = cluster.lone_node("authority").set("agreements.accept", "auto").set("kernel.http_allow", "a.example.com").start().await;
     let founded = node.json(&["mesh", "init", "--zone", "eu-1"]).await;
     assert_eq!((&founded["admission"], &founded["authority"]), (&json!("private"), &json!(true)), "{founded}");
     node.look_again().await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use protocol::{
     Code, NodeId, Problem,
     api::{Agent, Executed, Propose},
+    grant::Grants,
     manifest::Import,
 };
 use serde_json::{Value, json};
@@ -134,6 +135,15 @@ async fn an_agent_moves_with_all_that_belongs_to_it_while_it_is_called() {
     crate::fixtures::reaches(&estate.consumer, second, protocol::agreement::Status::Suspended).await;
     estate.other.json(&["agreement", "resume", &second.to_string()]).await;
     crate::fixtures::reaches(&estate.consumer, second, protocol::agreement::Status::Active).await;
+
+    // Agents that may call it by its name find it, too.
+    let reaching = estate.publisher.sign("reaching", kernel::fixture::reaching(), &[Import::Http, Import::Agents]);
+    estate.home.register(&reaching).await.expect("sound");
+    let grants = Grants { http: vec!["a.example.com".parse().expect("a host")], agents: vec!["counter".parse().expect("a name")] };
+    estate.home.spawn_with("relay", &reaching, None, grants).await.expect("allowed");
+    let before = count(&estate.other).await;
+    let relayed = estate.home.execute("relay", "relay", &json!({ "to": "counter!count" })).await.expect("called");
+    assert_eq!(value(&relayed), json!({ "count": before + 1 }));
 
     // A loss of power on either side changes nothing, and back it goes.
     for node in [&mut estate.home, &mut estate.other] {

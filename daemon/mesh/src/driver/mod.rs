@@ -248,7 +248,7 @@ impl Driver {
             }
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.on_not_listening(&address),
-            SwarmEvent::ExternalAddrConfirmed { address } => self.on_external(&address, true),
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_confirmed(&address),
             SwarmEvent::ExternalAddrExpired { address } => self.on_external(&address, false),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason, .. } => {
                 tracing::debug!(?addresses, ?reason, "a listener is closed");

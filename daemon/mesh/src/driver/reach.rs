@@ -32,6 +32,10 @@ const LEAVE_ALONE: Duration = Duration::from_secs(600);
 /// Neighbours that are let alone are remembered up to this number.
 const MAX_ALONE: usize = 256;
 
+/// An own address that a peer couldn't reach is tried once more after this long: connections from before an interface changed are
+/// gone by then, and so are the limits that they count under.
+const DOUBT: Duration = Duration::from_secs(10);
+
 /// What is known of this node's own reachability.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
@@ -39,7 +43,9 @@ pub(super) struct Reach {
     observed: Vec<(NodeId, Multiaddr)>,
     /// Addresses that a peer tried: whether it reached this node there.
     tested: Vec<(Multiaddr, bool)>,
-    /// Own addresses that a peer couldn't reach: a firewall stands before them.
+    /// Own addresses that a peer couldn't reach, to be tried once more: their network may just have changed.
+    doubted: Vec<(Instant, Multiaddr)>,
+    /// Own addresses that peers couldn't reach, twice: a firewall stands before them.
     guarded: HashSet<Multiaddr>,
     /// What the router's port mapping says.
     mapping: Option<String>,
@@ -51,7 +57,7 @@ pub(super) struct Reach {
 
 impl Reach {
     pub(super) fn next(&self) -> Option<Instant> {
-        self.retiring.iter().map(|(due, _)| *due).min()
+        self.retiring.iter().map(|(due, _)| *due).chain(self.doubted.iter().map(|(due, _)| *due)).min()
     }
 }
 
@@ -109,7 +115,20 @@ impl Driver {
                 self.close_connection(connection);
             }
         }
+        self.dispel(now);
         self.reserve(now);
+    }
+
+    /// Has doubted addresses tried once more.
+    fn dispel(&mut self, now: Instant) {
+        let (due, rest) = std::mem::take(&mut self.reach.doubted).into_iter().partition(|(due, _)| *due <= now);
+        self.reach.doubted = rest;
+        for (_, address) in due {
+            if self.shared.listening.read().contains(&address) {
+                // AutoNAT tries no address twice (rust-libp2p, issue 6203); by its full name it is another.
+                self.have_tried(&address.with(Protocol::P2p(identity::peer_of(self.shared.node))));
+            }
+        }
     }
 
     /// Asks for reservations where they are wanted.
@@ -150,13 +169,21 @@ impl Driver {
     pub(super) fn on_tested(&mut self, event: &Tested) {
         let reached = event.result.is_ok();
         tracing::debug!(address = %event.tested_addr, reached, by = %event.server, "an address of this node was tried");
-        self.reach.tested.retain(|(address, _)| *address != event.tested_addr);
-        self.reach.tested.push((event.tested_addr.clone(), reached));
-        if self.reach.tested.len() > MAX_OBSERVERS {
-            self.reach.tested.remove(0);
+        let (address, again) = address::split_peer(event.tested_addr.clone());
+        let Reach { tested, doubted, .. } = &mut self.reach;
+        tested.retain(|(known, _)| *known != address);
+        tested.push((address.clone(), reached));
+        if tested.len() > MAX_OBSERVERS {
+            tested.remove(0);
         }
-        if !reached && self.shared.listening.read().contains(&event.tested_addr) && !self.announced.contains(&event.tested_addr) {
-            self.on_guarded(event.tested_addr.clone());
+        doubted.retain(|(_, known)| *known != address);
+        if reached || !self.shared.listening.read().contains(&address) || self.announced.contains(&address) {
+            return;
+        }
+        if again.is_some() {
+            self.on_guarded(address);
+        } else if doubted.len() < MAX_OBSERVERS {
+            doubted.push((Instant::now() + DOUBT, address));
         }
     }
 
@@ -167,12 +194,22 @@ impl Driver {
         }
     }
 
-    /// Whether a peer has tried an own address in vain. It isn't tried again while this node runs.
+    /// A peer has reached this node at an address, or a relay has given it one.
+    pub(super) fn on_confirmed(&mut self, address: &Multiaddr) {
+        let (plain, named) = address::split_peer(address.clone());
+        if named == Some(identity::peer_of(self.shared.node)) && !address::relayed(address) {
+            self.swarm.remove_external_address(address);
+            self.swarm.add_external_address(plain);
+        }
+        self.on_external(address, true);
+    }
+
+    /// Whether peers have tried an own address in vain. It isn't tried again while this node runs.
     pub(super) fn is_guarded(&self, address: &Multiaddr) -> bool {
         self.reach.guarded.contains(address)
     }
 
-    /// A peer can't reach this node at an own address: nobody is told of it any more.
+    /// Peers can't reach this node at an own address: nobody is told of it any more.
     fn on_guarded(&mut self, address: Multiaddr) {
         let advice = "open its port in the firewall, then restart this node";
         if self.server {
@@ -180,7 +217,7 @@ impl Driver {
             tracing::warn!(%address, advice, "a peer can't reach this entry node");
             return;
         }
-        tracing::info!(%address, advice, "a peer can't reach this node at its own address: others reach it elsewhere, or over relays");
+        tracing::info!(%address, advice, "peers can't reach this node at its own address: others reach it elsewhere, or over relays");
         self.swarm.remove_external_address(&address);
         self.on_external(&address, false);
         if self.reach.guarded.len() < MAX_OBSERVERS {
