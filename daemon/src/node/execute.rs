@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use protocol::{
     AgentId, AgreementId, Code, Digest, Expect, NodeId, Problem, Signed, Timestamp,
+    agreement::Agreement,
     api::{self},
     document::Sealed,
     entry::Action,
@@ -127,7 +128,9 @@ impl Node {
                 }
                 Err(problem) => {
                     // A node that forgot the agent, or is gone, isn't asked first the next time.
-                    self.routes.lock().remove(agent);
+                    if matches!(problem.code, Code::AgentNotFound | Code::Unreachable) {
+                        self.routes.lock().remove(agent);
+                    }
                     return Err(problem);
                 }
             }
@@ -144,13 +147,29 @@ impl Node {
             return Ok(there.node);
         }
         if let Some(contract) = contract {
-            return Ok(contract.terms().provider_node);
+            let terms = contract.terms();
+            return Ok(self.later_home(&terms).await.unwrap_or(terms.provider_node));
         }
         if let Some(advert) = self.locate(agent, None).await? {
             return Ok(advert.document().node);
         }
         Err(Problem::new(Code::AgentNotFound, format!("agent {agent} is known neither here nor to the neighbours"))
             .hint("'mcpctl discover CAPABILITY' finds agents by what they can do"))
+    }
+
+    /// Where the agent of an agreement lives by now, if the node that was agreed on isn't there to tell: another node of its
+    /// provider, by that one's credential.
+    async fn later_home(&self, terms: &Agreement) -> Option<NodeId> {
+        let mesh = self.mesh().ok()?;
+        if mesh.rtt(terms.provider_node).is_some() {
+            return None;
+        }
+        let homes = self.directory.homes(&terms.agent);
+        let (home, _) = homes.into_iter().max_by_key(|(_, epoch)| *epoch).filter(|(home, _)| *home != terms.provider_node)?;
+        if self.owner_of(home).is_none() {
+            mesh.ping(home).await.ok()?;
+        }
+        (self.owner_of(home) == Some(terms.provider)).then_some(home)
     }
 
     /// Holds a receipt against the call that it answers and the receipts before it.

@@ -145,6 +145,13 @@ async fn an_agent_moves_with_all_that_belongs_to_it_while_it_is_called() {
     let relayed = estate.home.execute("relay", "relay", &json!({ "to": "counter!count" })).await.expect("called");
     assert_eq!(value(&relayed), json!({ "count": before + 1 }));
 
+    // So does a consumer that has forgotten where it went, while its first home is down.
+    estate.home.kill9();
+    estate.consumer.restart().await;
+    let found = async || estate.call("count").await.inspect_err(|problem| println!("{problem}")).ok();
+    until("the consumer to find it by itself", found).await;
+    estate.home.restart().await;
+
     // A loss of power on either side changes nothing, and back it goes.
     for node in [&mut estate.home, &mut estate.other] {
         node.kill9();

@@ -171,8 +171,9 @@ async fn an_agent_calls_another_nodes_under_an_agreement_and_not_without() {
     assert!(outer.contains(&inner[0]), "{inner:?} are not of {outer:?}");
     assert!(traced(&provider).await.iter().any(|(request, ..)| *request == inner[0]));
 
-    // The time that is left goes along: the loop would have ten minutes by the agent's limit.
-    let late = relay(&consumer, "a", &format!("{far_id}!loop")).await.expect_err("too long");
+    // The time that is left goes along: the loop would have ten seconds by its agent's limits, and fuel for several.
+    relays(&consumer, &[("late", &[&far_id])], Limits { wall_ms: 1_000, ..Limits::default() }).await;
+    let late = relay(&consumer, "late", &format!("{far_id}!loop")).await.expect_err("too long");
     assert!(late.code == Code::TimedOut || late.detail.contains("timed_out"), "{late}");
     // Nor does an agent's name lead to another node.
     let named = relay(&consumer, "b", "counter!count").await.expect_err("it lives elsewhere");
