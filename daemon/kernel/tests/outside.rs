@@ -174,14 +174,18 @@ async fn guests_keep_to_a_ceiling_together() {
     let limits = Limits { fuel: u64::MAX, wall_ms: 600_000, ..Limits::default() };
     let ask = |method: &str, wall_ms: u64| kernel.call(&plugin, with(method, "{}", Limits { wall_ms, ..limits }, ()));
     ask("take", 60_000).await.result.expect("25 MiB fit");
-    let held = {
+    let hold = |kernel: &Kernel, plugin: &Plugin| {
         let (kernel, plugin) = (kernel.clone(), plugin.clone());
         tokio::spawn(async move { kernel.call(&plugin, with("hold", "{}", limits, ())).await })
     };
+    let mut held = hold(&kernel, &plugin);
     let full = loop {
-        // Until the other one has grown, there is room.
+        // Until the other one has grown, there is room; it may be the one that finds none.
         if let Err(failure) = ask("take", 60_000).await.result {
             break failure;
+        }
+        if held.is_finished() {
+            held = hold(&kernel, &plugin);
         }
     };
     let problem = Problem::from(full);
@@ -192,10 +196,7 @@ async fn guests_keep_to_a_ceiling_together() {
     let small = Kernel::new(Config { max_memory: 26 << 20, ..Config::new(home.path().join("small"), [1; 32], Compiler::InProcess) })
         .expect("a kernel");
     let plugin = load(&small, &holding).await;
-    let holds = {
-        let (small, plugin) = (small.clone(), plugin.clone());
-        tokio::spawn(async move { small.call(&plugin, with("hold", "{}", limits, ())).await })
-    };
+    let holds = hold(&small, &plugin);
     let less = |depth: usize, wall_ms: u64| {
         let call = Call { depth, ..with("less", "{}", Limits { wall_ms, ..limits }, ()) };
         small.call(&plugin, call)
