@@ -28,6 +28,9 @@ pub enum Quantity {
 }
 
 impl Quantity {
+    /// Every quantity there is.
+    pub const ALL: [Self; 4] = [Self::Calls, Self::Fuel, Self::WallUs, Self::EgressBytes];
+
     /// Its name in limits: `calls`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,6 +59,15 @@ impl Quantity {
             Self::WallUs => &mut usage.wall_us,
             Self::EgressBytes => &mut usage.egress_bytes,
         }
+    }
+}
+
+impl FromStr for Quantity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|quantity| quantity.as_str() == text);
+        known.ok_or_else(|| format!("{text:?} is not a quantity: calls, fuel, wall_us or egress_bytes"))
     }
 }
 
@@ -132,6 +144,16 @@ pub enum AtLimit {
     Deny,
     /// Calls go on, and are counted and priced.
     Overage,
+}
+
+impl AtLimit {
+    /// Its name in terms: `deny`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Overage => "overage",
+        }
+    }
 }
 
 /// What usage costs. Amounts are decimals with a label; the mesh moves no money.
@@ -264,7 +286,24 @@ pub enum Reason {
     Terminated,
     /// One party says that the other broke it.
     Breached,
+    /// The provider declined what was proposed.
+    Rejected,
 }
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Completed => "completed",
+            Self::Expired => "expired",
+            Self::Terminated => "terminated",
+            Self::Breached => "breached",
+            Self::Rejected => "rejected",
+        })
+    }
+}
+
+/// The longest note of a transition in bytes.
+pub const MAX_NOTE: usize = 500;
 
 /// A party's signed step from one status to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -281,6 +320,9 @@ pub struct Transition {
     pub to: Status,
     /// Why, where it is closed.
     pub reason: Option<Reason>,
+    /// What whoever decided says of it, in a line of at most [`MAX_NOTE`] bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Who decided; must be a party and must have signed.
     pub by: Did,
 }

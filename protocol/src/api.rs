@@ -4,6 +4,7 @@
 
 mod agents;
 mod mesh;
+mod terms;
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ use crate::{
     usage::Usage,
 };
 
-pub use self::{agents::*, mesh::*};
+pub use self::{agents::*, mesh::*, terms::*};
 
 /// The largest body of a request other than a blob: parameters and their envelope.
 pub const MAX_BODY: usize = crate::wire::MAX_PARAMS + 64 * 1024;
@@ -189,9 +190,9 @@ pub struct Trust {
 /// `POST /v1/agreements`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Propose {
-    /// The agent to call.
-    pub agent: AgentId,
-    /// The node that provides it, where several claim the agent.
+    /// The agent to call: its id, or its name where one node alone provides an agent of that name.
+    pub agent: String,
+    /// The node that provides it, where several claim the agent or have one of that name.
     #[serde(default)]
     pub node: Option<NodeId>,
     /// Its methods; empty for all.
@@ -202,13 +203,6 @@ pub struct Propose {
     /// The template's parameters.
     #[serde(default)]
     pub parameters: std::collections::BTreeMap<String, String>,
-}
-
-/// `POST /v1/agreements/{id}/close` (and `…/suspend`, `…/resume`, without a reason)
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Close {
-    /// Why.
-    pub reason: Reason,
 }
 
 /// `GET /v1/agreements/{id}` and the answer of every route that changes one

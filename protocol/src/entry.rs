@@ -170,6 +170,24 @@ pub enum Action {
         /// The component.
         component: Digest,
     },
+    /// Proposals within a template are accepted beforehand from now on, or no longer.
+    AutoAccept {
+        /// The template.
+        template: String,
+        /// Whose proposals.
+        #[serde(rename = "for")]
+        whose: crate::api::Whose,
+        /// Whether they are.
+        accepted: bool,
+    },
+    /// The node's operator brought a template, or took it away.
+    Template {
+        /// Its name.
+        template: String,
+        /// SHA-256 of it as JSON; none where it was taken away.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<Digest>,
+    },
     /// An agreement reached a status.
     Agreement {
         /// The status reached.

@@ -7,6 +7,7 @@
 //! tree                       BLAKE3 piece by piece, for content that is verified as it arrives
 //! envelope -> document       what one party can prove to another (DSSE v1 over JSON)
 //!   manifest, advert, agreement, receipt, credential, snapshot
+//! template                   terms that parameters adapt
 //! grant                      what an agent may reach outside of itself
 //! token, admission           how a node enters a private mesh, and what two nodes show one another first
 //! merkle, checkpoint, entry  the trace: RFC 6962 proofs, C2SP checkpoints
@@ -40,6 +41,7 @@ pub mod manifest;
 pub mod merkle;
 pub mod receipt;
 pub mod snapshot;
+pub mod template;
 pub mod token;
 pub mod tree;
 pub mod usage;

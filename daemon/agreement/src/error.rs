@@ -2,7 +2,7 @@
 
 use protocol::{
     AgreementId, Code, Did, Problem,
-    agreement::{Reason, Status},
+    agreement::{MAX_NOTE, Reason, Status},
     document,
 };
 
@@ -15,17 +15,19 @@ pub enum Error {
         /// What was asked for.
         name: String,
         /// The template whose name is nearest, if any is near.
-        nearest: Option<&'static str>,
+        nearest: Option<String>,
         /// Every template.
         valid: String,
     },
-    /// Templates have no such parameter.
-    #[error("templates have no parameter {name:?}{}; parameters are {valid}", near(.nearest))]
+    /// The template has no such parameter.
+    #[error("template {template} has no parameter {name:?}{}; its parameters are {valid}", near(.nearest))]
     UnknownParameter {
+        /// The template.
+        template: String,
         /// What was asked for.
         name: String,
         /// The parameter whose name is nearest, if any is near.
-        nearest: Option<&'static str>,
+        nearest: Option<String>,
         /// Every parameter.
         valid: String,
     },
@@ -33,11 +35,19 @@ pub enum Error {
     #[error("parameter {name}: {value:?} is not {expected}")]
     BadParameter {
         /// The parameter.
-        name: &'static str,
+        name: String,
         /// Its value.
         value: String,
         /// What it should be.
-        expected: &'static str,
+        expected: String,
+    },
+    /// A template that nobody could agree on.
+    #[error("template {name:?} is none: {what}")]
+    BadTemplate {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        what: String,
     },
     /// The methods aren't names of methods, or are too many.
     #[error("{0:?} is not the name of a method")]
@@ -104,7 +114,7 @@ pub enum Error {
     #[error("{0} becomes active when both parties have signed its terms, not by a transition")]
     NotSigned(AgreementId),
     /// A closing transition without a reason, or another one with it.
-    #[error("a transition to {to} can't have {}", reason.map_or("no reason".into(), |reason| format!("reason {reason:?}")))]
+    #[error("a transition to {to} can't have {}", reason.map_or("no reason".into(), |reason| format!("reason {reason}")))]
     Reason {
         /// Where it goes.
         to: Status,
@@ -119,14 +129,20 @@ pub enum Error {
         /// Its end.
         ends: protocol::Timestamp,
     },
+    /// Rejected by somebody but the provider, or when it wasn't a proposal any more.
+    #[error("only a proposal is rejected, and only by its provider; others are closed as terminated")]
+    NotDeclined,
+    /// A note that isn't one line, or a long one.
+    #[error("a note is one line of 1 to {MAX_NOTE} bytes")]
+    Note,
     /// A party that must sign did not.
     #[error(transparent)]
     Document(#[from] document::Error),
 }
 
 /// `, did you mean "x"?`, where anything is near.
-fn near(nearest: &Option<&'static str>) -> String {
-    nearest.map(|nearest| format!(", did you mean {nearest:?}?")).unwrap_or_default()
+fn near(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|nearest| format!(", did you mean {nearest:?}?")).unwrap_or_default()
 }
 
 impl Error {
@@ -136,11 +152,13 @@ impl Error {
             Self::UnknownTemplate { .. }
             | Self::UnknownParameter { .. }
             | Self::BadParameter { .. }
+            | Self::BadTemplate { .. }
             | Self::BadMethod(_)
             | Self::TooManyMethods { .. }
             | Self::OtherAgreement { .. }
-            | Self::Reason { .. } => Code::InvalidRequest,
-            Self::Illegal { .. } | Self::NotExpired { .. } => Code::IllegalTransition,
+            | Self::Reason { .. }
+            | Self::Note => Code::InvalidRequest,
+            Self::Illegal { .. } | Self::NotExpired { .. } | Self::NotDeclined => Code::IllegalTransition,
             Self::Sequence { .. } | Self::Stale { .. } => Code::Conflict,
             Self::NotAParty { .. } | Self::NotYours { .. } => Code::NotAuthorized,
             Self::NotSigned(_) => Code::AgreementNotSigned,
@@ -151,7 +169,7 @@ impl Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::UnknownTemplate { valid, .. } => format!("use one of {valid}"),
-            Self::UnknownParameter { .. } => "write each as name=value: calls=500/1d, days=7".into(),
+            Self::UnknownParameter { template, .. } => format!("'mcpctl agreement templates show {template}' tells what each takes"),
             Self::Sequence { .. } | Self::Stale { .. } => {
                 "the other party changed it meanwhile: look at it again, then decide again".into()
             }
@@ -160,11 +178,14 @@ impl Error {
             Self::NotYours { suspended_by, .. } => format!("ask {suspended_by} to resume it, or close it"),
             Self::Illegal { .. }
             | Self::BadParameter { .. }
+            | Self::BadTemplate { .. }
             | Self::BadMethod(_)
             | Self::TooManyMethods { .. }
             | Self::OtherAgreement { .. }
             | Self::NotAParty { .. }
             | Self::Reason { .. }
+            | Self::Note
+            | Self::NotDeclined
             | Self::NotExpired { .. }
             | Self::Document(_) => return None,
         })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::{AgreementId, Key, Timestamp, agreement::Agreement};
 
-use crate::{Parties, propose};
+use crate::{Parties, propose, template, templates};
 
 pub(crate) fn provider() -> Key {
     Key::from_seed(&[1; 32])
@@ -42,5 +42,6 @@ pub(crate) fn parties() -> Parties {
 pub(crate) fn terms(template: &str, parameters: &[(&str, &str)]) -> Agreement {
     let parameters: BTreeMap<_, _> = parameters.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let pricing = protocol::agreement::Pricing::free();
+    let template = template::find(template, templates().iter()).expect("it comes along");
     propose(template, &parameters, parties(), Vec::new(), pricing, AgreementId::new(), now()).expect("valid parameters")
 }

@@ -9,7 +9,7 @@
 //! - Terms become active by the provider's signature under the very same bytes, never by a transition.
 //! - Either party may suspend, and only who suspended may resume: else a consumer could undo what protects the provider.
 //! - Either party may close, for any reason it states: a reason is its claim, signed by it. `expired` alone is a fact,
-//!   and refused before the end. A proposal is withdrawn, or declined, by closing it.
+//!   and refused before the end. A proposal is withdrawn by closing it, and declined by its provider as `rejected`.
 //! - Past the end nothing but closing is accepted, and isn't needed: [`State::effective`] says closed.
 //!
 //! Transitions are numbered, so that of two that cross one is refused as [`Error::Sequence`]. So that the same one wins
@@ -17,7 +17,7 @@
 
 use protocol::{
     Did, Signed, Timestamp,
-    agreement::{Agreement, Reason, Status, Transition},
+    agreement::{Agreement, MAX_NOTE, Reason, Status, Transition},
 };
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,12 @@ impl State {
         step(self.status, to)?;
         if (to == Status::Closed) != reason.is_some() {
             return Err(Error::Reason { to, reason });
+        }
+        if reason == Some(Reason::Rejected) && (self.status != Status::Proposed || transition.by != terms.provider) {
+            return Err(Error::NotDeclined);
+        }
+        if transition.note.as_ref().is_some_and(|note| note.is_empty() || note.len() > MAX_NOTE || note.chars().any(char::is_control)) {
+            return Err(Error::Note);
         }
         match (self.status, to) {
             (_, Status::Closed) if reason == Some(Reason::Expired) && now < ends => Err(Error::NotExpired { agreement, ends }),

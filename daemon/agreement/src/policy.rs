@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! terms ── always refused? ─> Refuse(every reason)
-//!            └─ no ── accept = "auto" ─> Accept     "manual" ─> Ask     "deny" ─> Refuse
+//!            └─ no ── accept = "auto" ─> Accept     "manual" ─> Accept if accepted beforehand, else Ask     "deny" ─> Refuse
 //! ```
 //!
 //! Ceilings apply to what terms allow in a day and in all, however they say it: 100 calls an hour are 2,400 a day, and
@@ -29,6 +29,17 @@ pub enum Acceptance {
     Manual,
     /// They are refused: this node provides to nobody.
     Deny,
+}
+
+impl Acceptance {
+    /// Its name in the configuration: `manual`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Manual => "manual",
+            Self::Deny => "deny",
+        }
+    }
 }
 
 /// The most that terms may allow of each quantity; none where it is the provider's to bear.
@@ -107,8 +118,8 @@ pub enum Decision {
 }
 
 impl Policy {
-    /// Decides on `terms` for what is `offered`.
-    pub fn decide(&self, terms: &Agreement, offered: &Pricing, now: Timestamp) -> Decision {
+    /// Decides on `terms` for what is `offered`; `beforehand` says that the operator has accepted terms like these.
+    pub fn decide(&self, terms: &Agreement, offered: &Pricing, beforehand: bool, now: Timestamp) -> Decision {
         let mut against = Vec::new();
         self.form(terms, &mut against);
         self.validity(terms, now, &mut against);
@@ -118,6 +129,7 @@ impl Policy {
             Acceptance::Deny => Decision::Refuse("this provider accepts no agreements".into()),
             Acceptance::Auto | Acceptance::Manual if !against.is_empty() => Decision::Refuse(against.join("; ")),
             Acceptance::Auto => Decision::Accept,
+            Acceptance::Manual if beforehand => Decision::Accept,
             Acceptance::Manual => Decision::Ask,
         }
     }
@@ -247,7 +259,7 @@ mod tests {
     }
 
     fn refused(policy: &Policy, terms: &Agreement) -> String {
-        match policy.decide(terms, &Pricing::free(), now()) {
+        match policy.decide(terms, &Pricing::free(), false, now()) {
             Decision::Refuse(reason) => reason,
             other => panic!("{other:?}"),
         }
@@ -255,17 +267,21 @@ mod tests {
 
     #[test]
     fn acceptance_decides_where_nothing_speaks_against() {
-        let decide = |accept| Policy { accept, ..Policy::default() }.decide(&terms("standard", &[]), &Pricing::free(), now());
+        let decide = |accept| Policy { accept, ..Policy::default() }.decide(&terms("standard", &[]), &Pricing::free(), false, now());
         assert_eq!(decide(Acceptance::Auto), Decision::Accept);
         assert_eq!(decide(Acceptance::Manual), Decision::Ask);
         assert!(matches!(decide(Acceptance::Deny), Decision::Refuse(_)));
         assert_eq!(Policy::default().accept, Acceptance::Manual);
+        let beforehand = |accept, terms| Policy { accept, ..Policy::default() }.decide(&terms, &Pricing::free(), true, now());
+        assert_eq!(beforehand(Acceptance::Manual, terms("standard", &[])), Decision::Accept);
+        assert!(matches!(beforehand(Acceptance::Deny, terms("standard", &[])), Decision::Refuse(_)));
+        assert!(matches!(beforehand(Acceptance::Manual, terms("standard", &[("days", "400")])), Decision::Refuse(_)));
     }
 
     #[test]
     fn prices_below_the_offer_and_other_currencies_are_refused() {
         let offered = Pricing { currency: "EUR".into(), per_call: Decimal::new(2, 2), per_million_fuel: Decimal::new(1, 3) };
-        let decide = |pricing: Pricing| auto().decide(&Agreement { pricing, ..terms("trial", &[]) }, &offered, now());
+        let decide = |pricing: Pricing| auto().decide(&Agreement { pricing, ..terms("trial", &[]) }, &offered, false, now());
         let says = |pricing, what: &str| matches!(decide(pricing), Decision::Refuse(reason) if reason.contains(what));
         assert_eq!(decide(offered.clone()), Decision::Accept);
         assert_eq!(decide(Pricing { per_call: Decimal::ONE, ..offered.clone() }), Decision::Accept);
@@ -277,12 +293,12 @@ mod tests {
     #[test]
     fn validity_is_bounded() {
         let policy = Policy { max_days: 30, ..auto() };
-        assert_eq!(policy.decide(&terms("standard", &[]), &Pricing::free(), now()), Decision::Accept);
+        assert_eq!(policy.decide(&terms("standard", &[]), &Pricing::free(), false, now()), Decision::Accept);
         assert!(refused(&policy, &terms("standard", &[("days", "31")])).contains("valid for 31 days; at most 30"));
         let mut reversed = terms("trial", &[]);
         reversed.header.issued_at = after(2 * DAY);
         assert!(refused(&policy, &reversed).contains("ended"));
-        assert!(matches!(policy.decide(&terms("trial", &[]), &Pricing::free(), after(DAY)), Decision::Refuse(_)));
+        assert!(matches!(policy.decide(&terms("trial", &[]), &Pricing::free(), false, after(DAY)), Decision::Refuse(_)));
     }
 
     #[test]
@@ -300,18 +316,18 @@ mod tests {
     fn ceilings_hold_however_terms_are_put() {
         let day = Ceiling { calls: Some(1_000), ..Ceiling::default() };
         let policy = Policy { max_limits: Ceilings { day, ..Ceilings::default() }, ..auto() };
-        assert_eq!(policy.decide(&terms("standard", &[]), &Pricing::free(), now()), Decision::Accept);
+        assert_eq!(policy.decide(&terms("standard", &[]), &Pricing::free(), false, now()), Decision::Accept);
         assert!(refused(&policy, &terms("standard", &[("calls", "1001")])).contains("calls 1001 a day; at most 1000"));
         assert!(refused(&policy, &terms("standard", &[("calls", "42/1h")])).contains("calls 1008 a day"));
-        assert_eq!(policy.decide(&terms("standard", &[("calls", "1000/total")]), &Pricing::free(), now()), Decision::Accept);
+        assert_eq!(policy.decide(&terms("standard", &[("calls", "1000/total")]), &Pricing::free(), false, now()), Decision::Accept);
         assert!(refused(&policy, &terms("trial", &[("calls", "1001")])).contains("calls 1001 a day"));
 
         let total = Ceiling { fuel: Some(31 * 1_000_000_000_000), ..Ceiling::default() };
         let policy = Policy { max_limits: Ceilings { total, ..Ceilings::default() }, ..auto() };
-        assert_eq!(policy.decide(&terms("standard", &[]), &Pricing::free(), now()), Decision::Accept);
+        assert_eq!(policy.decide(&terms("standard", &[]), &Pricing::free(), false, now()), Decision::Accept);
         assert!(refused(&policy, &terms("standard", &[("days", "31")])).contains("fuel 32000000000000 in all"));
         // No limit on fuel, but calls are limited, and so is the fuel of each.
-        assert_eq!(policy.decide(&terms("trial", &[]), &Pricing::free(), now()), Decision::Accept);
+        assert_eq!(policy.decide(&terms("trial", &[]), &Pricing::free(), false, now()), Decision::Accept);
         assert!(refused(&policy, &terms("trial", &[("calls", "3101")])).contains("fuel 31010000000000 "));
     }
 
@@ -323,6 +339,6 @@ mod tests {
             assert!(reason.contains(what), "{reason}");
         }
         let generous = Policy { allow_overage: true, ..auto() };
-        assert_eq!(generous.decide(&terms("standard", &[("at_limit", "overage")]), &Pricing::free(), now()), Decision::Accept);
+        assert_eq!(generous.decide(&terms("standard", &[("at_limit", "overage")]), &Pricing::free(), false, now()), Decision::Accept);
     }
 }

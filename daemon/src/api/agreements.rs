@@ -3,8 +3,8 @@
 use axum::{Extension, extract::State};
 use protocol::{
     AgreementId,
-    agreement::Status,
-    api::{AgreementOutline, AgreementState, Close, List, Propose},
+    agreement::{Reason, Status},
+    api::{AgreementOutline, AgreementState, Close, List, Propose, Step},
 };
 
 use super::{
@@ -13,10 +13,6 @@ use super::{
     require_owner,
 };
 use crate::node::Caller;
-
-pub(super) async fn templates() -> Json<List<agreement::template::Template>> {
-    Json(agreement::template::templates().to_vec().into())
-}
 
 pub(super) async fn propose(
     State(api): State<Api>,
@@ -48,22 +44,34 @@ pub(super) async fn accept(
     Ok(Json(api.node.accept(&caller, &id).await?))
 }
 
+pub(super) async fn reject(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<AgreementId>,
+    Json(step): Json<Step>,
+) -> Result<Json<AgreementState>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.transition(&caller, &id, Status::Closed, Some(Reason::Rejected), step.note).await?))
+}
+
 pub(super) async fn suspend(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<AgreementId>,
+    Json(step): Json<Step>,
 ) -> Result<Json<AgreementState>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.transition(&caller, &id, Status::Suspended, None).await?))
+    Ok(Json(api.node.transition(&caller, &id, Status::Suspended, None, step.note).await?))
 }
 
 pub(super) async fn resume(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<AgreementId>,
+    Json(step): Json<Step>,
 ) -> Result<Json<AgreementState>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.transition(&caller, &id, Status::Active, None).await?))
+    Ok(Json(api.node.transition(&caller, &id, Status::Active, None, step.note).await?))
 }
 
 pub(super) async fn close(
@@ -73,5 +81,5 @@ pub(super) async fn close(
     Json(close): Json<Close>,
 ) -> Result<Json<AgreementState>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.transition(&caller, &id, Status::Closed, Some(close.reason)).await?))
+    Ok(Json(api.node.transition(&caller, &id, Status::Closed, Some(close.reason), close.note).await?))
 }

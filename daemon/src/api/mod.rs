@@ -9,6 +9,7 @@ mod plugins;
 mod reply;
 mod serve;
 mod status;
+mod terms;
 mod trace;
 mod watch;
 
@@ -94,10 +95,14 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/agents/{agent}/logs/follow", get(logs::follow))
         .route("/v1/agents/{agent}/recover", post(agents::recover))
         .route("/v1/agents/{agent}/execute", post(agents::execute))
-        .route("/v1/templates", get(agreements::templates))
+        .route("/v1/templates", get(terms::templates))
+        .route("/v1/templates/{name}", get(terms::template).put(terms::add).delete(terms::remove))
+        .route("/v1/policy", get(terms::policy))
+        .route("/v1/policy/auto-accept/{template}/{whose}", put(terms::accept_beforehand).delete(terms::ask_again))
         .route("/v1/agreements", post(agreements::propose).get(agreements::list))
         .route("/v1/agreements/{id}", get(agreements::show))
         .route("/v1/agreements/{id}/accept", post(agreements::accept))
+        .route("/v1/agreements/{id}/reject", post(agreements::reject))
         .route("/v1/agreements/{id}/suspend", post(agreements::suspend))
         .route("/v1/agreements/{id}/resume", post(agreements::resume))
         .route("/v1/agreements/{id}/close", post(agreements::close))

@@ -4,7 +4,7 @@
 //! gossip: who joins pulls a snapshot from each neighbour, and a capability unknown here is looked up in Kademlia.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -224,9 +224,19 @@ impl Directory {
         if let Some(other) = found[1..].iter().find(doubtful) {
             let (one, two) = (first.document().node, other.document().node);
             return Err(Problem::new(protocol::Code::Conflict, format!("agent {agent} is claimed by {one} and by {two}, at least"))
-                .hint("name the node that you mean ('--node')"));
+                .hint("name the node that you mean ('--to')"));
         }
         Ok(Some(Arc::clone(first)))
+    }
+
+    /// The agents of this name that others offer, of `node` where one is named.
+    pub(crate) fn named(&self, name: &str, node: Option<NodeId>) -> BTreeSet<AgentId> {
+        let now = Timestamp::now();
+        let known = self.known.read();
+        let adverts = known.values().map(|known| known.advert.document());
+        let valid = adverts.filter(|advert| advert.header.expires_at > now && node.is_none_or(|node| advert.node == node));
+        let offered = valid.flat_map(|advert| &advert.services).flat_map(|service| &service.agents);
+        offered.filter(|agent| agent.name == name).map(|agent| agent.id).collect()
     }
 
     /// The nodes that offer an agent, each with the epoch in which it does.

@@ -129,15 +129,34 @@ impl Node {
         if let Some(advert) = self.directory.locate(agent, node)? {
             return Ok(Some(advert));
         }
-        let Ok(mesh) = self.mesh() else { return Ok(None) };
+        // A conflict is enough, too: it is what there is to say.
+        self.ask_neighbours(|| !matches!(self.directory.locate(agent, node), Ok(None))).await;
+        self.directory.locate(agent, node)
+    }
+
+    /// The one agent of this name that others offer, of `node` where one is named; neighbours are asked if none is known here.
+    ///
+    /// # Errors
+    /// There are several: which one is meant must be said.
+    pub(crate) async fn locate_named(&self, name: &str, node: Option<NodeId>) -> Result<Option<AgentId>, Problem> {
+        let mut found = self.directory.named(name, node);
+        if found.is_empty() {
+            self.ask_neighbours(|| !self.directory.named(name, node).is_empty()).await;
+            found = self.directory.named(name, node);
+        }
+        if found.len() > 1 {
+            return Err(Problem::new(Code::Conflict, format!("{} agents are called {name}", found.len()))
+                .hint("name the node that you mean ('--to NODE'), or the agent by its id"));
+        }
+        Ok(found.pop_first())
+    }
+
+    /// Takes over the adverts of neighbours until they are enough.
+    async fn ask_neighbours(&self, enough: impl Fn() -> bool) {
+        let Ok(mesh) = self.mesh() else { return };
         let neighbours: Vec<_> = mesh.peers().into_iter().map(|peer| peer.node_id).take(MAX_PROVIDERS).collect();
         let mut answers = stream::iter(neighbours).map(|node| self.pull(node)).buffer_unordered(AT_ONCE);
-        while answers.next().await.is_some() {
-            if let Some(advert) = self.directory.locate(agent, node)? {
-                return Ok(Some(advert));
-            }
-        }
-        Ok(None)
+        while answers.next().await.is_some() && !enough() {}
     }
 
     /// Takes over the adverts that a neighbour knows. Each is verified; a bad one doesn't spoil the rest.

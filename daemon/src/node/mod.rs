@@ -36,6 +36,7 @@ mod routes;
 pub(crate) mod run;
 mod sharing;
 mod snapshots;
+mod templates;
 pub(crate) mod trace_log;
 mod view;
 
@@ -66,6 +67,7 @@ use self::{
     journal::Journal,
     plugins::Plugins,
     revoked::Revoked,
+    templates::Templates,
     trace_log::TraceLog,
 };
 use crate::data_dir::DataDir;
@@ -132,6 +134,7 @@ pub(crate) struct Rooms {
     /// Entry nodes by configuration.
     bootstrap: Vec<String>,
     policy: Policy,
+    pub(crate) templates: Templates,
     share: Share,
     pub(crate) journal: Journal,
     pub(crate) agents: Agents,
@@ -195,6 +198,7 @@ impl Node {
             node_id,
             owner,
             policy: parts.policy,
+            templates: Templates::open(journal.clone()).await?,
             share: parts.share,
             agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
             logs: Arc::new(logs::Logs::new()),

@@ -33,17 +33,18 @@ const TRANSITION_VALIDITY: protocol::SignedDuration = protocol::SignedDuration::
 impl Node {
     /// Proposes terms to the provider of an agent.
     pub(crate) async fn propose(&self, caller: &Caller, propose: Propose) -> Result<AgreementState, Problem> {
-        let unknown = || {
-            Problem::new(Code::AgentNotFound, format!("agent {} is known neither here nor to the neighbours", propose.agent))
-                .hint("'mcpctl discover CAPABILITY' finds agents by what they can do")
-        };
-        if self.agents.get(&propose.agent).is_some() {
+        let unknown = || unknown_agent(&propose.agent);
+        if self.agents.find(&propose.agent).is_some_and(|_| propose.node.is_none_or(|node| node == self.node_id)) {
             return Err(Problem::new(Code::Conflict, format!("agent {} lives on this node: its owner needs no agreement", propose.agent)));
         }
-        let advert = self.locate(&propose.agent, propose.node).await?.ok_or_else(unknown)?;
+        let agent = match propose.agent.parse() {
+            Ok(id) => id,
+            Err(_) => self.locate_named(&propose.agent, propose.node).await?.ok_or_else(unknown)?,
+        };
+        let advert = self.locate(&agent, propose.node).await?.ok_or_else(unknown)?;
         let offer = advert.document();
         // One for each of its plugins, at one price.
-        let theirs = |service: &&Service| service.agents.iter().any(|agent| agent.id == propose.agent);
+        let theirs = |service: &&Service| service.agents.iter().any(|offered| offered.id == agent);
         let services: Vec<_> = offer.services.iter().filter(theirs).collect();
         let pricing = &services.first().ok_or_else(unknown)?.pricing;
         let has = |wanted: &str| services.iter().flat_map(|service| &service.methods).any(|method| method.name == wanted);
@@ -56,10 +57,10 @@ impl Node {
             provider_node: offer.node,
             consumer: self.owner,
             consumer_node: self.node_id,
-            agent: propose.agent,
+            agent,
         };
         let terms = template::propose(
-            &propose.template,
+            &self.templates.get(&propose.template)?.template,
             &propose.parameters,
             parties,
             propose.methods,
@@ -113,7 +114,7 @@ impl Node {
             return Err(Problem::new(Code::Overloaded, "too many of this node's proposals wait for the provider's answer"));
         }
         let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
-        let signed = match self.policy.decide(terms, &agent.outline.pricing, Timestamp::now()) {
+        let signed = match self.policy.decide(terms, &agent.outline.pricing, self.accepts_beforehand(terms, from), Timestamp::now()) {
             Decision::Accept => signed.countersign(&self.owner_key),
             Decision::Ask => signed,
             Decision::Refuse(why) => {
@@ -183,6 +184,7 @@ impl Node {
         id: &AgreementId,
         to: Status,
         reason: Option<Reason>,
+        note: Option<String>,
     ) -> Result<AgreementState, Problem> {
         let contract = self.agreements.get(id).await?;
         let terms = contract.terms();
@@ -195,6 +197,7 @@ impl Node {
             from: state.effective(&terms, Timestamp::now()),
             to,
             reason,
+            note,
             by: self.owner,
         };
         let sealed = Sealed::from(Signed::sign(transition, &[&self.owner_key]));
@@ -263,4 +266,9 @@ impl Node {
             }
         });
     }
+}
+
+fn unknown_agent(agent: &str) -> Problem {
+    Problem::new(Code::AgentNotFound, format!("agent {agent} is known neither here nor to the neighbours"))
+        .hint("'mcpctl discover CAPABILITY' finds agents by what they can do")
 }

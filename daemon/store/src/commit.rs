@@ -191,6 +191,10 @@ kinds! {
     Whereabouts = 17, "whereabouts";
     /// A component that the operator revoked.
     Revocation = 18, "revocation";
+    /// A template that the operator brought.
+    Template = 19, "template";
+    /// Proposals that the operator accepts beforehand.
+    AutoAccept = 20, "auto_accept";
 }
 
 /// How a commit came out.

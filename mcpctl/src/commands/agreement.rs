@@ -9,7 +9,7 @@ use std::{
 use protocol::{
     AgentId, AgreementId, Client, NodeId, Problem, Timestamp,
     agreement::{Bundle, Limit, Reason},
-    api::{AgreementOutline, AgreementState, Close, List, Propose},
+    api::{AgreementOutline, AgreementState, Close, List, Propose, Step},
     error::Code,
 };
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ use crate::{
     parse,
 };
 
+mod prose;
+pub(crate) mod terms;
 pub(crate) mod verify;
 
 /// How long `propose --capability` searches.
@@ -46,26 +48,32 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Close an agreement for good; a proposal is declined or withdrawn by it
-    Close {
-        /// The agreement
-        id: AgreementId,
-        /// Why: completed, terminated or breached
-        #[arg(long, default_value = "terminated", value_parser = reason)]
-        reason: Reason,
-    },
+    /// Decline terms that were proposed to this node's owner
+    Reject(StepArguments),
     /// Refuse calls until the agreement is resumed
-    Suspend {
-        /// The agreement
-        id: AgreementId,
-    },
+    Suspend(StepArguments),
     /// Allow calls again; only for the party that suspended
-    Resume {
-        /// The agreement
-        id: AgreementId,
+    Resume(StepArguments),
+    /// Close an agreement for good: what was agreed was delivered
+    Close(StepArguments),
+    /// End an agreement before its time, or withdraw a proposal
+    Terminate {
+        #[command(flatten)]
+        step: StepArguments,
+        /// Because the other party broke it
+        #[arg(long)]
+        breached: bool,
     },
-    /// List the templates of terms
-    Templates,
+    /// The templates that terms are made of
+    Templates {
+        #[command(subcommand)]
+        command: Option<terms::Templates>,
+    },
+    /// What this node accepts, as a provider
+    Policy {
+        #[command(subcommand)]
+        command: terms::Policy,
+    },
     /// Verify an agreement's documents offline: signatures, transitions, receipt
     Verify {
         /// What 'agreement show -o FILE' wrote, or '-' for stdin
@@ -74,13 +82,22 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct StepArguments {
+    /// The agreement
+    id: AgreementId,
+    /// What there is to say of it, in a line: it is signed with the step
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct ProposeArguments {
-    /// The agent to call
-    #[arg(long, value_name = "ID", required_unless_present = "capability")]
-    agent: Option<AgentId>,
-    /// The node that provides it, where several claim the agent
+    /// The agent to call: its id, or its name
+    #[arg(long, value_name = "AGENT", required_unless_present = "capability")]
+    agent: Option<String>,
+    /// The node that provides it, where several have such an agent
     #[arg(long, value_name = "NODE", conflicts_with = "capability")]
-    node: Option<NodeId>,
+    to: Option<NodeId>,
     /// Agree with the best provider of PLUGIN.METHOD, on this method if --method is not given
     #[arg(long, value_name = "C", conflicts_with = "agent")]
     capability: Option<String>,
@@ -95,30 +112,25 @@ pub(crate) struct ProposeArguments {
     method: Vec<String>,
 }
 
-fn reason(text: &str) -> Result<Reason, String> {
-    match text {
-        "completed" => Ok(Reason::Completed),
-        "terminated" => Ok(Reason::Terminated),
-        "breached" => Ok(Reason::Breached),
-        _ => Err(format!("{text:?} is not a reason: completed, terminated or breached")),
-    }
-}
-
 pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Result {
     match command {
         Command::Propose(arguments) => propose(arguments, client, output).await,
         Command::Accept { id } => change(id, "accept", &serde_json::json!({}), client, output).await,
-        Command::Suspend { id } => change(id, "suspend", &serde_json::json!({}), client, output).await,
-        Command::Resume { id } => change(id, "resume", &serde_json::json!({}), client, output).await,
-        Command::Close { id, reason } => change(id, "close", &Close { reason }, client, output).await,
+        Command::Reject(step) => take(step, "reject", client, output).await,
+        Command::Suspend(step) => take(step, "suspend", client, output).await,
+        Command::Resume(step) => take(step, "resume", client, output).await,
+        Command::Close(step) => close(step, Reason::Completed, client, output).await,
+        Command::Terminate { step, breached: true } => close(step, Reason::Breached, client, output).await,
+        Command::Terminate { step, breached: false } => close(step, Reason::Terminated, client, output).await,
         Command::List => list(client, output).await,
-        Command::Templates => templates(client, output).await,
+        Command::Templates { command } => terms::templates(command.unwrap_or(terms::Templates::List), client, output).await,
+        Command::Policy { command } => terms::policy(command, client, output).await,
         Command::Show { id, output: file } => {
             let state: AgreementState = client.get(&format!("/v1/agreements/{id}")).await?;
             if let Some(file) = file {
                 save(&state.bundle, &file)?;
             }
-            output.show(&state, describe)
+            output.show(&state, prose::describe)
         }
         Command::Verify { file } => {
             let shown: Shown = input::document(&file, "an agreement with its signatures, as 'agreement show -o' writes it")?;
@@ -130,6 +142,14 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
     }
 }
 
+async fn take(StepArguments { id, note }: StepArguments, verb: &str, client: &Client, output: Output) -> Result {
+    change(id, verb, &Step { note }, client, output).await
+}
+
+async fn close(StepArguments { id, note }: StepArguments, reason: Reason, client: &Client, output: Output) -> Result {
+    change(id, "close", &Close { reason, note }, client, output).await
+}
+
 /// A bundle alone, or as `agreement show --json` prints it.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -139,14 +159,14 @@ enum Shown {
 }
 
 async fn propose(arguments: ProposeArguments, client: &Client, output: Output) -> Result {
-    let ProposeArguments { agent, node, capability, template, set, mut method } = arguments;
+    let ProposeArguments { agent, to: node, capability, template, set, mut method } = arguments;
     let agent = match (agent, capability) {
         (Some(agent), _) => agent,
         (None, Some(capability)) => {
             if let Some((_, of_capability)) = capability.rsplit_once('.').filter(|_| method.is_empty()) {
                 method.push(of_capability.into());
             }
-            best(client, &capability).await?
+            best(client, &capability).await?.to_string()
         }
         (None, None) => return Err(Error::usage("nothing to agree on", "name '--agent ID' or '--capability C'")),
     };
@@ -193,14 +213,6 @@ async fn list(client: &Client, output: Output) -> Result {
     })
 }
 
-async fn templates(client: &Client, output: Output) -> Result {
-    // Only names are read here: what else a template tells is the daemon's to say.
-    let templates: List<serde_json::Value> = client.get("/v1/templates").await?;
-    output.list(&templates, ["name", "summary"], |template| {
-        ["name", "summary"].map(|name| template[name].as_str().unwrap_or_default().to_owned())
-    })
-}
-
 fn save(bundle: &Bundle, file: &Path) -> Result {
     let mut bytes = serde_json::to_vec_pretty(bundle).map_err(anyhow::Error::from)?;
     bytes.push(b'\n');
@@ -228,12 +240,6 @@ fn describe(state: &AgreementState) -> String {
 
 /// A status and, of a closed agreement, why.
 fn status(status: &str, reason: Option<Reason>) -> String {
-    let reason = reason.map(|reason| match reason {
-        Reason::Completed => "completed",
-        Reason::Expired => "expired",
-        Reason::Terminated => "terminated",
-        Reason::Breached => "breached",
-    });
     reason.map_or_else(|| status.into(), |reason| format!("{status} ({reason})"))
 }
 
@@ -255,6 +261,5 @@ mod tests {
         let both = [limit(Quantity::Calls, Window::Day, 1000), limit(Quantity::Fuel, Window::Total, 5)];
         assert_eq!((limits(&both), limits(&[])), ("calls 1000/1d, fuel 5/total".into(), "none".into()));
         assert_eq!((status("closed", Some(Reason::Breached)), status("active", None)), ("closed (breached)".into(), "active".into()));
-        assert!(reason("expired").is_err() && reason("completed") == Ok(Reason::Completed));
     }
 }

@@ -147,6 +147,8 @@ fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Start { agent } => ("start", agent.to_string()),
         Action::Revoke { component, .. } => ("revoke", component.to_string()),
         Action::Unrevoke { component } => ("unrevoke", component.to_string()),
+        Action::AutoAccept { template, whose, .. } => ("auto-accept", format!("{template} for {whose}")),
+        Action::Template { template, .. } => ("template", template.clone()),
         Action::Agreement { status } => ("agreement", format!("{} {status}", entry.agreement.map(|id| id.to_string()).unwrap_or_default())),
         Action::Member { node, standing, .. } => ("member", format!("{node} {}", standing.as_str())),
         Action::Token { token, uses: 0 } => ("token", format!("{token} taken back")),
@@ -174,6 +176,8 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Schedule { every_s: Some(every), keep, .. } => (None, format!("every {every} s, {} kept", keep.unwrap_or_default())),
         Action::Schedule { every_s: None, .. } => (None, "no longer".into()),
         Action::Revoke { reason, .. } => (None, reason.clone().unwrap_or_default()),
+        Action::AutoAccept { accepted, .. } => (None, if *accepted { String::new() } else { "no longer".into() }),
+        Action::Template { digest, .. } => (None, digest.map_or_else(|| "removed".into(), |digest| digest.to_string())),
         Action::Unrevoke { .. } | Action::Stop { .. } | Action::Start { .. } => (None, String::new()),
         Action::Terminate { .. } | Action::Recover { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
     };

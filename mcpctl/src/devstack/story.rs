@@ -126,7 +126,13 @@ async fn discover(consumer: &Client) -> Result<Discovered, Problem> {
 }
 
 async fn agree(consumer: &Client, found: &Discovered) -> Result<AgreementState, Problem> {
-    let propose = Propose { agent: found.agent, node: None, methods: Vec::new(), template: "standard".into(), parameters: BTreeMap::new() };
+    let propose = Propose {
+        agent: found.agent.to_string(),
+        node: None,
+        methods: Vec::new(),
+        template: "standard".into(),
+        parameters: BTreeMap::new(),
+    };
     let state: AgreementState = consumer.post("/v1/agreements", &propose).await?;
     if state.status == Status::Active { Ok(state) } else { Err(failed(format!("the agreement is {}", state.status))) }
 }

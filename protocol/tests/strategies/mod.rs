@@ -170,9 +170,18 @@ pub(crate) fn statuses() -> impl Strategy<Value = Status> {
 }
 
 pub(crate) fn transitions() -> impl Strategy<Value = Transition> {
-    let reasons = sample::select(vec![Reason::Completed, Reason::Expired, Reason::Terminated, Reason::Breached]);
-    (headers::<Transition>(), any::<u64>(), statuses(), statuses(), option::of(reasons), dids()).prop_map(
-        |(header, sequence, from, to, reason, by)| Transition { header, agreement: AgreementId::new(), sequence, from, to, reason, by },
+    let reasons = sample::select(vec![Reason::Completed, Reason::Expired, Reason::Terminated, Reason::Breached, Reason::Rejected]);
+    (headers::<Transition>(), any::<u64>(), statuses(), statuses(), option::of(reasons), option::of(texts()), dids()).prop_map(
+        |(header, sequence, from, to, reason, note, by)| Transition {
+            header,
+            agreement: AgreementId::new(),
+            sequence,
+            from,
+            to,
+            reason,
+            note,
+            by,
+        },
     )
 }
 

@@ -88,7 +88,7 @@ async fn met(node: &Node) -> Result<String> {
 async fn agree(consumer: &Node, agent: AgentId) -> Result<()> {
     let parameters = [("calls", "1000000000/1d"), ("fuel", "9007199254740991/1d"), ("wall_ms", "9007199254740/1d")];
     let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    let propose = Propose { agent, node: None, methods: Vec::new(), template: "bulk".into(), parameters };
+    let propose = Propose { agent: agent.to_string(), node: None, methods: Vec::new(), template: "bulk".into(), parameters };
     let begun = Instant::now();
     loop {
         match consumer.client.post::<_, AgreementState>("/v1/agreements", &propose).await {

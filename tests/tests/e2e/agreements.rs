@@ -96,7 +96,7 @@ async fn suspension_resumption_and_the_end_reach_the_other_side() {
     pair.consumer.json(&["agreement", "resume", &text]).await;
     reaches(&pair.provider, id, Status::Active).await;
 
-    pair.consumer.json(&["agreement", "close", &text, "--reason", "completed"]).await;
+    pair.consumer.json(&["agreement", "close", &text]).await;
     let closed = reaches(&pair.provider, id, Status::Closed).await;
     assert_eq!(closed.reason, Some(Reason::Completed));
     assert_eq!(pair.consumer.mcpctl(&under_it).await.exits(5).json()["code"], "agreement_not_active");

@@ -37,7 +37,8 @@ async fn a_killed_provider_loses_nothing_that_it_acknowledged_and_counts_nothing
     let agent = provider.host("docs", "docs", docs()).await;
     let consumer = cluster.node("consumer").join().await;
     consumer.discovers("docs.index", "").await;
-    let propose = Propose { agent: agent.id, node: None, methods: Vec::new(), template: "standard".into(), parameters: BTreeMap::new() };
+    let propose =
+        Propose { agent: agent.id.to_string(), node: None, methods: Vec::new(), template: "standard".into(), parameters: BTreeMap::new() };
     let agreed: AgreementState = consumer.client().post("/v1/agreements", &propose).await.expect("agreed");
     let before = provider.json(&["trace", "checkpoint"]).await;
 

@@ -59,7 +59,7 @@ impl Pair {
 
     pub(crate) async fn propose(&self, parameters: &[(&str, &str)]) -> Result<AgreementState, Problem> {
         let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let propose = Propose { agent: self.agent.id, node: None, methods: Vec::new(), template: "trial".into(), parameters };
+        let propose = Propose { agent: self.agent.id.to_string(), node: None, methods: Vec::new(), template: "trial".into(), parameters };
         self.consumer.client().post("/v1/agreements", &propose).await
     }
 

@@ -21,4 +21,5 @@ mod rogue;
 mod snapshots;
 mod swarm;
 mod tampered;
+mod terms;
 mod web;

@@ -53,7 +53,7 @@ impl Estate {
     /// The consumer may call the agent so often.
     async fn agree(&self, calls: &str) -> protocol::AgreementId {
         let parameters = [("calls".to_owned(), calls.to_owned())].into();
-        let propose = Propose { agent: self.agent.id, node: None, methods: Vec::new(), template: "trial".into(), parameters };
+        let propose = Propose { agent: self.agent.id.to_string(), node: None, methods: Vec::new(), template: "trial".into(), parameters };
         let agreed: protocol::api::AgreementState = self.consumer.client().post("/v1/agreements", &propose).await.expect("accepted");
         agreed.terms.id
     }
@@ -127,9 +127,9 @@ async fn an_agent_moves_with_all_that_belongs_to_it_while_it_is_called() {
 
     // Both sides move the agreement on where the agent is.
     let second = estate.agree("100").await;
-    let operator = estate.home.mcpctl(&["agreement", "close", &agreement.to_string(), "--json"]).await.exits(1).json();
+    let operator = estate.home.mcpctl(&["agreement", "terminate", &agreement.to_string(), "--json"]).await.exits(1).json();
     assert_eq!((&operator["code"], &operator["moved_to"]), (&json!("agent_moved"), &json!(to)), "{operator}");
-    estate.consumer.json(&["agreement", "close", &agreement.to_string()]).await;
+    estate.consumer.json(&["agreement", "terminate", &agreement.to_string()]).await;
     crate::fixtures::reaches(&estate.other, agreement, protocol::agreement::Status::Closed).await;
     estate.other.json(&["agreement", "suspend", &second.to_string()]).await;
     crate::fixtures::reaches(&estate.consumer, second, protocol::agreement::Status::Suspended).await;

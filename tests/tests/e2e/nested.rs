@@ -150,7 +150,8 @@ async fn an_agent_calls_another_nodes_under_an_agreement_and_not_without() {
     let refused = relay(&consumer, "a", &count).await.expect_err("no agreement");
     assert!(refused.code == Code::PluginDenied && refused.detail.contains("agreement_required: "), "{refused}");
 
-    let terms = Propose { agent: far.id, node: None, methods: Vec::new(), template: "trial".into(), parameters: Default::default() };
+    let terms =
+        Propose { agent: far.id.to_string(), node: None, methods: Vec::new(), template: "trial".into(), parameters: Default::default() };
     let agreed: AgreementState = consumer.client().post("/v1/agreements", &terms).await.expect("agreed");
     let executed = consumer.execute("a", "relay", &json!({ "to": count })).await.expect("under the agreement");
     assert_eq!(value(&executed), json!({ "count": 1 }));
@@ -190,7 +191,13 @@ async fn a_ring_over_two_nodes_is_refused_where_it_would_close() {
     let there = relays(&east, &[("b", &["*"])], Limits::default()).await.remove(0);
     west.discovers("reaching.relay", "").await;
     for (node, agent) in [(&west, &there), (&east, &here)] {
-        let terms = Propose { agent: agent.id, node: None, methods: Vec::new(), template: "trial".into(), parameters: Default::default() };
+        let terms = Propose {
+            agent: agent.id.to_string(),
+            node: None,
+            methods: Vec::new(),
+            template: "trial".into(),
+            parameters: Default::default(),
+        };
         let agreed = until("an agreement", async || node.client().post::<_, AgreementState>("/v1/agreements", &terms).await.ok());
         agreed.await;
     }

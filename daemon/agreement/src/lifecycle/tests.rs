@@ -17,7 +17,7 @@ fn active() -> (Signed<Agreement>, State) {
 fn transition(terms: &Agreement, sequence: u64, from: Status, to: Status, by: &Key) -> Transition {
     let header = Header::new::<Transition>(&terms.header.mesh, now(), SignedDuration::from_hours(24));
     let reason = (to == Status::Closed).then_some(Reason::Terminated);
-    Transition { header, agreement: terms.id, sequence, from, to, reason, by: by.did() }
+    Transition { header, agreement: terms.id, sequence, from, to, reason, note: None, by: by.did() }
 }
 
 /// The next transition of `state`, signed by its author.
@@ -115,6 +115,69 @@ fn the_end_closes_by_itself_and_no_sooner() {
     let (signed, mut state) = active();
     state.apply(signed.document(), &next(signed.document(), &state, Status::Closed, &consumer()), now()).expect("a party");
     assert_eq!(state.reason(signed.document(), after(DAY)), Some(Reason::Terminated));
+}
+
+/// Every state and every event: who, what, why and when, held against the table in words at the top of the module.
+#[test]
+fn every_state_and_event_is_decided_as_the_table_says() {
+    const REASONS: [Option<Reason>; 6] =
+        [None, Some(Reason::Completed), Some(Reason::Expired), Some(Reason::Terminated), Some(Reason::Breached), Some(Reason::Rejected)];
+    let (signed, _) = active();
+    let terms = signed.document();
+    let parties = [provider(), consumer(), stranger()];
+    let mut seen = (0, 0);
+    for status in ALL {
+        // Who made the last step matters where it was a suspension.
+        for last in [&parties[0], &parties[1]] {
+            let state = State { status, sequence: 7, reason: (status == Status::Closed).then_some(Reason::Breached), by: Some(last.did()) };
+            for from in ALL {
+                for (to, reason) in ALL.into_iter().flat_map(|to| REASONS.map(|reason| (to, reason))) {
+                    for (who, key) in parties.iter().enumerate() {
+                        for late in [false, true] {
+                            let step = Transition { reason, ..transition(terms, 8, from, to, key) };
+                            let now = after(if late { DAY } else { DAY - 1 });
+                            let mut after = state.clone();
+                            let taken = after.apply(terms, &Signed::sign(step, &[key]), now).is_ok();
+                            let expected = who < 2 && from == status && lawful(status, to, reason, who == 0, last.did() == key.did(), late);
+                            assert_eq!(taken, expected, "{status} -> {to} ({reason:?}) by {who}, late: {late}");
+                            let reached = State { status: to, sequence: 8, reason, by: Some(key.did()) };
+                            assert_eq!(after, if taken { reached } else { state.clone() });
+                            seen = if taken { (seen.0 + 1, seen.1) } else { (seen.0, seen.1 + 1) };
+                        }
+                    }
+                }
+            }
+        }
+    }
+    // 4 states, by 2; from 4, to 4, for 6 reasons, by 3, in time and late.
+    assert_eq!((seen.0 + seen.1, seen.0), (4 * 2 * 4 * 4 * 6 * 3 * 2, 94));
+}
+
+/// The table: what a party may do next.
+fn lawful(status: Status, to: Status, reason: Option<Reason>, provides: bool, by_the_same: bool, late: bool) -> bool {
+    match (status, to, reason) {
+        (Status::Active, Status::Suspended, None) => !late,
+        (Status::Suspended, Status::Active, None) => !late && by_the_same,
+        (Status::Proposed, Status::Closed, Some(Reason::Rejected)) => provides,
+        (_, Status::Closed, Some(Reason::Rejected)) => false,
+        (Status::Proposed | Status::Active | Status::Suspended, Status::Closed, Some(Reason::Expired)) => late,
+        (Status::Proposed | Status::Active | Status::Suspended, Status::Closed, Some(_)) => true,
+        _ => false,
+    }
+}
+
+#[test]
+fn a_note_is_one_line() {
+    let (signed, state) = active();
+    let terms = signed.document();
+    let with = |note: &str| {
+        let step = Transition { note: Some(note.into()), ..transition(terms, 1, Status::Active, Status::Suspended, &provider()) };
+        state.clone().apply(terms, &Signed::sign(step, &[&provider()]), now())
+    };
+    with("the disk is full").expect("a line");
+    for bad in ["", "two\nlines", &"x".repeat(501)] {
+        assert!(matches!(with(bad), Err(Error::Note)), "{bad:?}");
+    }
 }
 
 proptest! {

@@ -135,7 +135,9 @@ impl Progress {
             (Status::Active, Status::Suspended) => true,
             // Only who suspended may resume.
             (Status::Suspended, Status::Active) => self.by == Some(step.by),
-            (from, Status::Closed) => from != Status::Closed,
+            (Status::Closed, Status::Closed) => false,
+            // What is active can't be declined any more.
+            (from, Status::Closed) => step.reason != Some(Reason::Rejected) || (from == Status::Proposed && step.by == terms.provider),
             _ => false,
         };
         if !legal {

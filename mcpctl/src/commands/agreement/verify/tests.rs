@@ -70,7 +70,8 @@ impl Case {
 
     fn step(&self, sequence: u64, from: Status, to: Status, by: &Key) -> Sealed<Transition> {
         let reason = (to == Status::Closed).then_some(Reason::Terminated);
-        let step = Transition { header: header::<Transition>(), agreement: self.terms.id, sequence, from, to, reason, by: by.did() };
+        let step =
+            Transition { header: header::<Transition>(), agreement: self.terms.id, sequence, from, to, reason, note: None, by: by.did() };
         Signed::sign(step, &[by]).into()
     }
 }
