@@ -80,6 +80,7 @@ impl Supervisor {
             policy: config.policy.clone(),
             pricing: config.pricing.clone(),
             share: config.share,
+            webhook_attempts: config.webhook_attempts,
             allowed: Allowed { imports: config.imports.clone(), egress: Egress::open(config.egress.clone())? },
         };
         let node = Node::open(parts).await?;

@@ -7,8 +7,8 @@ use protocol::{Client, Problem, error::Code};
 
 use crate::{
     commands::{
-        agent, agreement, completions, config, devstack, discover, id, join, key, leave, members, mesh, netcheck, peers, plugin, revoke,
-        status, swarm, token, trace,
+        agent, agreement, completions, config, devstack, discover, events, id, join, key, leave, members, mesh, netcheck, peers, plugin,
+        revoke, status, swarm, token, trace, webhook,
     },
     error::Result,
     output::Output,
@@ -77,6 +77,11 @@ enum Command {
     /// Read the node's trace, and prove or verify what is in it
     #[command(subcommand)]
     Trace(trace::Command),
+    /// Follow what happens on the node
+    Events(events::Arguments),
+    /// Post what happens on the node to an address
+    #[command(subcommand)]
+    Webhook(webhook::Command),
     /// Show or validate the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -136,7 +141,9 @@ impl Command {
     /// How long to wait for the whole command; `None` where it takes what it takes.
     fn patience(&self) -> Option<Duration> {
         match self {
-            Self::Completions(_) | Self::Config(_) | Self::Devstack(_) | Self::Trace(trace::Command::Verify(_)) => None,
+            Self::Completions(_) | Self::Config(_) | Self::Devstack(_) | Self::Events(_) | Self::Trace(trace::Command::Verify(_)) => None,
+            // As many dead letters as there are.
+            Self::Webhook(webhook::Command::Retry { .. }) => None,
             Self::Agent(command) => command.patience(PATIENCE),
             Self::Plugin(command) => command.patience(PATIENCE),
             Self::Discover(arguments) => arguments.patience(),
@@ -153,7 +160,8 @@ impl Command {
             | Self::Status
             | Self::Swarm(_)
             | Self::Token(_)
-            | Self::Trace(_) => Some(PATIENCE),
+            | Self::Trace(_)
+            | Self::Webhook(_) => Some(PATIENCE),
         }
     }
 }
@@ -177,6 +185,8 @@ async fn dispatch(cli: Cli, output: Output) -> Result {
         Command::Agent(command) => agent::run(command, &client, output).await,
         Command::Agreement(command) => agreement::run(command, &client, output).await,
         Command::Trace(command) => trace::run(command, &client, output).await,
+        Command::Events(arguments) => events::run(arguments, &client, output).await,
+        Command::Webhook(command) => webhook::run(command, &client, output).await,
         Command::Config(command) => config::run(command, cli.data_dir.as_deref(), &client, output).await,
         Command::Key(command) => key::run(command, &client, output).await,
         Command::Completions(arguments) => completions::run(&arguments, Cli::command(), output),

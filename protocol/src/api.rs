@@ -3,6 +3,7 @@
 //! JSON over HTTP under `/v1`; each type below is the body of the route that its comment names.
 
 mod agents;
+mod events;
 mod mesh;
 mod terms;
 
@@ -23,7 +24,7 @@ use crate::{
     usage::Usage,
 };
 
-pub use self::{agents::*, mesh::*, terms::*};
+pub use self::{agents::*, events::*, mesh::*, terms::*};
 
 /// The largest body of a request other than a blob: parameters and their envelope.
 pub const MAX_BODY: usize = crate::wire::MAX_PARAMS + 64 * 1024;

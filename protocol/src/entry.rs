@@ -188,6 +188,14 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<Digest>,
     },
+    /// The trace is posted to an address from now on, or no longer.
+    Webhook {
+        /// The webhook.
+        webhook: crate::id::WebhookId,
+        /// The host of its address; none where it was removed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+    },
     /// An agreement reached a status.
     Agreement {
         /// The status reached.

@@ -52,6 +52,13 @@ typed_id!(
 );
 
 typed_id!(
+    /// Names a webhook: `webhook_01h…`.
+    WebhookId,
+    WebhookTag,
+    "webhook"
+);
+
+typed_id!(
     /// Names a credential: `credential_01h…`.
     CredentialId,
     CredentialTag,

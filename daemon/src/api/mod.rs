@@ -2,6 +2,7 @@
 
 mod agents;
 mod agreements;
+mod events;
 mod keys;
 mod logs;
 mod mesh;
@@ -112,6 +113,11 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/trace/checkpoint", get(trace::checkpoint))
         .route("/v1/trace/consistency", get(trace::consistency))
         .route("/v1/trace/verify", post(trace::verify))
+        .route("/v1/events", get(events::follow))
+        .route("/v1/webhooks", post(events::create).get(events::list))
+        .route("/v1/webhooks/{id}", delete(events::remove))
+        .route("/v1/webhooks/{id}/dead", get(events::dead))
+        .route("/v1/webhooks/{id}/retry", post(events::retry))
         .route("/v1/keys", post(keys::create).get(keys::list))
         .route("/v1/keys/{id}", delete(keys::revoke))
         .route("/v1/keys/resolve", post(keys::resolve))

@@ -70,6 +70,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("agreements.price_per_call", "MCP_AGREEMENTS_PRICE_PER_CALL", Kind::Text, "\"0\""),
     key("agreements.price_per_million_fuel", "MCP_AGREEMENTS_PRICE_PER_MILLION_FUEL", Kind::Text, "\"0\""),
     key("trace.checkpoint_seconds", "MCP_TRACE_CHECKPOINT_SECONDS", Kind::Number(3_600), "10"),
+    key("webhooks.attempts", "MCP_WEBHOOKS_ATTEMPTS", Kind::Number(100), "12"),
     key("store.type", "MCP_DB_TYPE", Kind::Choice(&["embedded"]), "\"embedded\""),
 ];
 

@@ -102,6 +102,7 @@ pub(crate) struct Config {
     pub(crate) pricing: Pricing,
     pub(crate) share: Share,
     pub(crate) checkpoint_seconds: u64,
+    pub(crate) webhook_attempts: u32,
     /// What looks like a setting of ours in the environment and isn't: told once the log is open.
     pub(crate) strange_variables: Vec<String>,
     settings: Vec<Setting>,
@@ -277,6 +278,7 @@ impl Layers {
                 _ => Share::Owner,
             },
             checkpoint_seconds: self.number("trace.checkpoint_seconds").max(1),
+            webhook_attempts: (self.number("webhooks.attempts") as u32).max(1),
             strange_variables,
             settings: self.settings(),
         })

@@ -41,13 +41,29 @@ pub(crate) struct Egress(Arc<Parts>);
 struct Parts {
     allow: Vec<HostPattern>,
     connector: Connector,
+    /// For what the operator asks for: it goes where the operator says.
+    anywhere: Connector,
+}
+
+/// Whether an operator's URL leads anywhere.
+pub(crate) fn check_url(url: &str) -> Result<(), String> {
+    Target::parse(url).map(drop)
 }
 
 impl Egress {
     /// Reads the root certificates.
     pub(crate) fn open(policy: Policy) -> Result<Self, Problem> {
         let connector = Connector::open(policy.networks, policy.roots.as_deref())?;
-        Ok(Self(Arc::new(Parts { allow: policy.allow, connector })))
+        let anywhere = connector.anywhere();
+        Ok(Self(Arc::new(Parts { allow: policy.allow, connector, anywhere })))
+    }
+
+    /// Posts what the operator asked for to where the operator said; answers with the status.
+    pub(crate) async fn post(&self, url: &str, headers: Vec<(String, String)>, body: Vec<u8>) -> Result<u16, String> {
+        let target = Target::parse(url)?;
+        let request = exchange::request(&target, HttpRequest { method: "POST".into(), url: url.into(), headers, body })?;
+        let stream = self.0.anywhere.connect(&target).await?;
+        Ok(exchange::exchange(stream, request).await.map_err(|reason| format!("{target}: {reason}"))?.status)
     }
 
     /// Whether the node lets any agent reach these hosts.
@@ -62,7 +78,7 @@ impl Egress {
         request: HttpRequest,
         egress: &mut kernel::Egress,
     ) -> Result<HttpResponse, String> {
-        let Parts { allow, connector } = &*self.0;
+        let Parts { allow, connector, .. } = &*self.0;
         let target = Target::parse(&request.url)?;
         let Target { tls, host, port, .. } = &target;
         let among = |patterns: &[HostPattern]| patterns.iter().any(|pattern| pattern.matches(*tls, host, *port));

@@ -6,6 +6,7 @@ use futures::future;
 use parking_lot::Mutex;
 use protocol::{AgreementId, Code, Did, MeshId, OperationId, Problem, Timestamp, entry, entry::Action, merkle};
 use store::{Append, Commit, Committed, Committer, Store};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How long a commit that nobody waits for may wait for company. Each flush of the disk costs all others the same.
@@ -22,6 +23,8 @@ pub(crate) struct Journal {
     /// Commits whose loss in a crash the next one makes good.
     waiting: Arc<Mutex<Vec<Commit>>>,
     flushing: Arc<tokio::sync::Mutex<()>>,
+    /// The length of the trace, for those who follow it.
+    grown: watch::Sender<u64>,
 }
 
 /// What an entry says beside the action itself.
@@ -43,7 +46,14 @@ impl<'a> Note<'a> {
 
 impl Journal {
     pub(crate) fn new(store: Arc<dyn Store>, mesh: MeshId) -> Self {
-        Self { committer: Committer::spawn(Arc::clone(&store)), store, mesh, waiting: Arc::default(), flushing: Arc::default() }
+        Self {
+            committer: Committer::spawn(Arc::clone(&store)),
+            store,
+            mesh,
+            waiting: Arc::default(),
+            flushing: Arc::default(),
+            grown: watch::Sender::new(0),
+        }
     }
 
     /// The store, to read.
@@ -70,7 +80,16 @@ impl Journal {
 
     /// Commits, and answers once it is durable.
     pub(crate) async fn commit(&self, commit: Commit) -> Result<Committed, store::Error> {
-        self.committer.commit(commit).await
+        let committed = self.committer.commit(commit).await?;
+        if let Some(index) = committed.index {
+            self.grown.send_if_modified(|length| std::mem::replace(length, (*length).max(index + 1)) <= index);
+        }
+        Ok(committed)
+    }
+
+    /// Rings whenever the trace has grown.
+    pub(crate) fn grown(&self) -> watch::Receiver<u64> {
+        self.grown.subscribe()
     }
 
     /// Commits what can only fail with the store itself.

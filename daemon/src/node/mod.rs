@@ -20,6 +20,7 @@ mod custody;
 pub(crate) mod directory;
 pub(crate) mod discover;
 pub(crate) mod execute;
+mod feed;
 pub(crate) mod grants;
 pub(crate) mod inbound;
 mod join;
@@ -39,6 +40,7 @@ mod snapshots;
 mod templates;
 pub(crate) mod trace_log;
 mod view;
+mod webhooks;
 
 use std::{
     ops::Deref,
@@ -57,7 +59,6 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::sharing::Share;
 use self::{
     agents::Agents,
     agreements::Agreements,
@@ -69,7 +70,9 @@ use self::{
     revoked::Revoked,
     templates::Templates,
     trace_log::TraceLog,
+    webhooks::Webhooks,
 };
+pub(crate) use self::{feed::Feed, sharing::Share, webhooks::check as check_filter};
 use crate::data_dir::DataDir;
 
 /// Adverts fetched at once after gossip told of them; what is skipped is found by the next reconciliation.
@@ -105,6 +108,8 @@ pub(crate) struct Parts {
     pub(crate) policy: Policy,
     pub(crate) pricing: protocol::agreement::Pricing,
     pub(crate) share: Share,
+    /// How often a webhook's delivery is tried.
+    pub(crate) webhook_attempts: u32,
     pub(crate) allowed: grants::Allowed,
 }
 
@@ -135,6 +140,7 @@ pub(crate) struct Rooms {
     bootstrap: Vec<String>,
     policy: Policy,
     pub(crate) templates: Templates,
+    pub(crate) webhooks: Webhooks,
     share: Share,
     pub(crate) journal: Journal,
     pub(crate) agents: Agents,
@@ -199,6 +205,7 @@ impl Node {
             owner,
             policy: parts.policy,
             templates: Templates::open(journal.clone()).await?,
+            webhooks: Webhooks::open(journal.clone(), parts.webhook_attempts).await?,
             share: parts.share,
             agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
             logs: Arc::new(logs::Logs::new()),
@@ -230,6 +237,7 @@ impl Node {
         };
         let node = Self(Arc::new(rooms));
         node.clear_staged().await?;
+        node.begin_webhooks();
         Ok(node)
     }
 

@@ -58,6 +58,11 @@ impl Plugins {
         &self.allowed
     }
 
+    /// The way to the web.
+    pub(super) fn egress(&self) -> &crate::egress::Egress {
+        &self.allowed.egress
+    }
+
     /// The components that don't run here.
     pub(crate) fn revoked(&self) -> &Revoked {
         &self.revoked

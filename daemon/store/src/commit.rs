@@ -195,6 +195,10 @@ kinds! {
     Template = 19, "template";
     /// Proposals that the operator accepts beforehand.
     AutoAccept = 20, "auto_accept";
+    /// A webhook, with how far it is.
+    Webhook = 21, "webhook";
+    /// Events that a webhook was not told, by webhook and index.
+    DeadLetter = 22, "dead_letter";
 }
 
 /// How a commit came out.

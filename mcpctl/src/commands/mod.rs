@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod devstack;
 pub(crate) mod discover;
+pub(crate) mod events;
 pub(crate) mod id;
 pub(crate) mod join;
 pub(crate) mod key;
@@ -20,6 +21,7 @@ pub(crate) mod status;
 pub(crate) mod swarm;
 pub(crate) mod token;
 pub(crate) mod trace;
+pub(crate) mod webhook;
 
 use protocol::{Usage, agreement::Pricing};
 

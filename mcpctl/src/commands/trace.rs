@@ -126,7 +126,7 @@ async fn list(after: Option<u64>, limit: u32, client: &Client, output: Output) -
 }
 
 /// What was done, to what.
-fn outline(entry: &Entry) -> (&'static str, String) {
+pub(super) fn outline(entry: &Entry) -> (&'static str, String) {
     match &entry.action {
         Action::Execute { agent, method, .. } => ("execute", format!("{agent} {method}")),
         Action::ExecuteRemote { agent, method, .. } => ("execute-remote", format!("{agent} {method}")),
@@ -147,6 +147,7 @@ fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Start { agent } => ("start", agent.to_string()),
         Action::Revoke { component, .. } => ("revoke", component.to_string()),
         Action::Unrevoke { component } => ("unrevoke", component.to_string()),
+        Action::Webhook { webhook, .. } => ("webhook", webhook.to_string()),
         Action::AutoAccept { template, whose, .. } => ("auto-accept", format!("{template} for {whose}")),
         Action::Template { template, .. } => ("template", template.clone()),
         Action::Agreement { status } => ("agreement", format!("{} {status}", entry.agreement.map(|id| id.to_string()).unwrap_or_default())),
@@ -177,6 +178,7 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Schedule { every_s: None, .. } => (None, "no longer".into()),
         Action::Revoke { reason, .. } => (None, reason.clone().unwrap_or_default()),
         Action::AutoAccept { accepted, .. } => (None, if *accepted { String::new() } else { "no longer".into() }),
+        Action::Webhook { host, .. } => (None, host.clone().unwrap_or_else(|| "removed".into())),
         Action::Template { digest, .. } => (None, digest.map_or_else(|| "removed".into(), |digest| digest.to_string())),
         Action::Unrevoke { .. } | Action::Stop { .. } | Action::Start { .. } => (None, String::new()),
         Action::Terminate { .. } | Action::Recover { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),

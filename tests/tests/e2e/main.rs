@@ -6,6 +6,7 @@ mod contract;
 mod crash;
 mod devstack;
 mod egress;
+mod events;
 mod fixtures;
 mod gateway;
 mod identity;

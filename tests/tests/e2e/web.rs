@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -22,6 +25,8 @@ pub(crate) struct Web {
     address: SocketAddr,
     /// What it was sent, oldest first.
     seen: Arc<Mutex<Vec<String>>>,
+    /// Whether `/hook` is busy.
+    failing: Arc<AtomicBool>,
     _serving: JoinSet<()>,
 }
 
@@ -54,23 +59,29 @@ impl Web {
         let address = listener.local_addr().expect("bound");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut serving = JoinSet::new();
-        let log = Arc::clone(&seen);
+        let (log, failing) = (Arc::clone(&seen), Arc::<AtomicBool>::default());
+        let busy = Arc::clone(&failing);
         serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (tls, log) = (tls.clone(), Arc::clone(&log));
+                let (tls, log, busy) = (tls.clone(), Arc::clone(&log), Arc::clone(&busy));
                 connections.spawn(async move {
                     match tls {
-                        None => answer(stream, &log).await,
+                        None => answer(stream, &log, &busy).await,
                         Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => answer(stream, &log).await,
+                            Ok(stream) => answer(stream, &log, &busy).await,
                             Err(_) => log.lock().expect("no panic").push("a handshake that failed".into()),
                         },
                     }
                 });
             }
         });
-        Self { address, seen, _serving: serving }
+        Self { address, seen, failing, _serving: serving }
+    }
+
+    /// Lets `/hook` answer that it is busy, or no longer.
+    pub(crate) fn fail(&self, failing: bool) {
+        self.failing.store(failing, Ordering::SeqCst);
     }
 
     /// A URL of it, by its address.
@@ -95,7 +106,7 @@ impl Web {
 }
 
 /// Reads one request, and answers by its path.
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, log: &Mutex<Vec<String>>) {
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, log: &Mutex<Vec<String>>, busy: &AtomicBool) {
     let mut request = Vec::new();
     let whole = |request: &[u8]| {
         let text = String::from_utf8_lossy(request).into_owned();
@@ -117,6 +128,9 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, log: &Mutex<Ve
     log.lock().expect("no panic").push(text.clone());
     let ok = |extra: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{extra}content-length: {}\r\n\r\n{body}", body.len());
     let (head, repeated) = match path.as_str() {
+        hook if hook.starts_with("/hook") && busy.load(Ordering::SeqCst) => {
+            ("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n".into(), 0)
+        }
         "/echo" => (ok("", &json!(text).to_string()), 0),
         "/redirect" => {
             let body = r#"{"redirected":false}"#;
