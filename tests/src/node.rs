@@ -183,6 +183,11 @@ impl Node {
         self.mcpctl(&[arguments, &["--json"]].concat()).await.exits(0).json()
     }
 
+    /// Halts it, so that it answers nobody and closes nothing; or lets it go on.
+    pub fn halt(&self, halted: bool) {
+        self.process.as_ref().expect("it runs").signal(if halted { Signal::STOP } else { Signal::CONT });
+    }
+
     /// Kills it as a loss of power would.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {

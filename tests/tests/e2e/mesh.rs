@@ -1,9 +1,12 @@
 //! How nodes find the mesh and one another, and do again after whatever came between.
 
+use std::time::Duration;
+
+use protocol::Code;
 use serde_json::json;
 use tests::{Cluster, until};
 
-use crate::fixtures::counter;
+use crate::fixtures::{Pair, counter};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_is_found_through_kademlia_by_the_bootstrap_node_alone() {
@@ -114,4 +117,19 @@ async fn nodes_of_another_mesh_stay_outside() {
     }
     assert!(stranger.peers().await.is_empty());
     assert!(member.peers().await.iter().all(|peer| peer.node_id != stranger.id()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_to_a_node_that_answers_no_more_ends_long_before_its_time() {
+    let (pair, _) = Pair::agreed(&[]).await;
+    pair.count().await.expect("it runs");
+    pair.provider.halt(true);
+    // A call may take 30 s.
+    let calls = futures::future::join_all((0..8).map(|_| pair.count()));
+    let ended = tokio::time::timeout(Duration::from_secs(25), calls).await.expect("they don't wait for their deadlines");
+    for call in ended {
+        assert_eq!(call.expect_err("nobody answers").code, Code::Unreachable);
+    }
+    pair.provider.halt(false);
+    until("the node to be reached again", async || pair.count().await.ok()).await;
 }

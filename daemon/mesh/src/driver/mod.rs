@@ -147,8 +147,8 @@ pub(crate) struct Driver {
     /// When provider keys are told again, because peers came that haven't heard of them.
     repeat_at: Option<Instant>,
     announcing: Announcing,
-    /// The tasks that serve streams.
-    streams: JoinSet<()>,
+    /// The tasks that serve streams; each answers with its connection if that turned out to be dead.
+    streams: JoinSet<Option<ConnectionId>>,
     begun: Instant,
     /// See `Config::peers`.
     wanted_peers: usize,
@@ -170,8 +170,13 @@ impl Driver {
                     None => break,
                 },
                 event = self.swarm.select_next_some() => self.on_event(event),
-                Some(ended) = self.streams.join_next() => if let Err(error) = ended {
-                    tracing::error!(%error, "a stream's task failed");
+                Some(ended) = self.streams.join_next() => match ended {
+                    Ok(None) => {}
+                    Ok(Some(connection)) => {
+                        tracing::debug!(%connection, "a peer doesn't answer calls, nor whether it is there: closing the connection");
+                        self.close_connection(connection);
+                    }
+                    Err(error) => tracing::error!(%error, "a stream's task failed"),
                 },
                 () = time::sleep_until(wake) => self.on_tick(Instant::now()),
             }

@@ -98,6 +98,7 @@ impl Driver {
                 self.streams.spawn(async move {
                     serve(serving, stream, token).await;
                     drop(place);
+                    None
                 });
             }
             Stage::Flooded => {

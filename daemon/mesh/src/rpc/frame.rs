@@ -10,7 +10,7 @@ use tokio::time::{self, Instant};
 use crate::limits::FRAME;
 
 /// Bytes a second that the slowest link is served at.
-const SLOWEST: usize = 16 * 1024;
+pub(super) const SLOWEST: usize = 16 * 1024;
 /// One read: what Yamux hands out at once.
 const READ: usize = 16 * 1024;
 

@@ -10,11 +10,12 @@
 //! accepts them (behaviour.rs, connection.rs); from then on a task of its own reads and writes each stream, and calls
 //! never pass through the swarm's event loop. Frames are those of `protocol::wire` (frame.rs); what waits to be sent
 //! goes out in batches with one flush (queue.rs). An answer may come in items, as the caller has room for them
-//! (streaming.rs).
+//! (streaming.rs). Calls that wait for a peer that is gone end within five seconds (heartbeat.rs).
 
 mod behaviour;
 mod connection;
 mod frame;
+mod heartbeat;
 mod inbound;
 mod outbound;
 mod queue;

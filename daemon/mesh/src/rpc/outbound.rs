@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     frame::Reader,
+    heartbeat::Counted,
     queue::{self, Receiver, Sender},
     streaming::{Arriving, Landing},
 };
@@ -148,6 +149,11 @@ impl Session {
         Ok(arriving)
     }
 
+    /// Asks the peer for a sign of life. Its answer is nobody's.
+    pub(super) fn probe(&self) {
+        self.queue.try_send(Frame::new(Kind::Ping, self.next.fetch_add(1, Ordering::Relaxed), Bytes::new()));
+    }
+
     /// Tells the peer that so many bytes of call `id`'s items were taken.
     pub(super) fn credit(&self, id: u64, bytes: u32) {
         self.queue.credit(id, bytes);
@@ -252,12 +258,14 @@ impl Session {
 pub(crate) struct Writing(Receiver);
 
 impl Writing {
-    /// Reads and writes `stream` until it ends, is idle, or `token` is cancelled.
-    pub(crate) async fn run<S>(self, session: Arc<Session>, stream: S, token: CancellationToken)
+    /// Reads and writes `stream` until it ends, is idle, or `token` is cancelled. Answers with the connection if it is dead.
+    pub(crate) async fn run<S>(self, session: Arc<Session>, stream: S, token: CancellationToken) -> Option<ConnectionId>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let (stream, traffic) = Counted::new(stream);
         let (reading, mut writing) = stream.split();
+        let mut dead = None;
         let whole = tokio::select! {
             () = token.cancelled() => true,
             () = session.ended.cancelled() => true,
@@ -269,12 +277,17 @@ impl Writing {
                 written.is_ok()
             }
             () = session.idle() => true,
+            () = traffic.dies(&session) => {
+                dead = Some(session.connection);
+                false
+            }
         };
         session.close();
         // A stream that has failed while its protocol was agreed on panics when it is used again (multistream-select 0.14).
         if whole {
             let _ = time::timeout(CLOSE, futures::AsyncWriteExt::close(&mut writing)).await;
         }
+        dead
     }
 }
 
