@@ -40,6 +40,8 @@ pub(crate) fn route(method: &Method, path: &str) -> Result<Route, Problem> {
         (["keys", "resolve", ..], _) => Err(unknown()),
         (["keys"], &Method::POST) => kept("keys are made"),
         (["config", ..], _) => kept("the configuration is shown"),
+        // They reach into the node's own network.
+        (["webhooks"], &Method::POST) => kept("webhooks are made"),
         (["blobs", ..], &Method::PUT) => Ok(Route::Forward(MAX_COMPONENT)),
         _ => Ok(Route::Forward(MAX_BODY)),
     }
@@ -70,6 +72,7 @@ mod tests {
             refused(Method::GET, path, Code::NotFound);
         }
         refused(Method::POST, "/v1/keys", Code::NotAuthorized);
+        refused(Method::POST, "/v1/webhooks", Code::NotAuthorized);
         refused(Method::GET, "/v1/config", Code::NotAuthorized);
         refused(Method::GET, "/v1/config/mesh", Code::NotAuthorized);
         refused(Method::POST, "/healthz", Code::NotFound);
