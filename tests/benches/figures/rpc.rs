@@ -32,8 +32,9 @@ use crate::{
 const PAYLOAD: usize = 200;
 /// Callers, each with one request under way.
 const CALLERS: [usize; 3] = [1, 64, 512];
-/// Peers that are added to see what one costs, in this process and so on both sides of each connection.
+/// Peers that are added to see what one costs, and those that come before.
 const PEERS: usize = 64;
+const WARM: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where an echo process answers.
@@ -69,7 +70,8 @@ fn mesh_id() -> MeshId {
 }
 
 fn config(listen: Listen) -> Config {
-    Config { listen, private_addresses: true, ..Config::new(Key::generate(), mesh_id()) }
+    // None is let go while it is counted.
+    Config { listen, private_addresses: true, peers: 512, ..Config::new(Key::generate(), mesh_id()) }
 }
 
 fn nowhere() -> Listen {
@@ -87,9 +89,7 @@ pub(crate) async fn echo() -> Result<()> {
 }
 
 pub(crate) async fn measure(place: &Place, arguments: &Arguments, report: &mut Report) -> Result<()> {
-    let mut command = std::process::Command::new(std::env::current_exe()?);
-    command.arg("--echo");
-    let mut process = Process::start("echo", command, place.logs());
+    let mut process = echo_process("echo", place)?;
     let echoes: Echoes = process.announcement().await;
     let server = Server::start(place).await?;
     let (responder, requester) = server.responder(place, 1).await?;
@@ -129,7 +129,7 @@ pub(crate) async fn measure(place: &Place, arguments: &Arguments, report: &mut R
         mesh.shutdown().await;
     }
     drop((server, responder, process));
-    peers(report).await
+    peers(place, report).await
 }
 
 fn calls(mesh: &Mesh, node: NodeId, text: &Arc<str>) -> Call {
@@ -155,31 +155,34 @@ fn calls(mesh: &Mesh, node: NodeId, text: &Arc<str>) -> Call {
     })
 }
 
-/// What one more peer costs: nodes in this process, each connected with the same one, minus what they cost alone.
-async fn peers(report: &mut Report) -> Result<()> {
+/// What one more peer costs: a process of its own, before and after so many have come and asked it something.
+async fn peers(place: &Place, report: &mut Report) -> Result<()> {
     report.gauges("Memory of a further peer");
-    let hub = Mesh::spawn(config(Listen { tcp: Some(0), ..nowhere() }), Arc::new(Echo)).await?;
-    let address = hub.addresses().into_iter().next().context("an address")?;
+    let mut hub = echo_process("hub", place)?;
+    let Echoes { node, tcp, .. } = hub.announcement().await;
     let mut nodes = Vec::new();
-    for _ in 0..PEERS {
-        nodes.push(Mesh::spawn(config(nowhere()), Arc::new(Echo)).await?);
+    let mut sizes = [0; 2];
+    // The first ones are company for what there is one of.
+    for (size, many) in sizes.iter_mut().zip([WARM, PEERS]) {
+        for _ in 0..many {
+            let mesh = Mesh::spawn(config(nowhere()), Arc::new(Echo)).await?;
+            mesh.join(&tcp, TIMEOUT).await?;
+            mesh.request(node, Request::Advert, "", TIMEOUT).await?;
+            nodes.push(mesh);
+        }
+        *size = Memory::of(hub.id())?.anonymous;
     }
-    let alone = Memory::of(std::process::id())?;
-    for node in &nodes {
-        node.join(&address, TIMEOUT).await?;
-        node.request(hub.node_id(), Request::Advert, "", TIMEOUT).await?;
-    }
-    while hub.peers().len() < PEERS {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let joined = Memory::of(std::process::id())?;
-    // Both ends of each connection are here.
-    let value = joined.anonymous.saturating_sub(alone.anonymous) as f64 / (2 * PEERS) as f64 / 1e6;
+    let value = sizes[1].saturating_sub(sizes[0]) as f64 / PEERS as f64 / 1e6;
     let what = "one end of a connection, with a request made".into();
     report.gauge(Gauge { section: "rpc", what, unit: "MB", value, aim: Some(0.3), yardstick: None, detail: serde_json::Value::Null });
     for node in nodes {
         node.shutdown().await;
     }
-    hub.shutdown().await;
     Ok(())
+}
+
+fn echo_process(name: &str, place: &Place) -> Result<Process> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.arg("--echo");
+    Ok(Process::start(name, command, place.logs()))
 }
