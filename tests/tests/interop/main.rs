@@ -1,8 +1,10 @@
-//! What others make of our documents: envelopes verified by a library that isn't ours (Python's securesystemslib).
+//! What others make of our documents: envelopes verified by a library that isn't ours (Python's securesystemslib), and the
+//! trace, by one of Rust.
 
 #[path = "../e2e/fixtures.rs"]
 #[allow(dead_code, reason = "the end-to-end suites need the rest")]
 mod fixtures;
+mod log;
 
 use std::{io::Write as _, path::PathBuf, process::Stdio};
 

@@ -1,0 +1,61 @@
+//! The trace, as an implementation of transparency logs that isn't ours sees it (`signed_note` and `tlog_tiles`).
+
+use protocol::{
+    api::{Proof, SignedCheckpoint},
+    entry::ConsistencyProof,
+};
+use serde_json::json;
+use signed_note::{Note, StandardVerifier, VerifierList};
+use tests::Cluster;
+use tlog_tiles::{Hash, check_record, check_tree, record_hash};
+
+use crate::fixtures::counter;
+
+/// A checkpoint whose note is signed by this key.
+fn opened(note: &str, key: &str) -> Result<tlog_tiles::Checkpoint, String> {
+    let note = Note::from_bytes(note.as_bytes()).map_err(|error| error.to_string())?;
+    let verifier = StandardVerifier::new(key).map_err(|error| error.to_string())?;
+    note.verify(&VerifierList::new(vec![Box::new(verifier)])).map_err(|error| error.to_string())?;
+    tlog_tiles::Checkpoint::from_bytes(note.text()).map_err(|error| error.to_string())
+}
+
+fn hashes(hashes: &[[u8; 32]]) -> Vec<Hash> {
+    hashes.iter().map(|hash| Hash(*hash)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_and_proofs_hold_for_others_at_every_size() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").start().await;
+    node.host("counter", "demo", counter()).await;
+    let checkpoint = async || -> SignedCheckpoint { node.client().get("/v1/trace/checkpoint").await.expect("a checkpoint") };
+    let mut signed = vec![checkpoint().await];
+    let mut operations = Vec::new();
+    for _ in 0..17 {
+        operations.push(node.execute("counter", "count", &json!({})).await.expect("it counts").operation);
+        signed.push(checkpoint().await);
+    }
+    let key = signed[0].verifier_key.clone();
+    for (older, SignedCheckpoint { note, size, .. }) in signed.iter().enumerate() {
+        let new = opened(note, &key).expect("the node signed it");
+        assert_eq!(new.size(), *size);
+        let forged = note.replacen(&format!("\n{size}\n"), &format!("\n{}\n", size + 1), 1);
+        assert!(opened(&forged, &key).expect_err("another size").contains("signature"), "{forged}");
+        for old in &signed[..older] {
+            let path = format!("/v1/trace/consistency?from={}&to={size}", old.size);
+            let proof: ConsistencyProof = node.client().get(&path).await.expect("a proof");
+            let old = opened(&proof.old, &key).expect("the node signed it");
+            check_tree(&hashes(&proof.hashes), new.size(), *new.hash(), old.size(), *old.hash()).expect("it only grew");
+            let other = Hash([7; 32]);
+            check_tree(&hashes(&proof.hashes), new.size(), *new.hash(), old.size(), other).expect_err("another tree");
+        }
+    }
+    for operation in operations {
+        let Proof { inclusion } = node.client().get(&format!("/v1/trace/proof?operation={operation}")).await.expect("a proof");
+        let tree = opened(&inclusion.checkpoint, &key).expect("the node signed it");
+        let (proof, leaf) = (hashes(&inclusion.hashes), record_hash(inclusion.entry.as_bytes()));
+        check_record(&proof, tree.size(), *tree.hash(), inclusion.index, leaf).expect("it is in the log");
+        let other = record_hash(inclusion.entry.replacen("execute", "executE", 1).as_bytes());
+        check_record(&proof, tree.size(), *tree.hash(), inclusion.index, other).expect_err("another entry");
+    }
+}
