@@ -102,6 +102,7 @@ pub(crate) struct Parts {
     pub(crate) kernel: Kernel,
     pub(crate) policy: Policy,
     pub(crate) pricing: protocol::agreement::Pricing,
+    pub(crate) limits: protocol::api::Limits,
     pub(crate) share: Share,
     pub(crate) allowed: grants::Allowed,
 }
@@ -196,7 +197,7 @@ impl Node {
             owner,
             policy: parts.policy,
             share: parts.share,
-            agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
+            agents: Agents::open(journal.clone(), owner, (parts.pricing, parts.limits)).await?,
             logs: Arc::new(logs::Logs::new()),
             snapshotting: tokio::sync::Mutex::default(),
             adopting: tokio::sync::Mutex::default(),
