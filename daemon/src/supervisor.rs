@@ -79,6 +79,7 @@ impl Supervisor {
             kernel,
             policy: config.policy.clone(),
             pricing: config.pricing.clone(),
+            limits: config.limits,
             share: config.share,
             webhook_attempts: config.webhook_attempts,
             allowed: Allowed { imports: config.imports.clone(), egress: Egress::open(config.egress.clone())? },

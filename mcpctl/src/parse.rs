@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::{AgentId, api::Limits, manifest::is_name};
+use protocol::{AgentId, api::GivenLimits, manifest::is_name};
 use rust_decimal::Decimal;
 
 /// A length of time: a whole number and `ms`, `s`, `m`, `h` or `d`.
@@ -116,10 +116,10 @@ pub(crate) fn limit(text: &str) -> Result<(Limit, u64), String> {
     number.map(|number| (limit, number)).ok_or_else(|| format!("{value:?} is not a whole number above 0"))
 }
 
-/// The defaults, with these changes; none if there are none.
-pub(crate) fn limits(changes: &[(Limit, u64)]) -> Option<Limits> {
-    let mut limits = Limits::default();
-    for (limit, value) in changes {
+/// These limits, the last of each; the node says the rest. None if there are none.
+pub(crate) fn limits(given: &[(Limit, u64)]) -> Option<GivenLimits> {
+    let mut limits = GivenLimits::default();
+    for (limit, value) in given {
         *match limit {
             Limit::Memory => &mut limits.memory,
             Limit::Fuel => &mut limits.fuel,
@@ -130,9 +130,9 @@ pub(crate) fn limits(changes: &[(Limit, u64)]) -> Option<Limits> {
             Limit::Concurrency => &mut limits.concurrency,
             Limit::QuotaBytes => &mut limits.quota_bytes,
             Limit::QuotaKeys => &mut limits.quota_keys,
-        } = *value;
+        } = Some(*value);
     }
-    (!changes.is_empty()).then_some(limits)
+    (!given.is_empty()).then_some(limits)
 }
 
 #[cfg(test)]
@@ -169,11 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn limits_change_what_they_name() {
+    fn limits_say_what_they_name_alone() {
         let given = ["memory=128MiB", "wall_ms=500", "state_bytes=1024"].map(|text| limit(text).expect(text));
-        let changed = limits(&given).expect("some");
-        assert_eq!((changed.memory, changed.wall_ms, changed.state_bytes), (128 << 20, 500, 1024));
-        assert_eq!(changed.fuel, Limits::default().fuel);
+        let (memory, wall_ms, state_bytes) = (Some(128 << 20), Some(500), Some(1024));
+        assert_eq!(limits(&given), Some(GivenLimits { memory, wall_ms, state_bytes, ..GivenLimits::default() }));
         assert!(limits(&[]).is_none());
         for bad in ["memory", "memory=", "memory=0", "memory=x", "memory=-1", "fuel=1KiB", "cpu=1", "memory=99999999999GiB"] {
             assert!(limit(bad).is_err(), "{bad}");

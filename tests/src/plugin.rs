@@ -87,7 +87,7 @@ impl Node {
 
     /// Runs a registered plugin as an agent that may reach something.
     pub async fn spawn_with(&self, name: &str, plugin: &Plugin, limits: Option<Limits>, grants: Grants) -> Result<Agent, Problem> {
-        let component = Digest::blake3(&plugin.component);
+        let (component, limits) = (Digest::blake3(&plugin.component), limits.map(Into::into));
         self.client().post("/v1/agents", &Spawn { name: name.into(), component, pricing: None, limits, grants }).await
     }
 

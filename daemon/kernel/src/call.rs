@@ -11,7 +11,7 @@ use std::{
 };
 
 use protocol::{
-    Usage,
+    AgentId, Usage,
     advert::Effect,
     api::Limits,
     error::FieldError,
@@ -30,7 +30,7 @@ use crate::{
     overlay::{State, Writes},
     plugin::Plugin,
     schema::{self, Schema, Unreadable},
-    share::{HeldBack, Shares},
+    share::Pass,
 };
 
 /// The longest text of an error that a guest gives.
@@ -38,6 +38,8 @@ const MAX_MESSAGE: usize = 2 * 1024;
 
 /// What to run.
 pub struct Call {
+    /// Whose call it is: agents share the processors, not calls.
+    pub agent: AgentId,
     /// The method.
     pub method: String,
     /// Its parameters: JSON, handed to the guest byte for byte. `null` stands for no parameters.
@@ -46,7 +48,7 @@ pub struct Call {
     pub limits: Limits,
     /// The agent's committed state.
     pub state: Box<dyn State>,
-    /// Whose call it is, for the node's own log: the agent and the request's id.
+    /// What the node's own log calls it: the agent and the request's id.
     pub label: String,
     /// Where the guest's log lines go.
     pub log: Box<dyn Log>,
@@ -127,7 +129,7 @@ fn taken(plugin: &Plugin, method: &str, params: String) -> Result<String, Failur
 /// Runs an admitted call in an instance of its own, until `stop` at most. Dropping the future drops the instance.
 pub(crate) async fn run(
     engine: &Engine,
-    (shares, ceiling): (&Shares, &Ceiling),
+    (pass, ceiling): (Pass, &Ceiling),
     plugin: &Plugin,
     call: Call,
     stop: impl Future<Output = ()>,
@@ -140,7 +142,7 @@ pub(crate) async fn run(
     let guest = Guest::new(means, method.effect, &limits, ceiling.clone());
     // No text is longer than the memory it is in; what is too long for us is then refused by its own name.
     let crossing = usize::try_from(limits.memory).unwrap_or(usize::MAX).saturating_add(64 << 10);
-    let mut sandbox = Sandbox::new(engine, shares, guest, limits, crossing);
+    let mut sandbox = Sandbox::new(engine, pass, guest, limits, crossing);
     let pre = plugin.pre();
     let answer = sandbox
         .enter(stop, async |store| {
@@ -229,26 +231,21 @@ pub(crate) struct Sandbox {
     store: Store<Guest>,
     limits: Limits,
     wall: Duration,
-    shares: Shares,
-    held_back: HeldBack,
+    pass: Pass,
 }
 
 impl Sandbox {
     /// An empty one, whose guest can hand over at most `crossing` bytes at once.
-    pub(crate) fn new(engine: &Engine, shares: &Shares, guest: Guest, limits: Limits, crossing: usize) -> Self {
+    pub(crate) fn new(engine: &Engine, pass: Pass, guest: Guest, limits: Limits, crossing: usize) -> Self {
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_fuel(limits.fuel).expect("the engine meters fuel");
-        let held_back = shares.held_back();
-        let (at_tick, held) = (shares.clone(), held_back.clone());
-        store.epoch_deadline_callback(move |_| {
-            let (shares, held) = (at_tick.clone(), held.clone());
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { shares.tick(&held).await })))
-        });
+        let at_tick = pass.clone();
+        store.epoch_deadline_callback(move |_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(at_tick.clone().tick()))));
         store.set_epoch_deadline(1);
         store.set_hostcall_fuel(crossing);
         store.set_max_component_handles(1000);
-        Self { store, limits, wall: Duration::ZERO, shares: shares.clone(), held_back }
+        Self { store, limits, wall: Duration::ZERO, pass }
     }
 
     /// Runs `inside` until it ends, its wall time is over, not counting the time that it was held back, or `stop` comes.
@@ -258,12 +255,13 @@ impl Sandbox {
         inside: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
         let (started, limit) = (Instant::now(), Duration::from_millis(self.limits.wall_ms));
-        let held_back = self.held_back.clone();
-        self.store.data_mut().ends = Some(Ends { at: started + limit, held_back: held_back.clone() });
+        let pass = self.pass.clone();
+        self.store.data_mut().ends = Some(Ends { at: started + limit, pass: pass.clone() });
         let ended = {
-            let (mut work, mut stop) = (std::pin::pin!(inside(&mut self.store)), std::pin::pin!(stop));
+            let (mut inside, mut stop) = (std::pin::pin!(inside(&mut self.store)), std::pin::pin!(stop));
+            let mut work = std::future::poll_fn(|context| pass.during(|| inside.as_mut().poll(context)));
             loop {
-                let held = held_back.get();
+                let held = pass.held_back();
                 let ended = tokio::select! {
                     biased;
                     () = &mut stop => break Err(Failure::Stopped),
@@ -271,14 +269,12 @@ impl Sandbox {
                 };
                 match ended {
                     Ok(ended) => break Ok(ended),
-                    Err(_) if started.elapsed() < limit + held_back.get() => {}
+                    Err(_) if started.elapsed() < limit + pass.held_back() => {}
                     Err(_) => break Err(Failure::TimedOut { limit_ms: self.limits.wall_ms }),
                 }
             }
         };
-        let spent = started.elapsed().saturating_sub(held_back.get());
-        self.wall += spent;
-        self.shares.of_all.ended(spent);
+        self.wall += started.elapsed().saturating_sub(pass.held_back());
         ended?.map_err(|error| self.failure(&error))
     }
 

@@ -22,7 +22,8 @@ use crate::{
     overlay::{State, StateError},
     places::Places,
     plugin::{MAX_DESCRIBED, Plugin},
-    share::Shares,
+    share::{Pass, Shares},
+    tenants::Whose,
     ticker::Ticker,
 };
 
@@ -162,11 +163,11 @@ impl Kernel {
     }
 
     async fn describe(&self, pre: &bindings::PluginPre<Guest>, name: &str) -> Result<Vec<bindings::Method>, Failure> {
-        let _place = self.place(DESCRIBE.wall_ms, None).await?;
+        let (_place, pass) = self.place(DESCRIBE.wall_ms, None, None).await?;
         let _clock = self.0.ticker.run();
         let means = Means { state: Box::new(Nothing), label: name.to_owned(), log: Box::new(()), outside: Box::new(()) };
         let guest = Guest::new(means, Effect::ReadOnly, &DESCRIBE, self.0.ceiling.clone());
-        let mut sandbox = Sandbox::new(&self.0.engine, &self.0.shares, guest, DESCRIBE, 4 * MAX_DESCRIBED);
+        let mut sandbox = Sandbox::new(&self.0.engine, pass, guest, DESCRIBE, 4 * MAX_DESCRIBED);
         let pre = pre.clone();
         sandbox.enter(std::future::pending(), async |store| pre.instantiate_async(&mut *store).await?.call_describe(store).await).await
     }
@@ -182,12 +183,12 @@ impl Kernel {
             Ok(params) => call.params = params,
             Err(failure) => return Outcome::refused(failure),
         }
-        let _place = match self.place(call.limits.wall_ms, Some(call.depth)).await {
-            Ok(place) => place,
+        let (_place, pass) = match self.place(call.limits.wall_ms, Some(call.depth), Some(call.agent)).await {
+            Ok(entered) => entered,
             Err(failure) => return Outcome::refused(failure),
         };
         let _clock = self.0.ticker.run();
-        call::run(&self.0.engine, (&self.0.shares, &self.0.ceiling), plugin, call, stop).await
+        call::run(&self.0.engine, (pass, &self.0.ceiling), plugin, call, stop).await
     }
 
     /// How much of the places for calls is taken, in percent.
@@ -195,8 +196,8 @@ impl Kernel {
         self.0.places.occupancy()
     }
 
-    /// Waits for a place in the sandbox (without a depth: for a plugin that describes itself), for room in memory, and until guests may run.
-    async fn place(&self, wait_ms: u64, depth: Option<usize>) -> Result<SemaphorePermit<'_>, Failure> {
+    /// Waits for a place in the sandbox (without a depth: for a plugin that describes itself), for room in memory, and for its turn.
+    async fn place(&self, wait_ms: u64, depth: Option<usize>, whose: Whose) -> Result<(SemaphorePermit<'_>, Pass), Failure> {
         let entered = async {
             let place = match depth {
                 Some(depth) => self.0.places.take(depth).await.ok_or(Failure::TooDeep)?,
@@ -205,8 +206,7 @@ impl Kernel {
             if depth == Some(0) {
                 self.0.ceiling.room().await;
             }
-            self.0.shares.of_all.turn().await;
-            Ok(place)
+            Ok((place, self.0.shares.enter(whose).await))
         };
         timeout(Duration::from_millis(wait_ms), entered).await.unwrap_or(Err(Failure::Overloaded))
     }

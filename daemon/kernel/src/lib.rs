@@ -26,6 +26,7 @@ mod places;
 mod plugin;
 mod schema;
 mod share;
+mod tenants;
 mod ticker;
 
 pub use call::{Call, Outcome};

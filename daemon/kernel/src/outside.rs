@@ -11,7 +11,7 @@ use crate::{
         Guest,
         bindings::mcp_zero::plugin::{agents, http, types},
     },
-    share::HeldBack,
+    share::Pass,
 };
 
 /// What a call may reach. A future of it that is dropped stops what it does: that is how a call's wall time ends it.
@@ -137,12 +137,12 @@ impl Egress {
 #[derive(Debug, Clone)]
 pub(crate) struct Ends {
     pub(crate) at: Instant,
-    pub(crate) held_back: HeldBack,
+    pub(crate) pass: Pass,
 }
 
 impl Ends {
     fn left(&self) -> Duration {
-        (self.at + self.held_back.get()).saturating_duration_since(Instant::now())
+        (self.at + self.pass.held_back()).saturating_duration_since(Instant::now())
     }
 }
 

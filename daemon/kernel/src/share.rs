@@ -1,8 +1,15 @@
-//! The processor time that all guests of a node may take together.
+//! The processor time that all guests of a node may take together, and whose turn it is.
 //!
-//! A bucket fills at the node's share. Whoever wants to run stands in line, waits until the bucket isn't empty, and pays for
-//! a tick of the clock; at its next tick it stands in line again. So guests are slowed alike, and none is starved.
-//! Without such a share, only those who come to a second tick stand in line.
+//! ```text
+//! its agent's lines: those that begin ─┐
+//!                    those that go on ─┴─ one of each in turn ─► the line of all agents ─► the bucket isn't empty ─► runs a tick
+//! ```
+//! A bucket fills at the node's share. Whoever wants to run stands in line, waits until the bucket isn't empty, and pays for a
+//! tick of the clock; when that is used it stands in line again. Of each agent one stands in the line of all, so that agents are
+//! slowed alike, however many calls they have, and none is starved.
+//!
+//! Without a share that the operator sets, only long calls stand in line: those that have run for longer than a short call
+//! does, and all of an agent whose calls do so again and again, from their first tick on.
 
 use std::{
     sync::Arc,
@@ -10,50 +17,54 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::yield_now};
 
-use crate::ticker::TICK;
+use crate::{
+    tenants::{Tenant, Tenants, Whose},
+    ticker::TICK,
+};
 
 /// What may be used at once after a rest, in seconds.
 const BURST_S: f64 = 0.05;
+/// What a call may run before it counts as long: a short one takes a fraction of it, even if it is interrupted.
+const SHORT: Duration = TICK.saturating_mul(2);
+/// Ticks come at any time: who has so much left of what it paid for runs until the next one.
+const HALF: Duration = Duration::from_millis(1);
 
 /// The shares of a node's guests. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Shares {
-    /// All guests together, as the operator says.
-    pub(crate) of_all: Share,
-    /// Those that have run for a tick already: all processors but one, so that whoever loops doesn't stand in the way of
-    /// short calls, nor of the node itself.
-    long: Share,
+pub(crate) struct Shares(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    /// Who pays for its first tick, too: everyone, as the operator has set a share.
+    of_all: bool,
+    bucket: Bucket,
+    tenants: Tenants,
 }
 
 impl Shares {
-    /// So many percent of one processor for all guests; 0 for no limit.
+    /// So many percent of one processor for all guests. With 0, long calls share all processors but one, so that whoever loops
+    /// doesn't stand in the way of short calls, nor of the node itself.
     pub(crate) fn new(percent: u32) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |found| u32::try_from(found.get()).unwrap_or(u32::MAX));
-        Self { of_all: Share::new(percent), long: Share::new(processors.saturating_sub(1).max(1).saturating_mul(100)) }
+        let others = processors.saturating_sub(1).max(1).saturating_mul(100);
+        let bucket = Bucket::new(if percent > 0 { percent } else { others });
+        Self(Arc::new(Parts { of_all: percent > 0, bucket, tenants: Tenants::default() }))
     }
 
-    /// What a new call counts its waiting in: nothing, where there is nothing to count.
-    pub(crate) fn held_back(&self) -> HeldBack {
-        HeldBack(self.of_all.is_limited().then(Arc::default))
-    }
-
-    /// Where a guest stands at each tick: it lets others run, and waits for its turn. What it waits for the operator's share
-    /// isn't its own time; what it waits for others like it is, as on any busy processor.
-    pub(crate) async fn tick(&self, held_back: &HeldBack) {
-        tokio::task::yield_now().await;
-        if self.of_all.is_limited() {
-            held_back.turn(&self.of_all).await;
-        } else {
-            self.long.turn().await;
+    /// Lets a call begin. If it pays for its first tick, it waits for its turn.
+    pub(crate) async fn enter(&self, whose: Whose) -> Pass {
+        let parts = Arc::clone(&self.0);
+        let tenant = if parts.of_all { Some(parts.tenants.of(whose)) } else { parts.tenants.known(whose).filter(|known| known.is_long()) };
+        let pass = Pass(Arc::new(Ticket { parts, whose, run: Mutex::default() }));
+        match tenant {
+            Some(tenant) => pass.turn(&tenant, true).await,
+            None => pass.0.run.lock().allowed = SHORT,
         }
+        pass
     }
 }
-
-/// A share, or no limit. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Share(Option<Arc<Bucket>>);
 
 #[derive(Debug)]
 struct Bucket {
@@ -71,6 +82,11 @@ struct Level {
 }
 
 impl Bucket {
+    fn new(percent: u32) -> Self {
+        let level = Mutex::new(Level { seconds: BURST_S, at: Instant::now() });
+        Self { rate: f64::from(percent) / 100.0, level, line: Semaphore::new(1) }
+    }
+
     /// Adds what has come in since, and `more`; how long it takes until the bucket isn't empty.
     fn add(&self, more: f64) -> Option<Duration> {
         let mut level = self.level.lock();
@@ -81,91 +97,199 @@ impl Bucket {
     }
 }
 
-impl Share {
-    /// So many percent of one processor; 0 for no limit.
-    pub(crate) fn new(percent: u32) -> Self {
-        let level = Mutex::new(Level { seconds: BURST_S, at: Instant::now() });
-        let bucket = || Bucket { rate: f64::from(percent) / 100.0, level, line: Semaphore::new(1) };
-        Self((percent > 0).then(|| Arc::new(bucket())))
+/// One call's part of the shares: how long its guest has run, and what of that it has paid for. Cheap to clone; the last one
+/// dropped settles.
+#[derive(Debug, Clone)]
+pub(crate) struct Pass(Arc<Ticket>);
+
+#[derive(Debug)]
+struct Ticket {
+    parts: Arc<Parts>,
+    whose: Whose,
+    run: Mutex<Run>,
+}
+
+#[derive(Debug, Default)]
+struct Run {
+    /// How long its guest has had a thread, and since when it has one.
+    ran: Duration,
+    since: Option<Instant>,
+    /// What it may run until it stands in line.
+    allowed: Duration,
+    paid: bool,
+    /// What of `ran` its agent is known for.
+    told: Duration,
+    /// How long it was held back, and since when it is.
+    held: Duration,
+    held_since: Option<Instant>,
+}
+
+impl Run {
+    fn ran(&self) -> Duration {
+        self.ran + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+impl Pass {
+    /// Counts how long the guest has a thread for `work`.
+    pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.0.run.lock().since = Some(Instant::now());
+        let done = work();
+        let mut run = self.0.run.lock();
+        (run.ran, run.since) = (run.ran(), None);
+        done
     }
 
-    /// Whether there is a limit.
-    pub(crate) fn is_limited(&self) -> bool {
-        self.0.is_some()
+    /// Where a guest stands at each tick: it lets others run, and if it has used what it may, it waits for its turn. What it
+    /// waits for the operator's share isn't its own time; what it waits for others like it is, as on any busy processor.
+    pub(crate) async fn tick(self) {
+        let line = self.line();
+        yield_now().await;
+        let Some(tenant) = line else { return };
+        self.0.run.lock().held_since = self.0.parts.of_all.then(Instant::now);
+        self.turn(&tenant, false).await;
+        let mut run = self.0.run.lock();
+        let held = run.held_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        run.held += held;
+    }
+
+    /// Tells how long it ran; where it stands, if it may not go on.
+    fn line(&self) -> Option<Arc<Tenant>> {
+        let Ticket { parts, whose, run, .. } = &*self.0;
+        let mut run = run.lock();
+        let ran = run.ran();
+        if ran < HALF {
+            return None;
+        }
+        let tenant = parts.tenants.of(*whose);
+        // A thread that others kept waiting seems to have run for longer than the clock lets a guest run.
+        tenant.ran(ran.saturating_sub(run.told).min(TICK).as_secs_f64());
+        run.told = ran;
+        (ran + HALF >= run.allowed || !run.paid && tenant.is_long()).then_some(tenant)
     }
 
     /// Waits for its turn, and pays for a tick.
-    pub(crate) async fn turn(&self) {
-        let Some(bucket) = &self.0 else { return };
-        // Never closed.
+    async fn turn(&self, tenant: &Tenant, begins: bool) {
+        let bucket = &self.0.parts.bucket;
+        // None of them is ever closed.
+        let _first_of_its_kind = tenant.lines[usize::from(begins)].acquire().await;
+        let _first_of_its_agent = tenant.door.acquire().await;
         let _first = bucket.line.acquire().await;
         while let Some(rest) = bucket.add(0.0) {
             tokio::time::sleep(rest).await;
         }
         bucket.add(-TICK.as_secs_f64());
+        let mut run = self.0.run.lock();
+        // What it ran before it had to pay was free.
+        let used = if run.paid { run.allowed.max(run.ran().saturating_sub(TICK)) } else { run.ran() };
+        (run.allowed, run.paid) = (used + TICK, true);
     }
 
-    /// A call ended after `spent`: what it paid for and didn't use is given back.
-    pub(crate) fn ended(&self, spent: Duration) {
-        if let Some(bucket) = &self.0 {
-            bucket.add(TICK.saturating_sub(spent).as_secs_f64());
+    /// How long the call was held back: that time isn't its own.
+    pub(crate) fn held_back(&self) -> Duration {
+        let run = self.0.run.lock();
+        run.held + run.held_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+impl Drop for Ticket {
+    /// What the call paid for and didn't use is given back; what it used more is taken, up to a tick.
+    fn drop(&mut self) {
+        let run = self.run.get_mut();
+        if run.paid {
+            self.parts.bucket.add((run.allowed.as_secs_f64() - run.ran.as_secs_f64()).max(-TICK.as_secs_f64()));
         }
-    }
-}
-
-/// How long one call was held back: that time isn't its own.
-#[derive(Debug, Clone)]
-pub(crate) struct HeldBack(Option<Arc<Mutex<Waited>>>);
-
-#[derive(Debug, Default)]
-struct Waited {
-    before: Duration,
-    since: Option<Instant>,
-}
-
-impl HeldBack {
-    /// Waits for the call's turn.
-    pub(crate) async fn turn(&self, share: &Share) {
-        let Some(waited) = &self.0 else { return share.turn().await };
-        waited.lock().since = Some(Instant::now());
-        share.turn().await;
-        let mut waited = waited.lock();
-        let since = waited.since.take();
-        waited.before += since.map_or(Duration::ZERO, |since| since.elapsed());
-    }
-
-    pub(crate) fn get(&self) -> Duration {
-        let Some(waited) = &self.0 else { return Duration::ZERO };
-        let waited = waited.lock();
-        waited.before + waited.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use protocol::AgentId;
+
     use super::*;
+
+    /// Lets `calls` of an agent take turns for as long as they are wanted; counts them.
+    fn turning(shares: &Shares, calls: usize) -> (Vec<tokio::task::JoinHandle<()>>, Arc<AtomicUsize>) {
+        let (whose, turns) = (Some(AgentId::new()), Arc::new(AtomicUsize::new(0)));
+        let one = || {
+            let (shares, turns) = (shares.clone(), Arc::clone(&turns));
+            tokio::spawn(async move {
+                let (pass, tenant) = (shares.enter(whose).await, shares.0.tenants.of(whose));
+                turns.fetch_add(1, Ordering::Relaxed);
+                loop {
+                    pass.turn(&tenant, false).await;
+                    pass.0.run.lock().ran += TICK;
+                    turns.fetch_add(1, Ordering::Relaxed);
+                    // It would run now.
+                    yield_now().await;
+                }
+            })
+        };
+        ((0..calls).map(|_| one()).collect(), turns)
+    }
 
     #[tokio::test]
     async fn whoever_stands_in_line_gets_its_turn_at_the_rate() {
-        let free = Share::new(0);
-        assert!(!free.is_limited());
-        free.turn().await;
-        let share = Share::new(50);
+        let shares = Shares::new(50);
         let begun = Instant::now();
-        let turns = (0..3).map(|_| {
-            let share = share.clone();
-            tokio::spawn(async move {
-                for _ in 0..50 {
-                    share.turn().await;
-                }
-            })
-        });
-        for turn in turns.collect::<Vec<_>>() {
-            turn.await.expect("no panic");
+        let tenant = Tenant::default();
+        let pass = shares.enter(None).await;
+        for _ in 0..149 {
+            pass.0.run.lock().ran += TICK;
+            pass.turn(&tenant, false).await;
         }
         // 150 ticks at half a processor, less what there was to begin with.
         assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
-        share.ended(Duration::ZERO);
-        share.ended(Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn an_agent_with_one_call_has_its_turns_beside_one_with_many() {
+        let shares = Shares::new(400);
+        let ((many, of_many), (one, of_one)) = (turning(&shares, 32), turning(&shares, 1));
+        let enough = async {
+            while of_one.load(Ordering::Relaxed) < 200 {
+                yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), enough).await.expect("turns");
+        let (one_had, many_had) = (of_one.load(Ordering::Relaxed), of_many.load(Ordering::Relaxed));
+        many.into_iter().chain(one).for_each(|turning| turning.abort());
+        // Where calls take turns it is 32 times as many. After a rest there is something for everyone: whoever asks is not held up.
+        let even = many_had <= 8 * one_had && many_had >= one_had / 8;
+        assert!(even, "{many_had} turns of one agent beside {one_had} of the other");
+    }
+
+    #[tokio::test]
+    async fn what_was_paid_for_and_not_used_is_given_back() {
+        let shares = Shares::new(1);
+        let level = || shares.0.bucket.level.lock().seconds;
+        let pass = shares.enter(None).await;
+        assert!(level() < BURST_S - 0.001, "it has paid");
+        drop(pass);
+        assert!(level() > BURST_S - 0.000_1, "and had it back");
+        let pass = shares.enter(None).await;
+        pass.0.run.lock().ran = Duration::from_secs(1);
+        drop(pass);
+        assert!(level() < BURST_S - 0.003, "what was used more is taken, if it is likely");
+        // Without a share nobody pays for a short call.
+        let free = Shares::new(0);
+        drop(free.enter(None).await);
+        assert!(free.0.tenants.known(None).is_none());
+    }
+
+    #[tokio::test]
+    async fn whose_calls_were_long_again_and_again_stands_in_line_from_the_first_tick_on() {
+        let (shares, whose) = (Shares::new(0), Some(AgentId::new()));
+        for _ in 0..100 {
+            let pass = shares.enter(whose).await;
+            pass.0.run.lock().ran = TICK;
+            assert_eq!(pass.line().is_some(), shares.0.tenants.of(whose).is_long());
+        }
+        let (first, other) = (shares.enter(whose).await, shares.enter(Some(AgentId::new())).await);
+        assert!(first.0.run.lock().paid && !other.0.run.lock().paid);
+        other.0.run.lock().ran = Duration::from_micros(300);
+        assert!(other.line().is_none(), "a tick came early");
     }
 }

@@ -1,5 +1,6 @@
 //! Every setting there is: its key, its environment variable, its kind and its default, in one table.
 
+use protocol::wire::MAX_RESULT;
 use toml::Value;
 
 /// What a setting's value may be.
@@ -9,6 +10,8 @@ pub(crate) enum Kind {
     Bool,
     /// A whole number from 0 to the given most.
     Number(u64),
+    /// Bytes, from 1 to the given most: a whole number, or a text such as `64MiB`.
+    Bytes(u64),
     /// Text.
     Text,
     /// One of these.
@@ -30,6 +33,8 @@ pub(crate) struct Key {
     pub(crate) default: &'static str,
 }
 
+/// The most that a limit may be where nothing else bounds it: what a whole number of TOML can be.
+const ANY: u64 = i64::MAX.unsigned_abs();
 const PORT: Kind = Kind::Number(65_535);
 
 /// All of them, in the order in which `config show` prints them.
@@ -59,6 +64,15 @@ pub(crate) const KEYS: &[Key] = &[
     key("kernel.cpu_percent", "MCP_KERNEL_CPU_PERCENT", Kind::Number(100_000), "0"),
     key("kernel.max_concurrent", "MCP_KERNEL_MAX_CONCURRENT", Kind::Number(64), "64"),
     key("kernel.max_memory_mib", "MCP_KERNEL_MAX_MEMORY_MIB", Kind::Number(1 << 20), "0"),
+    key("kernel.limits.memory", "MCP_KERNEL_LIMITS_MEMORY", Kind::Bytes(kernel::MAX_MEMORY), "\"64MiB\""),
+    key("kernel.limits.fuel", "MCP_KERNEL_LIMITS_FUEL", Kind::Number(ANY), "10000000000"),
+    key("kernel.limits.wall_ms", "MCP_KERNEL_LIMITS_WALL_MS", Kind::Number(24 * 3_600_000), "10000"),
+    key("kernel.limits.state_bytes", "MCP_KERNEL_LIMITS_STATE_BYTES", Kind::Bytes(ANY), "\"16MiB\""),
+    key("kernel.limits.result_bytes", "MCP_KERNEL_LIMITS_RESULT_BYTES", Kind::Bytes(MAX_RESULT as u64), "\"16MiB\""),
+    key("kernel.limits.egress_bytes", "MCP_KERNEL_LIMITS_EGRESS_BYTES", Kind::Bytes(ANY), "\"16MiB\""),
+    key("kernel.limits.concurrency", "MCP_KERNEL_LIMITS_CONCURRENCY", Kind::Number(1024), "32"),
+    key("kernel.limits.quota_bytes", "MCP_KERNEL_LIMITS_QUOTA_BYTES", Kind::Bytes(ANY), "\"4GiB\""),
+    key("kernel.limits.quota_keys", "MCP_KERNEL_LIMITS_QUOTA_KEYS", Kind::Number(ANY), "10000000"),
     key("kernel.imports", "MCP_KERNEL_IMPORTS", Kind::List, r#"["state", "log", "clock", "random", "http", "agents"]"#),
     key("kernel.http_allow", "MCP_KERNEL_HTTP_ALLOW", Kind::List, "[]"),
     key("kernel.http_networks", "MCP_KERNEL_HTTP_NETWORKS", Kind::List, "[]"),
@@ -106,10 +120,12 @@ impl Key {
         let wanted = match (self.kind, value) {
             (Kind::Bool, Value::Boolean(_)) | (Kind::Text, Value::String(_)) => return Ok(()),
             (Kind::Number(most), Value::Integer(number)) if u64::try_from(*number).is_ok_and(|n| n <= most) => return Ok(()),
+            (Kind::Bytes(most), value) if bytes(value).is_some_and(|n| (1..=most).contains(&n)) => return Ok(()),
             (Kind::Choice(choices), Value::String(text)) if choices.contains(&text.as_str()) => return Ok(()),
             (Kind::List, Value::Array(items)) if items.len() <= 64 && items.iter().all(Value::is_str) => return Ok(()),
             (Kind::Bool, _) => "true or false".into(),
             (Kind::Number(most), _) => format!("a whole number from 0 to {most}"),
+            (Kind::Bytes(most), _) => format!("bytes, 1 to {most}, such as 65536 or \"64MiB\""),
             (Kind::Text, _) => "a text".into(),
             (Kind::Choice(choices), _) => format!("one of {}", choices.join(", ")),
             (Kind::List, _) => "a list of at most 64 texts".into(),
@@ -124,7 +140,7 @@ impl Key {
     pub(crate) fn parse(&self, text: &str) -> Result<Value, String> {
         let value = match self.kind {
             Kind::Bool => text.parse().map(Value::Boolean).unwrap_or_else(|_| Value::String(text.into())),
-            Kind::Number(_) => text.parse().map(Value::Integer).unwrap_or_else(|_| Value::String(text.into())),
+            Kind::Number(_) | Kind::Bytes(_) => text.parse().map(Value::Integer).unwrap_or_else(|_| Value::String(text.into())),
             Kind::Text | Kind::Choice(_) => Value::String(text.into()),
             Kind::List => Value::Array(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect()),
         };
@@ -143,9 +159,31 @@ impl Key {
     }
 }
 
+/// A number of bytes: as it is, or in `KiB`, `MiB` or `GiB`.
+pub(crate) fn bytes(value: &Value) -> Option<u64> {
+    if let Value::Integer(number) = value {
+        return u64::try_from(*number).ok();
+    }
+    let text = value.as_str()?;
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let (number, factor) = units.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    number.trim().parse::<u64>().ok()?.checked_mul(factor)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_may_have_a_unit() {
+        let key = Key::named("kernel.limits.memory").expect("known");
+        for (text, expected) in [("65536", 65_536), ("1KiB", 1 << 10), ("64MiB", 64 << 20), ("64 MiB", 64 << 20)] {
+            assert_eq!(bytes(&key.parse(text).expect(text)), Some(expected), "{text}");
+        }
+        for wrong in ["0", "-1", "64MB", "MiB", "64", "1GiB", "99999999999999999999GiB", "9999999999999GiB"] {
+            assert_eq!(key.parse(wrong).is_ok(), wrong == "64", "{wrong}");
+        }
+    }
 
     #[test]
     fn every_default_is_valid_and_every_name_is_its_own() {

@@ -10,7 +10,13 @@ use std::{
 };
 
 use agreement::policy::{Acceptance, Policy};
-use protocol::{MeshId, agreement::Pricing, api::Setting, credential::Zone, manifest::Import};
+use protocol::{
+    MeshId,
+    agreement::Pricing,
+    api::{Limits, Setting},
+    credential::Zone,
+    manifest::Import,
+};
 use toml::Value;
 
 use crate::{egress, node::Share};
@@ -95,6 +101,8 @@ pub(crate) struct Config {
     pub(crate) cpu_percent: u32,
     /// Bytes, for all calls together; 0 for no limit.
     pub(crate) max_memory: u64,
+    /// What an agent may use for which nothing else is said.
+    pub(crate) limits: Limits,
     /// What plugins may import.
     pub(crate) imports: Vec<Import>,
     pub(crate) egress: egress::Policy,
@@ -174,15 +182,18 @@ impl Layers {
         let table: toml::Table =
             toml::from_str(&text).map_err(|error| Error::Syntax { path: path.into(), message: error.to_string().trim_end().into() })?;
         let origin = format!("file {}", path.display());
-        for (section, value) in table {
-            let entries = match value {
-                Value::Table(entries) => entries.into_iter().map(|(name, value)| (format!("{section}.{name}"), value)).collect(),
-                value => vec![(section, value)],
-            };
-            for (name, value) in entries {
-                let key = Key::named(&name).ok_or_else(|| Error::Unknown { key: name.clone(), origin: origin.clone() })?;
-                key.check(&value).map_err(|message| Error::Value { origin: origin.clone(), message })?;
-                self.0.insert(key.name, (value, origin.clone()));
+        let mut rest: Vec<_> = table.into_iter().collect();
+        while let Some((name, value)) = rest.pop() {
+            match value {
+                // A section, perhaps with sections of its own.
+                Value::Table(entries) if Key::named(&name).is_none() => {
+                    rest.extend(entries.into_iter().map(|(entry, value)| (format!("{name}.{entry}"), value)));
+                }
+                value => {
+                    let key = Key::named(&name).ok_or_else(|| Error::Unknown { key: name.clone(), origin: origin.clone() })?;
+                    key.check(&value).map_err(|message| Error::Value { origin: origin.clone(), message })?;
+                    self.0.insert(key.name, (value, origin.clone()));
+                }
             }
         }
         Ok(())
@@ -263,6 +274,7 @@ impl Layers {
             credential_seconds: self.number("mesh.credential_seconds").max(1),
             cpu_percent: self.number("kernel.cpu_percent") as u32,
             max_memory: self.number("kernel.max_memory_mib") << 20,
+            limits: self.limits(),
             imports: self.imports()?,
             egress: egress::Policy {
                 allow: self.each("kernel.http_allow", str::parse)?,
@@ -282,6 +294,22 @@ impl Layers {
             strange_variables,
             settings: self.settings(),
         })
+    }
+
+    fn limits(&self) -> Limits {
+        let number = |name| self.number(name).max(1);
+        let bytes = |name: &str| keys::bytes(&self.0[name].0).unwrap_or_default();
+        Limits {
+            memory: bytes("kernel.limits.memory"),
+            fuel: number("kernel.limits.fuel"),
+            wall_ms: number("kernel.limits.wall_ms"),
+            state_bytes: bytes("kernel.limits.state_bytes"),
+            result_bytes: bytes("kernel.limits.result_bytes"),
+            egress_bytes: bytes("kernel.limits.egress_bytes"),
+            concurrency: number("kernel.limits.concurrency"),
+            quota_bytes: bytes("kernel.limits.quota_bytes"),
+            quota_keys: number("kernel.limits.quota_keys"),
+        }
     }
 
     fn imports(&self) -> Result<Vec<Import>, Error> {
@@ -386,6 +414,32 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_the_profiles_unless_they_are_set() {
+        let limits = |file: &str, flags: &[(&str, &str)]| {
+            let (_file, sources) = sources(file, &[], flags);
+            Config::load(&sources).expect("valid").limits
+        };
+        assert_eq!(limits("", &[]), Limits::default());
+        let edge = limits("profile = \"edge\"", &[]);
+        assert!(edge.memory < Limits::default().memory && edge.concurrency < 16, "one agent doesn't take all places: {edge:?}");
+        assert_eq!(limits("profile = \"dev\"", &[]).wall_ms, 60_000);
+        let set = limits("profile = \"edge\"\n[kernel.limits]\nmemory = \"32MiB\"\nwall_ms = 0", &[("kernel.limits.quota_bytes", "1024")]);
+        assert_eq!(set, Limits { memory: 32 << 20, wall_ms: 1, quota_bytes: 1024, ..edge });
+    }
+
+    #[test]
+    fn the_example_names_every_setting_with_its_default() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config.example.toml");
+        let mut example = Layers::defaults();
+        example.file(&path).expect("valid");
+        for key in KEYS {
+            let (value, origin) = &example.0[key.name];
+            assert!(origin != DEFAULT, "{} is missing", key.name);
+            assert_eq!(value, &key.default_value(), "{}", key.name);
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let wrong = |file: &str, environment: &[(&str, &str)]| {
             let (_file, sources) = sources(file, environment, &[]);
@@ -397,6 +451,9 @@ mod tests {
         assert!(wrong("", &[("MCP_MESH_HOST", "nowhere")]).contains("mesh.host"));
         assert!(wrong("port = [", &[]).contains("not valid TOML"));
         assert!(wrong("profil = \"edge\"", &[]).contains("did you mean 'profile'?"));
+        assert!(wrong("[kernel.limits]\nmemry = 1", &[]).contains("did you mean 'kernel.limits.memory'?"));
+        assert!(wrong("[kernel.limits]\nmemory = \"1GiB\"", &[]).contains("kernel.limits.memory must be bytes, 1 to 268435456"));
+        assert!(wrong("[mesh.port]\nport = 1", &[]).contains("mesh.port must be a whole number"));
         assert!(wrong("", &[("MCP_PROFILE", "desktop")]).contains("server, edge, dev"));
         assert!(wrong("[kernel]\nimports = [\"files\"]", &[]).contains("kernel.imports: \"files\" is not an import: state"));
         assert!(wrong("[kernel]\nhttp_allow = [\"a/b\"]", &[]).contains("kernel.http_allow"));

@@ -4,21 +4,33 @@ use toml::Value;
 
 use super::keys::Key;
 
-/// A small machine with other work to do: a quarter of one core, and 256 MiB for agents.
+/// A small machine with other work to do: a quarter of one core, and 256 MiB for agents, of whose places and disk one agent has
+/// a part.
 const EDGE: &[(&str, &str)] = &[
     ("mesh.peers", "16"),
     ("mesh.max_memory_mib", "512"),
     ("kernel.cpu_percent", "27"),
     ("kernel.max_memory_mib", "256"),
     ("kernel.max_concurrent", "16"),
+    ("kernel.limits.memory", "\"48MiB\""),
+    ("kernel.limits.fuel", "3000000000"),
+    ("kernel.limits.state_bytes", "\"4MiB\""),
+    ("kernel.limits.result_bytes", "\"4MiB\""),
+    ("kernel.limits.egress_bytes", "\"4MiB\""),
+    ("kernel.limits.concurrency", "4"),
+    ("kernel.limits.quota_bytes", "\"256MiB\""),
+    ("kernel.limits.quota_keys", "1000000"),
 ];
 
 /// A developer's machine: what plugins log is in the node's log too, nodes beside one another find each other, and agree by
-/// themselves.
+/// themselves. Calls may take what builds without optimisation take.
 const DEV: &[(&str, &str)] = &[
     ("log.level", "\"info,plugin=debug\""),
     ("mesh.upnp", "false"),
     ("mesh.private_addresses", "true"),
+    ("kernel.limits.memory", "\"256MiB\""),
+    ("kernel.limits.fuel", "100000000000"),
+    ("kernel.limits.wall_ms", "60000"),
     ("agreements.accept", "\"auto\""),
     ("trace.checkpoint_seconds", "1"),
 ];

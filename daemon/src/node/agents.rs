@@ -134,7 +134,9 @@ impl Agent {
 pub(crate) struct Agents {
     journal: Journal,
     owner: Did,
+    /// What holds for an agent of which nothing else is said.
     pricing: Pricing,
+    limits: api::Limits,
     /// By id; names are few enough to look through once a spawn, and are resolved by `names` on each call.
     by_id: RwLock<BTreeMap<AgentId, Arc<Agent>>>,
     names: RwLock<BTreeMap<String, AgentId>>,
@@ -144,10 +146,17 @@ pub(crate) struct Agents {
 
 impl Agents {
     /// Restores the agents of an earlier run. Their plugins are loaded with their first call.
-    pub(crate) async fn open(journal: Journal, owner: Did, pricing: Pricing) -> Result<Self, Problem> {
+    pub(crate) async fn open(journal: Journal, owner: Did, (pricing, limits): (Pricing, api::Limits)) -> Result<Self, Problem> {
         let records = journal::all_records(journal.store().as_ref(), Kind::Agent).await?;
-        let agents =
-            Self { journal, owner, pricing, by_id: RwLock::default(), names: RwLock::default(), spawning: tokio::sync::Mutex::default() };
+        let agents = Self {
+            journal,
+            owner,
+            pricing,
+            limits,
+            by_id: RwLock::default(),
+            names: RwLock::default(),
+            spawning: tokio::sync::Mutex::default(),
+        };
         for (_, bytes) in records {
             agents.insert(Agent::new(Record::read(&bytes)?));
         }
@@ -206,7 +215,7 @@ impl Agents {
             owner: self.owner,
             plugins: vec![attachment(&plugin)],
             pricing,
-            limits: spawn.limits.unwrap_or_default(),
+            limits: spawn.limits.unwrap_or_default().or(self.limits),
             grants: spawn.grants,
             created_at: Timestamp::now(),
             stopped: false,

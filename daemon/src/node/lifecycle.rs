@@ -185,6 +185,7 @@ impl Node {
         let state = super::view::StoredState::new(Arc::clone(self.journal.store()), Arc::clone(agent));
         let log = self.log_of(agent, &method, "health");
         let call = kernel::Call {
+            agent: agent.outline.id,
             method,
             log,
             params: params.to_string(),

@@ -107,6 +107,7 @@ pub(crate) struct Parts {
     pub(crate) kernel: Kernel,
     pub(crate) policy: Policy,
     pub(crate) pricing: protocol::agreement::Pricing,
+    pub(crate) limits: protocol::api::Limits,
     pub(crate) share: Share,
     /// How often a webhook's delivery is tried.
     pub(crate) webhook_attempts: u32,
@@ -207,7 +208,7 @@ impl Node {
             templates: Templates::open(journal.clone()).await?,
             webhooks: Webhooks::open(journal.clone(), parts.webhook_attempts).await?,
             share: parts.share,
-            agents: Agents::open(journal.clone(), owner, parts.pricing).await?,
+            agents: Agents::open(journal.clone(), owner, (parts.pricing, parts.limits)).await?,
             logs: Arc::new(logs::Logs::new()),
             snapshotting: tokio::sync::Mutex::default(),
             adopting: tokio::sync::Mutex::default(),

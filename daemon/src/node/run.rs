@@ -142,6 +142,7 @@ impl Node {
             String::from_utf8(run.params.to_vec()).map_err(|_| Problem::new(Code::InvalidParams, "the parameters are not UTF-8"))?;
         let state = super::view::StoredState::new(Arc::clone(self.journal.store()), Arc::clone(&run.agent));
         let call = kernel::Call {
+            agent: run.agent.outline.id,
             method: run.method.clone(),
             params,
             limits,

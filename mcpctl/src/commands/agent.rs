@@ -146,7 +146,7 @@ pub(crate) struct SpawnArguments {
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
     /// What it may use, may be repeated. A call: memory, state_bytes, result_bytes, egress_bytes (or KiB, MiB, GiB), fuel,
-    /// wall_ms. The agent: concurrency, quota_bytes, quota_keys
+    /// wall_ms. The agent: concurrency, quota_bytes, quota_keys. For what isn't given the node's settings hold ('kernel.limits')
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = parse::limit)]
     limits: Vec<(parse::Limit, u64)>,
     #[command(flatten)]
@@ -351,14 +351,25 @@ struct Shown {
     state: StateOutline,
 }
 
+/// What each call may use, and how many run at a time. The quota is shown beside what is used of it.
+fn limits(limits: &Limits) -> String {
+    let Limits { fuel, wall_ms, concurrency, .. } = limits;
+    let bytes = |bytes: u64| match bytes {
+        small if small < 1 << 20 => format!("{small} bytes"),
+        bytes => format!("{} MiB", bytes >> 20),
+    };
+    let [memory, state, result, egress] = [limits.memory, limits.state_bytes, limits.result_bytes, limits.egress_bytes].map(bytes);
+    format!(
+        "{memory} memory, {fuel} fuel, {wall_ms} ms, {state} state written, {result} result, {egress} egress; {concurrency} calls at a time"
+    )
+}
+
 fn describe(agent: &Agent) -> String {
     let method = |method: &protocol::api::MethodOutline| match method.effect {
         Effect::ReadOnly => format!("{} (read-only)", method.name),
         Effect::Mutating => method.name.clone(),
     };
     let methods: Vec<String> = agent.methods().map(method).collect();
-    let limits = &agent.limits;
-    let (memory, state) = (limits.memory >> 20, limits.state_bytes >> 20);
     fields([
         ("id", agent.id.to_string()),
         ("name", agent.name.clone()),
@@ -367,7 +378,7 @@ fn describe(agent: &Agent) -> String {
         ("owner", agent.owner.to_string()),
         ("methods", methods.join(", ")),
         ("price", pricing(&agent.pricing)),
-        ("limits", format!("{memory} MiB memory, {} fuel, {} ms, {state} MiB state written", limits.fuel, limits.wall_ms)),
+        ("limits", limits(&agent.limits)),
         ("reaches", grants::describe(&agent.grants)),
         ("created", agent.created_at.to_string()),
         ("stopped", if agent.stopped { "yes".into() } else { String::new() }),

@@ -29,15 +29,15 @@ pub struct Spawn {
     /// What calls cost those who aren't the owner; the node's default if none.
     #[serde(default)]
     pub pricing: Option<Pricing>,
-    /// The most that it may use; the node's default if none.
+    /// The most that it may use; the node's defaults for what isn't given.
     #[serde(default)]
-    pub limits: Option<Limits>,
+    pub limits: Option<GivenLimits>,
     /// What it may reach outside of itself; nothing if not given.
     #[serde(default)]
     pub grants: Grants,
 }
 
-/// What an agent may use: each of its calls, and in all. What isn't named has its default.
+/// What an agent may use: each of its calls, and in all. What an older record doesn't name has its default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -75,6 +75,73 @@ impl Default for Limits {
             concurrency: 32,
             quota_bytes: 4 << 30,
             quota_keys: 10_000_000,
+        }
+    }
+}
+
+/// Limits of which each may be left to the node, whose defaults are settings (`kernel.limits`)
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GivenLimits {
+    /// Bytes of linear memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Fuel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fuel: Option<u64>,
+    /// Wall time in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wall_ms: Option<u64>,
+    /// Bytes written to state by one call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_bytes: Option<u64>,
+    /// Bytes of the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result_bytes: Option<u64>,
+    /// Bytes that leave the node with one call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_bytes: Option<u64>,
+    /// Calls that run at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u64>,
+    /// Bytes of state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
+    /// Keys of state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota_keys: Option<u64>,
+}
+
+impl GivenLimits {
+    /// What isn't given is as `defaults` say.
+    pub fn or(self, defaults: Limits) -> Limits {
+        Limits {
+            memory: self.memory.unwrap_or(defaults.memory),
+            fuel: self.fuel.unwrap_or(defaults.fuel),
+            wall_ms: self.wall_ms.unwrap_or(defaults.wall_ms),
+            state_bytes: self.state_bytes.unwrap_or(defaults.state_bytes),
+            result_bytes: self.result_bytes.unwrap_or(defaults.result_bytes),
+            egress_bytes: self.egress_bytes.unwrap_or(defaults.egress_bytes),
+            concurrency: self.concurrency.unwrap_or(defaults.concurrency),
+            quota_bytes: self.quota_bytes.unwrap_or(defaults.quota_bytes),
+            quota_keys: self.quota_keys.unwrap_or(defaults.quota_keys),
+        }
+    }
+}
+
+impl From<Limits> for GivenLimits {
+    /// All of them.
+    fn from(limits: Limits) -> Self {
+        Self {
+            memory: Some(limits.memory),
+            fuel: Some(limits.fuel),
+            wall_ms: Some(limits.wall_ms),
+            state_bytes: Some(limits.state_bytes),
+            result_bytes: Some(limits.result_bytes),
+            egress_bytes: Some(limits.egress_bytes),
+            concurrency: Some(limits.concurrency),
+            quota_bytes: Some(limits.quota_bytes),
+            quota_keys: Some(limits.quota_keys),
         }
     }
 }

@@ -98,7 +98,7 @@ async fn noisy(place: &Place, arguments: &Arguments, report: &mut Report) -> Res
     let node = Node::start(place, "noisy", "bench-noisy", &["mesh.enabled=false"]).await?;
     let component = counter::register(&node.client).await?;
     counter::spawn(&node.client, component, "agent-0").await?;
-    let limits = Some(api::Limits { fuel: u64::MAX, ..api::Limits::default() });
+    let limits = Some(api::GivenLimits { fuel: Some(u64::MAX), ..Default::default() });
     let spawn = api::Spawn { name: "noisy".into(), component, pricing: None, limits, grants: Default::default() };
     let _: api::Agent = node.client.post("/v1/agents", &spawn).await?;
 

@@ -1,6 +1,9 @@
 //! The sandbox in this process: what it takes beside the engine alone, and how soon it ends a loop.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
 use ::kernel::{
     Call, Compiler, Config, Failure, Kernel, Plugin,
@@ -8,7 +11,7 @@ use ::kernel::{
 };
 use anyhow::{Result, anyhow, ensure};
 use futures::FutureExt as _;
-use protocol::api::Limits;
+use protocol::{AgentId, api::Limits};
 use serde_json::json;
 
 use crate::{
@@ -22,6 +25,8 @@ use crate::{
 const AIM: f64 = 0.83;
 /// 100 bytes.
 const ECHO: &str = r#"{"path":"notes/2026/november.txt","text":"agents in a mesh, found by what they can do, run anywhere"}"#;
+/// Whose calls they are.
+static AGENT: LazyLock<AgentId> = LazyLock::new(AgentId::new);
 /// The wall time of the calls that loop, in milliseconds.
 const WALL: u64 = 100;
 
@@ -73,6 +78,7 @@ fn sides(sandbox: &Kernel, plugin: &Plugin, bare: &Arc<Bare>, method: &'static s
 fn call(method: &str, params: &str, limits: Limits) -> Call {
     let state = Box::new(Memory::default());
     Call {
+        agent: *AGENT,
         method: method.into(),
         params: params.into(),
         limits,

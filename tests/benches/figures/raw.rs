@@ -47,6 +47,7 @@ impl Raw {
         let agent = self.agents.get(agent).context("no such agent")?.lock().await;
         let view = self.store.view(&agent).await?;
         let call = Call {
+            agent: *agent,
             method: counter::METHOD.into(),
             params: params.to_owned(),
             limits: Limits::default(),

@@ -113,7 +113,7 @@ struct Agent<'a> {
 
 impl<'a> Agent<'a> {
     async fn spawn(node: &'a Node, component: Digest, name: &str) -> Result<Self> {
-        let limits = Some(api::Limits { fuel: u64::MAX, wall_ms: 60_000, ..api::Limits::default() });
+        let limits = Some(api::GivenLimits { fuel: Some(u64::MAX), wall_ms: Some(60_000), ..Default::default() });
         let spawn = api::Spawn { name: name.into(), component, pricing: None, limits, grants: Default::default() };
         let _: api::Agent = node.client.post("/v1/agents", &spawn).await?;
         Ok(Self { client: &node.client, name: name.into() })

@@ -2,7 +2,7 @@
 
 use protocol::{
     Code,
-    api::{Agent, Limits, Spawn, Upgrade},
+    api::{Agent, GivenLimits, Spawn, Upgrade},
     grant::Grants,
     manifest::Import,
 };
@@ -29,7 +29,7 @@ async fn an_agent_becomes_another_release_and_goes_back_with_its_state() {
     let first = release(&publisher, "demo", 1, None);
     node.register(&first).await.expect("registered");
     // Short, so that a check that loops ends soon.
-    let limits = Some(Limits { wall_ms: 800, ..Limits::default() });
+    let limits = Some(GivenLimits { wall_ms: Some(800), ..GivenLimits::default() });
     let component = protocol::Digest::blake3(&first.component);
     let spawn = Spawn { name: "counter".into(), component, pricing: None, limits, grants: Grants::default() };
     let _: Agent = node.client().post("/v1/agents", &spawn).await.expect("spawned");

@@ -85,6 +85,42 @@ async fn sign_trust_spawn_and_a_swapped_file_on_the_command_line() {
     assert_eq!(node.mcpctl(&["agent", "spawn", "other", "--plugin", &wasm, "--json"]).await.exits(1).json()["code"], "invalid_plugin");
 }
 
+/// As others than mcpctl ask for it, too: what they leave out is the node's to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_that_are_not_given_are_the_nodes() {
+    let cluster = Cluster::new();
+    let node =
+        cluster.node("a").set("profile", "edge").set("kernel.limits.memory", "32MiB").set("kernel.limits.wall_ms", "700").start().await;
+    let publisher = Publisher::new();
+    let plugin = publisher.sign("demo", counter(), &[Import::State]);
+    node.trust(&publisher).await;
+    node.register(&plugin).await.expect("sound");
+    let component = Digest::blake3(&plugin.component);
+    let asked = json!({ "name": "counter", "component": component, "limits": { "fuel": u64::MAX, "quota_keys": 2 } });
+    let agent: Agent = node.client().post("/v1/agents", &asked).await.expect("spawned");
+    let edge = Limits {
+        state_bytes: 4 << 20,
+        result_bytes: 4 << 20,
+        egress_bytes: 4 << 20,
+        concurrency: 4,
+        quota_bytes: 256 << 20,
+        ..agent.limits
+    };
+    assert_eq!(agent.limits, Limits { memory: 32 << 20, fuel: u64::MAX, wall_ms: 700, quota_keys: 2, ..edge });
+    let late = node.execute("counter", "loop", &json!({})).await.expect_err("its time is over");
+    assert!(late.code == Code::TimedOut && late.detail.contains("700"), "{late}");
+    let file = cluster.place().join("demo.wasm").to_str().expect("UTF-8").to_owned();
+    std::fs::write(&file, &plugin.component).expect("write");
+    std::fs::write(cluster.place().join("demo.manifest.json"), serde_json::to_vec(&plugin.manifest).expect("JSON")).expect("write");
+    let spawned = node.json(&["agent", "spawn", "other", "--plugin", &file, "--limit", "concurrency=2"]).await;
+    assert_eq!((&spawned["limits"]["concurrency"], &spawned["limits"]["memory"]), (&json!(2), &json!(32 << 20)));
+    let shown = node.mcpctl(&["agent", "show", "other"]).await.exits(0).stdout;
+    assert!(shown.contains("32 MiB memory") && shown.contains("2 calls at a time"), "{shown}");
+    let unknown = json!({ "name": "third", "component": component, "limits": { "memry": 1 } });
+    let refused = node.client().post::<_, Agent>("/v1/agents", &unknown).await.expect_err("no such limit");
+    assert!(refused.code == Code::InvalidRequest && refused.detail.contains("memry"), "{refused}");
+}
+
 /// A node with the misbehaving agent under tight limits.
 async fn sandbox(limits: Limits) -> (Cluster, Node, Agent) {
     let cluster = Cluster::new();

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use kernel::{Call, Compiler, Config, Kernel, Outcome, Plugin, fixture, fixture::Memory};
-use protocol::{api::Limits, manifest::Import};
+use protocol::{AgentId, api::Limits, manifest::Import};
 
 /// A kernel that compiles in this process.
 pub(crate) fn kernel(home: &Path) -> Kernel {
@@ -21,6 +21,7 @@ pub(crate) async fn load(kernel: &Kernel, component: &[u8]) -> Plugin {
 /// A call under limits.
 pub(crate) fn call(method: &str, params: &str, state: &Memory, limits: Limits) -> Call {
     Call {
+        agent: AgentId::new(),
         method: method.into(),
         params: params.into(),
         limits,
