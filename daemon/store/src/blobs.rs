@@ -22,11 +22,15 @@ use std::{
 use parking_lot::Mutex;
 use protocol::{Digest, digest::unhex32};
 use tempfile::NamedTempFile;
+use tokio::task::JoinSet;
 
 use crate::error::Error;
 
 /// A transfer that nobody took up again in this time is given up.
 const MAX_PARTIAL: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// Threads that look at many blobs together.
+const LOOKING: usize = 4;
 
 /// A directory of blobs; cheap to clone. One process uses it at a time.
 #[derive(Debug, Clone)]
@@ -34,6 +38,17 @@ pub struct Blobs {
     root: Arc<Path>,
     /// Those that are being gathered, each by one.
     gathering: Arc<Mutex<HashSet<Digest>>>,
+}
+
+/// A blob that should be there.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its bytes.
+    pub length: u64,
+    /// Whether to read it.
+    pub verify: bool,
 }
 
 /// A blob that isn't whole yet. What is in its file stays when this is dropped.
@@ -162,6 +177,41 @@ impl Blobs {
         }
     }
 
+    /// Which of these, by their places in the list, aren't there as they should be. All are looked at, those that `verify`
+    /// names are read: much quicker than one by one.
+    pub async fn unsound(&self, expected: Vec<Expected>) -> Result<Vec<usize>, Error> {
+        let share = expected.len().div_ceil(LOOKING).max(1);
+        let mut shares = JoinSet::new();
+        for (at, expected) in expected.chunks(share).enumerate() {
+            let (blobs, expected) = (self.clone(), expected.to_vec());
+            shares.spawn_blocking(move || blobs.unsound_of(&expected, at * share));
+        }
+        let mut unsound = Vec::new();
+        while let Some(looked_at) = shares.join_next().await {
+            unsound.extend(looked_at.unwrap_or_else(|error| Err(Error::failed("look at blobs", error)))?);
+        }
+        unsound.sort_unstable();
+        Ok(unsound)
+    }
+
+    /// Which of these aren't as they should be; the first of them stands at the place `from`.
+    fn unsound_of(&self, expected: &[Expected], from: usize) -> Result<Vec<usize>, Error> {
+        let mut unsound = Vec::new();
+        for (at, Expected { digest, length, verify }) in (from..).zip(expected) {
+            let path = self.path(digest);
+            let sound = match fs::metadata(&path) {
+                Ok(found) if found.len() == *length => !verify || fs::read(&path).is_ok_and(|read| Digest::blake3(&read) == *digest),
+                Ok(_) => false,
+                Err(error) if error.kind() == ErrorKind::NotFound => false,
+                Err(error) => return Err(Error::files("look at", path)(error)),
+            };
+            if !sound {
+                unsound.push(at);
+            }
+        }
+        Ok(unsound)
+    }
+
     /// Deletes a blob; says whether it was there.
     pub async fn remove(&self, digest: &Digest) -> Result<bool, Error> {
         let path = self.path(digest);
@@ -279,6 +329,12 @@ mod tests {
         bytes[100] ^= 1;
         fs::write(blobs.path(&digest), bytes).expect("damage");
         assert!(matches!(blobs.get(&digest).await, Err(Error::Damaged { .. })));
+        let sound = blobs.put(vec![8; 100]).await.expect("put");
+        let expected = |digest, length, verify| Expected { digest, length, verify };
+        let missing = Digest::blake3(b"missing");
+        let looked = [(digest, 4096, false), (digest, 4096, true), (digest, 4095, false), (missing, 1, false), (sound, 100, true)];
+        let looked = looked.map(|(digest, length, verify)| expected(digest, length, verify)).to_vec();
+        assert_eq!(blobs.unsound(looked).await.expect("looked at"), [1, 2, 3], "what has other bytes shows when it is read");
         blobs.put(vec![7; 4096]).await.expect("put again");
         assert_eq!(blobs.get(&digest).await.expect("get"), Some(vec![7; 4096]));
     }

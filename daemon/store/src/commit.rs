@@ -16,6 +16,8 @@ pub struct Commit {
     pub state: Option<StateWrites>,
     /// Buckets deleted before the charge: windows that are over for good.
     pub retire: Vec<(AgreementId, String)>,
+    /// What is kept of the changes of an agent's state; what this commit itself writes comes before.
+    pub tracking: Option<Tracking>,
     /// Usage under an agreement, within its limits.
     pub charge: Option<Charge>,
     /// Records put or deleted, in order.
@@ -39,6 +41,39 @@ pub struct StateWrites {
     pub quota: Option<Held>,
 }
 
+/// What is kept of the changes of an agent's state, so that whoever takes a part of it again and again reads what changed,
+/// not what there is.
+///
+/// ```text
+/// Mark ─► mark 7 ─► view ─► all of the state … taken ─► Base { mark: 7, note }
+///                                                          │ changes after mark 7 are kept: View::changed
+/// Mark ─► mark 8 ─► view ─► note, changes … taken ─────► Base { mark: 8, note }
+/// ```
+/// One that fails between mark and base changes nothing. Where more has changed than is worth it
+/// ([`Held::changes_kept`]), or the state is cleared, all of it ends: base, changes, marks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tracking {
+    /// A new mark. From the first one on changes are kept; of an agent that never had a state there is nothing to keep.
+    Mark(AgentId),
+    /// What a view held that was opened after a mark is what `note` tells of: changes before that mark are forgotten. Nothing
+    /// happens if changes since the mark aren't all there.
+    Base {
+        /// The agent.
+        agent: AgentId,
+        /// The mark.
+        mark: u64,
+        /// Whatever the caller wants to know of the state.
+        note: Vec<u8>,
+    },
+    /// Changes are kept no more.
+    End(AgentId),
+}
+
+/// The most changes that are kept of one state.
+const MAX_CHANGES: u64 = 65_536;
+/// So many are, however small it is.
+const MIN_CHANGES: u64 = 1_024;
+
 /// How much an agent's state is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
@@ -49,6 +84,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// How many changes are kept of such a state: a quarter of its keys. With more, to read all of it takes hardly longer.
+    pub fn changes_kept(&self) -> u64 {
+        (MIN_CHANGES + self.keys / 4).min(MAX_CHANGES)
+    }
+
     /// Refuses a state that would pass its quota by growing.
     pub fn check(before: Self, after: Self, quota: Option<Self>) -> Result<(), Rejected> {
         let Some(quota) = quota else { return Ok(()) };
@@ -294,7 +334,11 @@ impl Commit {
         let records = self.records.iter().map(move |record| ("a record", length(&record.value)));
         let answer = self.answer.iter().map(|answer| ("an answer", answer.value.len()));
         let entry = self.entry.iter().map(|append| ("a trace entry", append.entry.len()));
-        state.chain(records).chain(answer).chain(entry)
+        let note = self.tracking.iter().filter_map(|tracking| match tracking {
+            Tracking::Base { note, .. } => Some(("a base's note", note.len())),
+            Tracking::Mark(_) | Tracking::End(_) => None,
+        });
+        state.chain(records).chain(answer).chain(entry).chain(note)
     }
 }
 

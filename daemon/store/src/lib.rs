@@ -27,9 +27,10 @@ use async_trait::async_trait;
 use protocol::{AgentId, AgreementId, OperationId, Usage, merkle::Hash};
 
 pub use crate::{
-    blobs::{Blobs, Partial},
+    blobs::{Blobs, Expected, Partial},
     commit::{
-        Answer, Append, Charge, Commit, Committed, Held, Kind, MAX_NAME, MAX_VALUE, RecordWrite, Rejected, StateWrites, TreeNode, Write,
+        Answer, Append, Charge, Commit, Committed, Held, Kind, MAX_NAME, MAX_VALUE, RecordWrite, Rejected, StateWrites, Tracking, TreeNode,
+        Write,
     },
     committer::Committer,
     error::Error,
@@ -45,6 +46,15 @@ pub struct LoggedEntry {
     pub leaf: Hash,
     /// The entry, byte for byte.
     pub entry: Vec<u8>,
+}
+
+/// What is known of the changes of an agent's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracked {
+    /// The last mark.
+    pub mark: u64,
+    /// The note of the base, if there is one.
+    pub base: Option<Vec<u8>>,
 }
 
 /// A backend.
@@ -113,6 +123,16 @@ pub trait View: Send {
     /// Keys and their values after `after`, in byte order, up to `bytes` of them: at least one, if there is one. None means
     /// that there are no more.
     async fn scan(&mut self, after: Option<&str>, bytes: usize) -> Result<Vec<(String, Vec<u8>)>, Error>;
+
+    /// How much the state is.
+    async fn held(&mut self) -> Result<Held, Error>;
+
+    /// What is known of the state's changes; none if they aren't kept.
+    async fn tracked(&mut self) -> Result<Option<Tracked>, Error>;
+
+    /// Keys that were written or deleted since the base, or the first mark if there is no base yet; those after `after`, in
+    /// byte order. Some may be the same as they were.
+    async fn changed(&mut self, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error>;
 
     /// Keys that start with `prefix` and come after `after`, in byte order.
     async fn list(&mut self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error>;

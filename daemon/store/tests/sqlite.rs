@@ -13,7 +13,7 @@ use std::{
 
 use protocol::{AgentId, AgreementId, Code, OperationId, Usage, merkle::leaf_hash};
 use rusqlite::Connection;
-use store::{Append, Charge, Commit, Committer, Error, Held, Kind, RecordWrite, Sqlite, StateWrites, Store, Write};
+use store::{Append, Charge, Commit, Committer, Error, Held, Kind, RecordWrite, Sqlite, StateWrites, Store, Tracking, Write};
 use tokio::task::JoinSet;
 
 fn place() -> (tempfile::TempDir, PathBuf) {
@@ -40,26 +40,46 @@ async fn conforms_on_one_thread() {
     store::conformance::run(async || open(&path)).await;
 }
 
-/// A store as the first version left it: everything is there still, and what is new is right from the beginning.
+/// Stores as earlier versions left them: everything is there still, and what is new is right from the beginning.
 #[tokio::test]
-async fn a_store_of_version_1_is_taken_over() {
+async fn stores_of_earlier_versions_are_taken_over() {
+    let steps = [include_str!("../src/sqlite/v1.sql"), include_str!("../src/sqlite/v2.sql")];
+    for version in 1..=steps.len() {
+        taken_over(&steps[..version]).await;
+    }
+}
+
+async fn taken_over(steps: &[&str]) {
     let (_home, path) = place();
     let agent = AgentId::new();
     let old = Connection::open(&path).expect("a file");
-    old.execute_batch(include_str!("../src/sqlite/v1.sql")).expect("version 1");
-    old.execute_batch("PRAGMA application_id = 0x4d435030; PRAGMA user_version = 1; PRAGMA journal_mode = WAL").expect("its marks");
+    old.execute_batch(&steps.concat()).expect("an earlier version");
+    old.execute_batch("PRAGMA application_id = 0x4d435030; PRAGMA journal_mode = WAL").expect("its marks");
+    old.pragma_update(None, "user_version", steps.len() as u32).expect("its version");
     let insert = "INSERT INTO state (agent, key, value) VALUES (?1, ?2, ?3)";
     for (key, value) in [("é", &b"12345"[..]), ("b", b"")] {
         old.execute(insert, (agent.uuid().as_bytes(), key, value)).expect("some state");
+    }
+    if steps.len() >= 2 {
+        old.execute("INSERT INTO held (agent, keys, bytes) VALUES (?1, 2, 8)", [agent.uuid().as_bytes()]).expect("what is held");
     }
     old.close().expect("closed");
     let store = open(&path);
     assert_eq!(store.held(&agent).await.expect("held"), Held { keys: 2, bytes: 8 });
     assert_eq!(store.view(&agent).await.expect("view").get("é").await.expect("get").as_deref(), Some(&b"12345"[..]));
+    assert_eq!(store.view(&agent).await.expect("view").tracked().await.expect("tracked"), None, "of what was before nobody knows");
+    store.apply(vec![Commit { tracking: Some(Tracking::Mark(agent)), ..Commit::default() }]).await.expect("apply")[0]
+        .as_ref()
+        .expect("made");
+    let write = Write { key: "é".into(), value: None };
+    let state = Some(StateWrites { agent, writes: vec![write], quota: None });
+    store.apply(vec![Commit { state, ..Commit::default() }]).await.expect("apply")[0].as_ref().expect("made");
+    assert_eq!(store.view(&agent).await.expect("view").changed(None, 9).await.expect("changes"), ["é"]);
+    assert_eq!(store.held(&agent).await.expect("held"), Held { keys: 1, bytes: 1 });
     store.close().await.expect("close");
     let version: u32 =
         Connection::open(&path).expect("a file").pragma_query_value(None, "user_version", |row| row.get(0)).expect("a version");
-    assert_eq!(version, 2);
+    assert_eq!(version, 3);
 }
 
 /// The child's place; in the parent it isn't set.
@@ -167,7 +187,7 @@ async fn a_store_from_the_future_is_refused_untouched() {
     Connection::open(&path).and_then(|file| file.pragma_update(None, "user_version", 99)).expect("a future version");
     let before = contents(home.path());
     let error = Sqlite::open(&path).expect_err("refused");
-    assert!(matches!(error, Error::MigrationNeeded { found: 99, known: 2, .. }), "{error:?}");
+    assert!(matches!(error, Error::MigrationNeeded { found: 99, known: 3, .. }), "{error:?}");
     assert_eq!(error.code(), Code::MigrationNeeded);
     assert!(contents(home.path()) == before, "its files are as they were");
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use protocol::{Expect, MeshId, document::Sealed, snapshot::Snapshot};
 use serde_json::{Value, json};
 use tests::{Cluster, Node, value};
 
@@ -117,6 +118,48 @@ async fn what_did_not_change_is_kept_once_and_old_snapshots_go() {
     assert_eq!(value(&node.execute("docs", "search", &json!({ "query": "w7x0" })).await.expect("found")), value(&found));
 }
 
+/// The digest of a snapshot's index: of the same state it is the same.
+async fn index_of(node: &Node, snapshot: &Value) -> String {
+    let path = format!("/v1/agents/docs/snapshots/{}", text(&snapshot["id"]));
+    let signed: Sealed<Snapshot> = node.client().get(&path).await.expect("a snapshot");
+    signed.open(Expect::archived(&MeshId::any())).expect("signed").document().index.to_string()
+}
+
+/// What is noted of changes never leaves one out: each snapshot is what it would be if all of the state had been read, as it
+/// is after a recovery, which makes another state of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_what_changed_is_as_if_all_had_been_read() {
+    let cluster = Cluster::new();
+    let mut node = cluster.node("a").start().await;
+    node.host("docs", "docs", docs()).await;
+    let index = async |node: &Node, at: usize, words: usize| {
+        let text: String = (0..words).map(|word| format!("w{}x{} ", at, word * 7919 % 10_007)).collect();
+        node.execute("docs", "index", &json!({ "path": format!("{at:04}.txt"), "text": text })).await.expect("indexed");
+    };
+    for at in 0..30 {
+        index(&node, at, 2_000).await;
+    }
+    let mut last = index_of(&node, &node.json(&["agent", "snapshot", "docs"]).await).await;
+    for (round, (at, words)) in [(30, 1_500), (7, 1_999), (0, 3), (15, 1)].into_iter().enumerate() {
+        index(&node, at, words).await;
+        if round == 2 {
+            // What changed is known after a crash, too.
+            node.kill9();
+            node.restart().await;
+        }
+        let keep = if round == 1 { &["--keep", "1"][..] } else { &[] };
+        let taken = node.json(&[&["agent", "snapshot", "docs"], keep].concat()).await;
+        let idle = node.json(&["agent", "snapshot", "docs"]).await;
+        assert_eq!((index_of(&node, &idle).await, &idle["new_bytes"]), (index_of(&node, &taken).await, &json!(0)), "nothing changed");
+        node.json(&["agent", "recover", "docs", "--from", text(&taken["id"])]).await;
+        let whole = node.json(&["agent", "snapshot", "docs"]).await;
+        assert_eq!(index_of(&node, &whole).await, index_of(&node, &taken).await, "round {round}");
+        assert_eq!((&whole["keys"], &whole["bytes"], &whole["new_bytes"]), (&taken["keys"], &taken["bytes"], &json!(0)));
+        let now = index_of(&node, &whole).await;
+        assert_ne!(std::mem::replace(&mut last, now.clone()), now, "it did change");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_snapshot_is_named_and_changes_nothing() {
     let cluster = Cluster::new();
@@ -180,7 +223,13 @@ async fn what_the_disk_has_lost_of_an_unchanged_state_is_written_anew() {
     .await;
     let listed = node.json(&["agent", "snapshots", "docs"]).await;
     assert_eq!(listed["items"][0]["chunks"], first["chunks"]);
-    node.json(&["agent", "recover", "docs", "--from", self::text(&listed["items"][0]["id"])]).await;
+    // All of it, down to the list of the chunks: the next snapshot has nothing to go on from.
+    for file in blobs(&node).into_iter().filter(|file| !before.contains(file)) {
+        std::fs::remove_file(file).expect("removed");
+    }
+    let anew = node.json(&["agent", "snapshot", "docs"]).await;
+    assert_eq!(anew["new_bytes"], first["new_bytes"]);
+    node.json(&["agent", "recover", "docs", "--from", self::text(&anew["id"])]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

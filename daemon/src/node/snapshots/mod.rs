@@ -2,15 +2,23 @@
 //!
 //! ```text
 //! take.rs:    a view of the state -> chunks -> blobs -> index -> Snapshot, signed by the owner
+//!             pass.rs    which chunks of the last snapshot stay, and what is read and cut anew
+//!             cutter.rs  the stream of pairs, and where it is cut
+//!             base.rs    what the next one is to know of this one
 //! import.rs:  the same from another node's export, as an agent of its own
 //! schedule.rs: by the clock
 //! recover.rs: every chunk verified -> the state written beside the agent's -> one commit makes it the agent's
 //! ```
 
+mod base;
+mod cutter;
 mod import;
+mod pass;
 mod recover;
 mod schedule;
 mod take;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 

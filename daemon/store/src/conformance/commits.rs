@@ -18,6 +18,7 @@ pub(super) async fn a_commit_is_all_or_nothing(store: &dyn Store) {
         clear_state: None,
         state: Some(writes(agent, &[("kept", None), ("new", Some("1"))])),
         retire: Vec::new(),
+        tracking: None,
         charge: Some(charge(agreement, calls(2), &[("total", at_most(10)), ("1d:1", at_most(cap))])),
         records: vec![record(Kind::Receipt, &id, Some("receipt"))],
         answer: Some(answer(&id, "key", 0, 100)),

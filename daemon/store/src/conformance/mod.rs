@@ -8,6 +8,7 @@ mod commits;
 mod group;
 mod log;
 mod state;
+mod tracking;
 
 use std::{
     future::Future,
@@ -44,6 +45,9 @@ pub async fn run<F: AsyncFn() -> Arc<dyn Store>>(open: F) {
     state::views_do_not_starve_each_other(&*store).await;
     state::what_is_held_is_counted_and_limited(&*store).await;
     state::state_is_cleared_before_it_is_written(&*store).await;
+    tracking::changes_are_told_since_a_base(&*store).await;
+    tracking::tracking_ends_with_the_state_and_where_too_much_changed(&*store).await;
+    let store = tracking::changes_outlive_the_process(store, &open).await;
     log::indices_are_dense_and_unique(&store).await;
     log::pages_of_the_log_agree(&*store).await;
     log::nodes_are_dense_from_where_they_are_asked(&*store).await;

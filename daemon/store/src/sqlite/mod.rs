@@ -8,6 +8,7 @@
 mod readers;
 mod schema;
 mod thread;
+mod tracking;
 mod writer;
 
 use std::{path::Path, sync::Arc};
@@ -50,7 +51,7 @@ impl Store for Sqlite {
     }
 
     async fn held(&self, agent: &AgentId) -> Result<Held, Error> {
-        self.readers.point(|connection| held(connection, agent))
+        self.readers.point(|connection| held(connection, agent.uuid().as_bytes()))
     }
 
     async fn record(&self, kind: Kind, id: &str) -> Result<Option<Vec<u8>>, Error> {
@@ -156,10 +157,10 @@ impl Store for Sqlite {
 }
 
 /// How much an agent's state is: counted as it is written, so that nobody has to look through it.
-fn held(connection: &Connection, agent: &AgentId) -> rusqlite::Result<Held> {
+fn held(connection: &Connection, agent: &[u8; 16]) -> rusqlite::Result<Held> {
     let mut statement = connection.prepare_cached("SELECT keys, bytes FROM held WHERE agent = ?1")?;
     let read = |row: &Row<'_>| Ok(Held { keys: quantity(row.get(0)?), bytes: quantity(row.get(1)?) });
-    Ok(statement.query_row([agent.uuid().as_bytes()], read).optional()?.unwrap_or_default())
+    Ok(statement.query_row([agent], read).optional()?.unwrap_or_default())
 }
 
 /// How many entries the log has: they are dense, and the last row is found at once.

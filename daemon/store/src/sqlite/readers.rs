@@ -20,8 +20,8 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{failed, schema};
-use crate::{View, error::Error};
+use super::{failed, rows, schema, tracking};
+use crate::{Tracked, View, commit::Held, error::Error};
 
 /// Connections kept open while idle: some 100 KiB each; those beyond are closed when they come back.
 const IDLE: usize = 16;
@@ -172,6 +172,19 @@ impl View for SqliteView {
             Ok(pairs)
         };
         read(&self.reader).map_err(failed("read an agent's state"))
+    }
+
+    async fn held(&mut self) -> Result<Held, Error> {
+        super::held(&self.reader, &self.agent).map_err(failed("read an agent's state"))
+    }
+
+    async fn tracked(&mut self) -> Result<Option<Tracked>, Error> {
+        tracking::tracked(&self.reader, &self.agent).map_err(failed("read what changed"))
+    }
+
+    async fn changed(&mut self, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
+        let from = after.map(|after| format!("{after}\0")).unwrap_or_default();
+        tracking::changes(&self.reader, &self.agent, &from, rows(limit)).map_err(failed("read what changed"))
     }
 
     async fn list(&mut self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {

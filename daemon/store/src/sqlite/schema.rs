@@ -24,7 +24,7 @@ use crate::{blobs, error::Error};
 const APPLICATION: i32 = 0x4d43_5030;
 
 /// One step for each version. A step that was released never changes: add the next one, and a fixture of the last.
-const MIGRATIONS: &[&str] = &[include_str!("v1.sql"), include_str!("v2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("v1.sql"), include_str!("v2.sql"), include_str!("v3.sql")];
 
 /// The newest version this program knows.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -156,7 +156,7 @@ fn settle(connection: &Connection) -> Result<(), Error> {
         // At most 16 MiB, filled by use: a lone writer touches few pages, and the system caches the rest.
         connection.pragma_update(None, "cache_size", -16_384)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
-        connection.set_prepared_statement_cache_capacity(32);
+        connection.set_prepared_statement_cache_capacity(64);
         Ok(())
     };
     settings().map_err(failed("set it up"))

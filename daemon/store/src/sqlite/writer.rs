@@ -16,7 +16,11 @@ use std::{
 use protocol::{AgreementId, Usage};
 use rusqlite::{Connection, OptionalExtension as _, Params, TransactionBehavior};
 
-use super::{failed, quantity, schema, stored, usage_of};
+use super::{
+    failed, quantity, schema, stored,
+    tracking::{self, Beside},
+    usage_of,
+};
 use crate::{
     commit::{Answer, Append, Charge, Commit, Committed, Held, RecordWrite, Rejected, StateWrites, TreeNode},
     error::Error,
@@ -151,10 +155,13 @@ impl Batch<'_> {
         let index = commit.entry.as_ref().map(|append| self.append(append)).transpose()?;
         if let Some(agent) = &commit.clear_state {
             run(self.connection, "DELETE FROM state WHERE agent = ?1", [agent.uuid().as_bytes()])?;
-            run(self.connection, "DELETE FROM held WHERE agent = ?1", [agent.uuid().as_bytes()])?;
+            tracking::clear(self.connection, agent)?;
         }
         if let Some(state) = &commit.state {
             self.state(state)?;
+        }
+        if let Some(tracking) = &commit.tracking {
+            tracking::apply(self.connection, tracking)?;
         }
         for record in &commit.records {
             self.record(record)?;
@@ -215,11 +222,17 @@ impl Batch<'_> {
     fn state(&self, state: &StateWrites) -> Result<(), Stop> {
         let uuid = state.agent.uuid();
         let agent = uuid.as_bytes();
-        let before = super::held(self.connection, &state.agent)?;
+        let Beside { held: before, mark, mut changes } = tracking::beside(self.connection, &state.agent)?;
         let mut after = before;
         for write in &state.writes {
             let size = |value: u64| write.key.len() as u64 + value;
-            if let Some(old) = self.length(agent, &write.key)? {
+            let old = self.length(agent, &write.key)?;
+            if let Some(mark) = mark
+                && (old.is_some() || write.value.is_some())
+            {
+                changes += tracking::changed(self.connection, agent, &write.key, mark)? as u64;
+            }
+            if let Some(old) = old {
                 after = Held { keys: after.keys.saturating_sub(1), bytes: after.bytes.saturating_sub(size(old)) };
             }
             if let Some(value) = &write.value {
@@ -235,9 +248,7 @@ impl Batch<'_> {
             };
         }
         Held::check(before, after, state.quota)?;
-        let sql = "INSERT OR REPLACE INTO held (agent, keys, bytes) VALUES (?1, ?2, ?3)";
-        run(self.connection, sql, (agent, stored(after.keys), stored(after.bytes)))?;
-        Ok(())
+        Ok(tracking::put(self.connection, &state.agent, &Beside { held: after, mark, changes })?)
     }
 
     /// The length of the value of a key, if there is one.
@@ -266,7 +277,7 @@ impl Batch<'_> {
 const CEILING: Usage = Usage { calls: i64::MAX as u64, fuel: i64::MAX as u64, wall_us: i64::MAX as u64, egress_bytes: i64::MAX as u64 };
 
 /// Runs a statement, prepared once for each connection. How many rows it changed.
-fn run(connection: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
+pub(super) fn run(connection: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
     connection.prepare_cached(sql)?.execute(params)
 }
 
