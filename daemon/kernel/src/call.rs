@@ -226,6 +226,10 @@ fn short(text: &str) -> String {
     text[..end.unwrap_or(0)].to_owned()
 }
 
+/// Compiled code keeps what it has used in a register, and tells it when it calls something, ends, or has used so much: what is
+/// stopped in the middle is charged for all but that, a few milliseconds of running.
+const COUNTED: u64 = 10_000_000;
+
 /// A store under limits, and the clock of what happens in it.
 pub(crate) struct Sandbox {
     store: Store<Guest>,
@@ -240,6 +244,7 @@ impl Sandbox {
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_fuel(limits.fuel).expect("the engine meters fuel");
+        store.fuel_async_yield_interval(Some(COUNTED)).expect("the engine meters fuel");
         let at_tick = pass.clone();
         store.epoch_deadline_callback(move |_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(at_tick.clone().tick()))));
         store.set_epoch_deadline(1);

@@ -80,6 +80,19 @@ async fn the_counter_counts_over_calls() {
     }
 }
 
+/// Compiled code tells what it used when it calls something; a loop that calls nothing is charged all the same.
+#[tokio::test]
+async fn a_loop_that_is_stopped_has_used_what_it_ran() {
+    let bench = Bench::new().await;
+    let whole = bench.limited("loop", Limits { fuel: 100_000_000, ..Limits::default() }).await;
+    assert_eq!((whole.result.expect_err("it never ends").code(), whole.usage.fuel), (Code::OutOfFuel, 100_000_000));
+    // As long again, and more, in which it can't have used nearly nothing.
+    let wall_ms = whole.usage.wall_us.div_ceil(1_000) + 500;
+    let stopped = bench.limited("loop", Limits { fuel: u64::MAX, wall_ms, ..Limits::default() }).await;
+    assert_eq!(stopped.result.expect_err("it never ends").code(), Code::TimedOut);
+    assert!(stopped.usage.fuel > 50_000_000, "{:?}", stopped.usage);
+}
+
 #[tokio::test]
 async fn each_limit_has_its_own_name() {
     let bench = Bench::new().await;
