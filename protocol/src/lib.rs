@@ -40,6 +40,7 @@ pub mod manifest;
 pub mod merkle;
 pub mod receipt;
 pub mod snapshot;
+pub mod statement;
 pub mod token;
 pub mod tree;
 pub mod usage;

@@ -2,9 +2,10 @@
 
 use axum::{Extension, extract::State};
 use protocol::{
-    AgreementId,
+    AgreementId, Signed,
     agreement::Status,
-    api::{AgreementOutline, AgreementState, Close, List, Propose},
+    api::{AgreementOutline, AgreementState, AgreementUsage, Close, List, Propose},
+    statement::Statement,
 };
 
 use super::{
@@ -37,6 +38,23 @@ pub(super) async fn show(
     Path(id): Path<AgreementId>,
 ) -> Result<Json<AgreementState>, Failure> {
     Ok(Json(api.node.show_agreement(&caller, &id).await?))
+}
+
+pub(super) async fn statement(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<AgreementId>,
+) -> Result<Json<Signed<Statement>>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.statement(&caller, &id).await?))
+}
+
+pub(super) async fn usage(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<AgreementId>,
+) -> Result<Json<AgreementUsage>, Failure> {
+    Ok(Json(api.node.agreement_usage(&caller, &id).await?))
 }
 
 pub(super) async fn accept(

@@ -97,6 +97,8 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/templates", get(agreements::templates))
         .route("/v1/agreements", post(agreements::propose).get(agreements::list))
         .route("/v1/agreements/{id}", get(agreements::show))
+        .route("/v1/agreements/{id}/statement", get(agreements::statement))
+        .route("/v1/agreements/{id}/usage", get(agreements::usage))
         .route("/v1/agreements/{id}/accept", post(agreements::accept))
         .route("/v1/agreements/{id}/suspend", post(agreements::suspend))
         .route("/v1/agreements/{id}/resume", post(agreements::resume))

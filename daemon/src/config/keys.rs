@@ -69,6 +69,10 @@ pub(crate) const KEYS: &[Key] = &[
     key("agreements.currency", "MCP_AGREEMENTS_CURRENCY", Kind::Text, "\"credit\""),
     key("agreements.price_per_call", "MCP_AGREEMENTS_PRICE_PER_CALL", Kind::Text, "\"0\""),
     key("agreements.price_per_million_fuel", "MCP_AGREEMENTS_PRICE_PER_MILLION_FUEL", Kind::Text, "\"0\""),
+    key("agreements.overage_percent", "MCP_AGREEMENTS_OVERAGE_PERCENT", Kind::Number(1_000_000), "0"),
+    key("agreements.overage_price_per_call", "MCP_AGREEMENTS_OVERAGE_PRICE_PER_CALL", Kind::Text, "\"\""),
+    key("agreements.overage_price_per_million_fuel", "MCP_AGREEMENTS_OVERAGE_PRICE_PER_MILLION_FUEL", Kind::Text, "\"\""),
+    key("agreements.max_unacknowledged", "MCP_AGREEMENTS_MAX_UNACKNOWLEDGED", Kind::Number(1_000_000_000), "1000"),
     key("trace.checkpoint_seconds", "MCP_TRACE_CHECKPOINT_SECONDS", Kind::Number(3_600), "10"),
     key("store.type", "MCP_DB_TYPE", Kind::Choice(&["embedded"]), "\"embedded\""),
 ];

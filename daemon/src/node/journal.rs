@@ -1,11 +1,11 @@
 //! The one way to write: a commit and its trace entry become durable together, or neither does.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::future;
 use parking_lot::Mutex;
 use protocol::{AgreementId, Code, Did, MeshId, OperationId, Problem, Timestamp, entry, entry::Action, merkle};
-use store::{Append, Commit, Committed, Committer, Store};
+use store::{Append, Commit, Committed, Committer, Kind, RecordWrite, Store};
 use tokio_util::sync::CancellationToken;
 
 /// How long a commit that nobody waits for may wait for company. Each flush of the disk costs all others the same.
@@ -21,6 +21,8 @@ pub(crate) struct Journal {
     mesh: MeshId,
     /// Commits whose loss in a crash the next one makes good.
     waiting: Arc<Mutex<Vec<Commit>>>,
+    /// Records of which only the newest counts, by their ids, with their numbers.
+    newest: Arc<Mutex<HashMap<(Kind, String), (u64, RecordWrite)>>>,
     flushing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -43,7 +45,14 @@ impl<'a> Note<'a> {
 
 impl Journal {
     pub(crate) fn new(store: Arc<dyn Store>, mesh: MeshId) -> Self {
-        Self { committer: Committer::spawn(Arc::clone(&store)), store, mesh, waiting: Arc::default(), flushing: Arc::default() }
+        Self {
+            committer: Committer::spawn(Arc::clone(&store)),
+            store,
+            mesh,
+            waiting: Arc::default(),
+            newest: Arc::default(),
+            flushing: Arc::default(),
+        }
     }
 
     /// The store, to read.
@@ -91,11 +100,25 @@ impl Journal {
         }
     }
 
+    /// Puts a record soon, together with others, without anybody waiting: only for what its next version makes good if a crash
+    /// takes it. Of those that wait the one of the largest number is put; there are as many as agreements in use.
+    pub(crate) fn keep_newest(&self, record: RecordWrite, number: u64) {
+        let mut newest = self.newest.lock();
+        let waits = newest.entry((record.kind, record.id.clone())).or_insert_with(|| (number, record.clone()));
+        if waits.0 <= number {
+            *waits = (number, record);
+        }
+    }
+
     /// Commits what waits.
     pub(crate) async fn flush(&self) {
         // One at a time, so that an older receipt never lands on a newer one.
         let flushing = Arc::clone(&self.flushing).lock_owned().await;
-        let waiting = std::mem::take(&mut *self.waiting.lock());
+        let mut waiting = std::mem::take(&mut *self.waiting.lock());
+        let records: Vec<_> = self.newest.lock().drain().map(|(_, (_, record))| record).collect();
+        if !records.is_empty() {
+            waiting.push(Commit { records, ..Commit::default() });
+        }
         if waiting.is_empty() {
             return;
         }

@@ -29,7 +29,8 @@ use protocol::{AgentId, AgreementId, OperationId, Usage, merkle::Hash};
 pub use crate::{
     blobs::{Blobs, Partial},
     commit::{
-        Answer, Append, Charge, Commit, Committed, Held, Kind, MAX_NAME, MAX_VALUE, RecordWrite, Rejected, StateWrites, TreeNode, Write,
+        Answer, Append, Bucket, Charge, Commit, Committed, Held, Kind, MAX_NAME, MAX_VALUE, OVERAGE, RecordWrite, Rejected, StateWrites,
+        TreeNode, Write,
     },
     committer::Committer,
     error::Error,

@@ -10,7 +10,9 @@ use protocol::{
     AgentId, AgreementId, Client, NodeId, Problem, Timestamp,
     agreement::{Bundle, Limit, Reason},
     api::{AgreementOutline, AgreementState, Close, List, Propose},
+    document::Sealed,
     error::Code,
+    statement::Statement,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,7 @@ use crate::{
     parse,
 };
 
+pub(crate) mod statement;
 pub(crate) mod verify;
 
 /// How long `propose --capability` searches.
@@ -66,9 +69,16 @@ pub(crate) enum Command {
     },
     /// List the templates of terms
     Templates,
-    /// Verify an agreement's documents offline: signatures, transitions, receipt
+    /// Show what an agreement has used, what is left, and up to which receipt both have signed
+    Usage {
+        /// The agreement
+        id: AgreementId,
+    },
+    /// State all that can be shown of an agreement, signed as a whole, for 'agreement verify'
+    Statement(statement::Arguments),
+    /// Verify an agreement's documents offline: signatures, transitions, receipts
     Verify {
-        /// What 'agreement show -o FILE' wrote, or '-' for stdin
+        /// What 'agreement statement' or 'agreement show -o FILE' wrote, or '-' for stdin
         file: PathBuf,
     },
 }
@@ -120,9 +130,12 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             }
             output.show(&state, describe)
         }
+        Command::Usage { id } => statement::usage(id, client, output).await,
+        Command::Statement(arguments) => statement::run(arguments, client, output).await,
         Command::Verify { file } => {
             let shown: Shown = input::document(&file, "an agreement with its signatures, as 'agreement show -o' writes it")?;
             let bundle = match shown {
+                Shown::Statement(sealed) => return output.show(&statement::verify(sealed, Timestamp::now())?, statement::describe),
                 Shown::State { bundle } | Shown::Bundle(bundle) => bundle,
             };
             output.show(&verify::verify(bundle, Timestamp::now())?, verify::describe)
@@ -130,10 +143,11 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
     }
 }
 
-/// A bundle alone, or as `agreement show --json` prints it.
+/// A statement, a bundle alone, or one as `agreement show --json` prints it.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Shown {
+    Statement(Sealed<Statement>),
     State { bundle: Bundle },
     Bundle(Bundle),
 }
