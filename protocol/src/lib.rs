@@ -6,7 +6,7 @@
 //! id, key, digest, time      names for things
 //! tree                       BLAKE3 piece by piece, for content that is verified as it arrives
 //! envelope -> document       what one party can prove to another (DSSE v1 over JSON)
-//!   manifest, advert, agreement, receipt, credential, snapshot
+//!   manifest, advert, agreement, receipt, statement, credential, snapshot
 //! grant                      what an agent may reach outside of itself
 //! token, admission           how a node enters a private mesh, and what two nodes show one another first
 //! merkle, checkpoint, entry  the trace: RFC 6962 proofs, C2SP checkpoints

@@ -53,8 +53,8 @@ pub struct Meter {
     buckets: BTreeMap<String, Bucket>,
     latest: Timestamp,
     next: u64,
-    /// The most calls beyond the newest receipt that the consumer has signed.
-    max_unacknowledged: u64,
+    /// The most calls beyond the newest receipt that the consumer has signed; any number, if not bounded.
+    max_unacknowledged: Option<u64>,
     /// The number of that receipt.
     acknowledged: u64,
 }
@@ -120,14 +120,14 @@ impl Meter {
             buckets,
             latest: Timestamp::MIN,
             next: 0,
-            max_unacknowledged: u64::MAX,
+            max_unacknowledged: None,
             acknowledged: 0,
         }
     }
 
     /// Bounds the calls that may be beyond the newest receipt that both parties have signed, which has this number.
     pub fn bound_exposure(&mut self, max_unacknowledged: u64, acknowledged: u64) {
-        self.max_unacknowledged = max_unacknowledged;
+        self.max_unacknowledged = Some(max_unacknowledged);
         self.acknowledge(acknowledged);
     }
 
@@ -165,8 +165,8 @@ impl Meter {
             stretches.push(Stretch { bucket: name, limit, cap: caps });
         }
         let unacknowledged = self.unacknowledged();
-        if unacknowledged >= self.max_unacknowledged {
-            return Err(Denied::Unacknowledged { agreement: self.agreement, unacknowledged, max: self.max_unacknowledged });
+        if let Some(max) = self.max_unacknowledged.filter(|max| unacknowledged >= *max) {
+            return Err(Denied::Unacknowledged { agreement: self.agreement, unacknowledged, max });
         }
         for stretch in &stretches {
             let bucket = self.buckets.entry(stretch.bucket.clone()).or_default();
@@ -234,11 +234,18 @@ impl Meter {
         }
     }
 
-    /// Forgets stretches of time that have passed and in which nothing is under way.
+    /// Forgets stretches of time that have passed and in which nothing is under way. Those to come stay: a meter made anew after
+    /// the clock was set back has them from its store, and finds them used when their time comes.
     fn drop_past(&mut self) {
         let current: Vec<String> = self.windows.iter().map(|(window, _, _)| window.bucket(self.latest)).collect();
-        self.buckets.retain(|name, bucket| bucket.open > 0 || current.contains(name));
+        let past = |name: &str| current.iter().any(|now| matches!((place(name), place(now)), ((a, m), (b, n)) if a == b && m < n));
+        self.buckets.retain(|name, bucket| bucket.open > 0 || !past(name));
     }
+}
+
+/// The window of a bucket, and which stretch of it.
+fn place(bucket: &str) -> (&str, Option<i64>) {
+    bucket.split_once(':').map_or((bucket, None), |(window, number)| (window, number.parse().ok()))
 }
 
 /// When the next stretch of a window begins.

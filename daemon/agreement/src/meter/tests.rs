@@ -70,6 +70,19 @@ fn a_call_counts_in_the_day_in_which_it_was_reserved() {
     assert_eq!((meter.used(&today), meter.used(&tomorrow), meter.buckets.len()), (Usage::default(), Usage::default(), 2));
 }
 
+/// A restart after the clock was set back, and then time goes on: what was used in the hour to come is still used.
+#[test]
+fn hours_to_come_are_not_forgotten() {
+    let terms = terms("trial", &[("calls", "2/1h"), ("days", "9")]);
+    let later = Window::Hour.bucket(after(3_600));
+    let mut meter = Meter::new(&terms, [(later.clone(), usage(2, 0, 0, 0))]);
+    meter.reserve(now()).map(|reservation| meter.settle(reservation, usage(1, 0, 0, 0))).expect("this hour's");
+    assert_eq!(meter.used(&later).calls, 2);
+    assert!(matches!(meter.reserve(after(3_600)), Err(Denied::Exhausted { under_way: false, max: 2, .. })));
+    meter.reserve(after(7_200)).map(|reservation| meter.release(reservation)).expect("the next one's");
+    assert_eq!(meter.used(&later), Usage::default(), "what has passed is forgotten");
+}
+
 #[test]
 fn a_limit_that_resets_only_after_the_end_does_not_reset() {
     let mut meter = meter(&[("calls", "1/1d")]);

@@ -241,7 +241,7 @@ pub(crate) fn describe(found: &Verified) -> String {
                 format!("number {}, {} at {}, signed by {}", stated.number, stated.operation, stated.at, signers.join(" and "))
             }),
         ),
-        ("countersigned", if found.acknowledged == 0 { "nothing yet".into() } else { format!("up to number {}", found.acknowledged) }),
+        ("by both", if found.acknowledged == 0 { "nothing yet".into() } else { format!("up to number {}", found.acknowledged) }),
     ]);
     steps.iter().fold(text, |text, step| format!("{text}  {step}\n"))
 }
