@@ -80,6 +80,7 @@ impl Supervisor {
             policy: config.policy.clone(),
             pricing: config.pricing.clone(),
             limits: config.limits,
+            max_unacknowledged: config.max_unacknowledged,
             share: config.share,
             webhook_attempts: config.webhook_attempts,
             allowed: Allowed { imports: config.imports.clone(), egress: Egress::open(config.egress.clone())? },
@@ -115,6 +116,7 @@ impl Supervisor {
         parts.spawn(part("housekeeping", node.clone().keep_house(stop.clone())));
         parts.spawn(part("the snapshots", node.clone().keep_snapshots(stop.clone())));
         parts.spawn(part("the replicas", node.clone().keep_replicas(stop.clone())));
+        parts.spawn(part("the receipts", node.clone().keep_settled(stop.clone())));
         parts.spawn(part("the journal", node.journal.clone().run(stop.clone())));
         parts.spawn({
             let (mesh, stop) = (node.mesh().ok().cloned(), stop.clone());

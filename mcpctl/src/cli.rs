@@ -8,7 +8,7 @@ use protocol::{Client, Problem, error::Code};
 use crate::{
     commands::{
         agent, agreement, completions, config, devstack, discover, events, id, join, key, leave, members, mesh, netcheck, peers, plugin,
-        revoke, status, swarm, token, trace, webhook,
+        receipt, revoke, status, swarm, token, trace, webhook,
     },
     error::Result,
     output::Output,
@@ -74,6 +74,9 @@ enum Command {
     /// Propose, follow and verify agreements
     #[command(subcommand)]
     Agreement(agreement::Command),
+    /// Verify receipts offline
+    #[command(subcommand)]
+    Receipt(receipt::Command),
     /// Read the node's trace, and prove or verify what is in it
     #[command(subcommand)]
     Trace(trace::Command),
@@ -156,6 +159,7 @@ impl Command {
             | Self::Mesh(_)
             | Self::Netcheck
             | Self::Peers(_)
+            | Self::Receipt(_)
             | Self::Revoke(_)
             | Self::Status
             | Self::Swarm(_)
@@ -184,6 +188,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result {
         Command::Plugin(command) => plugin::run(command, &client, output).await,
         Command::Agent(command) => agent::run(command, &client, output).await,
         Command::Agreement(command) => agreement::run(command, &client, output).await,
+        Command::Receipt(command) => receipt::run(command, output),
         Command::Trace(command) => trace::run(command, &client, output).await,
         Command::Events(arguments) => events::run(arguments, &client, output).await,
         Command::Webhook(command) => webhook::run(command, &client, output).await,
@@ -225,6 +230,9 @@ mod tests {
             "mcpctl agent spawn docs --plugin docs.wasm --price-per-call 0.01 --currency EUR",
             "mcpctl agreement propose --capability docs.search --set calls=1000/1d --set at_limit=deny --method search",
             "mcpctl agreement verify -",
+            "mcpctl agreement statement agreement_01h455vb4pex5vsknk084sn02q --out statement.json",
+            "mcpctl agreement usage agreement_01h455vb4pex5vsknk084sn02q",
+            "mcpctl receipt verify receipt.json --agreement statement.json",
             "mcpctl trace verify --socket /s",
             "mcpctl key create ci --ttl 30d",
             "mcpctl key create --signing publisher.pem",

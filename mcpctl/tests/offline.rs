@@ -122,7 +122,7 @@ fn bundle(keys: &[&Key], provider: &Key, consumer: &Key) -> Bundle {
         pricing: Pricing::free(),
         at_limit: AtLimit::Deny,
     };
-    Bundle { agreement: Signed::sign(terms, keys).into(), transitions: Vec::new(), receipt: None }
+    Bundle { agreement: Signed::sign(terms, keys).into(), transitions: Vec::new(), receipt: None, countersigned: None }
 }
 
 #[test]

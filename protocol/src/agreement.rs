@@ -142,7 +142,7 @@ pub enum AtLimit {
     /// Calls are refused.
     #[default]
     Deny,
-    /// Calls go on, and are counted and priced.
+    /// Calls go on, at the price of overage, as far as [`Pricing::overage_percent`] lets them.
     Overage,
 }
 
@@ -155,6 +155,8 @@ impl AtLimit {
         }
     }
 }
+/// How far a limit may be passed where the terms say `overage` and not how far: by as much again.
+pub const OVERAGE_PERCENT: u32 = 100;
 
 /// What usage costs. Amounts are decimals with a label; the mesh moves no money.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,19 +167,45 @@ pub struct Pricing {
     pub per_call: Decimal,
     /// For each million of fuel.
     pub per_million_fuel: Decimal,
+    /// For each call that passes a limit; as any other, if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overage_per_call: Option<Decimal>,
+    /// For each million of fuel that passes a limit; as any other, if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overage_per_million_fuel: Option<Decimal>,
+    /// How far limits may be passed, in percent of each, under terms that say `overage`; [`OVERAGE_PERCENT`] if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overage_percent: Option<u32>,
 }
 
 impl Pricing {
     /// Free of charge.
     pub fn free() -> Self {
-        Self { currency: "credit".into(), per_call: Decimal::ZERO, per_million_fuel: Decimal::ZERO }
+        Self {
+            currency: "credit".into(),
+            per_call: Decimal::ZERO,
+            per_million_fuel: Decimal::ZERO,
+            overage_per_call: None,
+            overage_per_million_fuel: None,
+            overage_percent: None,
+        }
     }
 
-    /// The price of `usage`, exact to 9 decimals; `None` if it can't be expressed.
-    pub fn price(&self, usage: &Usage) -> Option<Decimal> {
-        let calls = self.per_call.checked_mul(usage.calls.into())?;
-        let millions = Decimal::from(usage.fuel).checked_div(Decimal::from(1_000_000))?;
-        Some(calls.checked_add(self.per_million_fuel.checked_mul(millions)?)?.round_dp(9).normalize())
+    /// The price of `total`, of which `overage` passed a limit, exact to 9 decimals; `None` if it can't be expressed.
+    pub fn price(&self, total: &Usage, overage: &Usage) -> Option<Decimal> {
+        let of = |per_call: Decimal, per_million_fuel: Decimal, usage: &Usage| {
+            let calls = per_call.checked_mul(usage.calls.into())?;
+            let millions = Decimal::from(usage.fuel).checked_div(Decimal::from(1_000_000))?;
+            calls.checked_add(per_million_fuel.checked_mul(millions)?)
+        };
+        let (per_call, per_million_fuel) = self.overage_rates();
+        let within = of(self.per_call, self.per_million_fuel, &total.minus(*overage))?;
+        Some(within.checked_add(of(per_call, per_million_fuel, overage)?)?.round_dp(9).normalize())
+    }
+
+    /// What a call, and a million of fuel, cost that pass a limit.
+    pub fn overage_rates(&self) -> (Decimal, Decimal) {
+        (self.overage_per_call.unwrap_or(self.per_call), self.overage_per_million_fuel.unwrap_or(self.per_million_fuel))
     }
 }
 
@@ -237,6 +265,30 @@ impl Agreement {
             *cap = limit.max.min(*cap);
         }
         caps
+    }
+
+    /// The most that usage may ever be in one window: its caps, and above them the overage that the terms allow.
+    pub fn hard_caps(&self, window: Window) -> Usage {
+        let caps = self.caps(window);
+        match self.at_limit {
+            AtLimit::Deny => caps,
+            AtLimit::Overage => caps.plus(caps.percent(self.pricing.overage_percent.unwrap_or(OVERAGE_PERCENT))),
+        }
+    }
+
+    /// Whether `total` and `overage` can be what was used: no cap over the whole agreement is passed, and nothing counts as
+    /// overage that isn't. What passed an hour's limit or a day's is the store's to say, and the provider's to sign.
+    pub fn allows(&self, total: &Usage, overage: &Usage) -> bool {
+        let limited = |window: &&Window| self.caps(**window) != Usage::UNLIMITED;
+        let windows: Vec<_> = Window::ALL.iter().filter(limited).collect();
+        let beyond = total.minus(self.caps(Window::Total));
+        let least = beyond.within(*overage);
+        let most = match self.at_limit {
+            AtLimit::Deny => *overage == Usage::default(),
+            AtLimit::Overage if windows == [&Window::Total] => *overage == beyond,
+            AtLimit::Overage => overage.within(*total),
+        };
+        least && most && total.within(self.hard_caps(Window::Total))
     }
 }
 
@@ -344,9 +396,12 @@ pub struct Bundle {
     /// The transitions in order, each signed by a party.
     #[serde(default)]
     pub transitions: Vec<Sealed<Transition>>,
-    /// The newest receipt.
+    /// The newest receipt that the provider signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Sealed<crate::receipt::Receipt>>,
+    /// The newest receipt that the consumer signed too, where that is an earlier one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub countersigned: Option<Sealed<crate::receipt::Receipt>>,
 }
 
 /// An opened agreement that both parties signed.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Timestamp,
     advert::Method,
-    agreement::{Agreement, Bundle, Pricing, Reason, Status},
+    agreement::{self, Agreement, Bundle, Pricing, Reason, Status},
     credential::Zone,
     digest::Digest,
     document::Sealed,
@@ -224,6 +224,50 @@ pub struct AgreementState {
     pub price: Decimal,
     /// What verifies without any node.
     pub bundle: Bundle,
+}
+
+/// `GET /v1/agreements/{id}/usage`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgreementUsage {
+    /// The agreement.
+    pub id: AgreementId,
+    /// Where it stands.
+    pub status: Status,
+    /// The side that this node's owner is on: `provider` or `consumer`.
+    pub side: String,
+    /// What was used in all.
+    pub total: Usage,
+    /// What of it passed a limit.
+    pub overage: Usage,
+    /// The price of it.
+    pub price: Decimal,
+    /// The label of `price`.
+    pub currency: String,
+    /// Each limit, as it stands now.
+    pub limits: Vec<LimitState>,
+    /// The number of the newest receipt.
+    pub receipt: u64,
+    /// The number of the newest receipt that both parties have signed.
+    pub acknowledged: u64,
+    /// Whether the provider's count is told; if not, it couldn't be asked, and this is what the newest receipt says.
+    pub current: bool,
+}
+
+/// A limit, and what is left of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitState {
+    /// The limit.
+    #[serde(flatten)]
+    pub limit: agreement::Limit,
+    /// The most that may be used, overage included.
+    pub hard_max: u64,
+    /// What is used of it now; unknown where the provider couldn't be asked about a window.
+    pub used: Option<u64>,
+    /// What is left before `hard_max`.
+    pub left: Option<u64>,
+    /// When it begins anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resets_at: Option<Timestamp>,
 }
 
 /// An item of `GET /v1/agreements`

@@ -19,6 +19,7 @@ use crate::{
     digest::Digest,
     document::Sealed,
     id::{AgentId, SnapshotId},
+    receipt::Receipt,
     snapshot::Snapshot,
     usage::Usage,
 };
@@ -109,6 +110,12 @@ pub struct Undertaking {
     pub transitions: Vec<Sealed<Transition>>,
     /// What was used, by bucket.
     pub usage: Vec<(String, Usage)>,
+    /// The newest receipt that both parties have signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub countersigned: Option<Sealed<Receipt>>,
+    /// What the newest receipt says, as nodes keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Bytes>,
 }
 
 /// An answer that the same request gets again.

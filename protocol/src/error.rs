@@ -104,6 +104,8 @@ codes! {
     AgreementScope = "agreement_scope", 403, Exit::NotAuthorized;
     /// A limit of the agreement is used up.
     AgreementExhausted = "agreement_exhausted", 429, Exit::NotAuthorized;
+    /// Too many calls under the agreement have receipts that its consumer has not signed yet.
+    AgreementUnacknowledged = "agreement_unacknowledged", 429, Exit::NotAuthorized;
     /// The provider's policy refuses these terms.
     AgreementRefused = "agreement_refused", 403, Exit::NotAuthorized;
     /// The state machine has no such transition.
@@ -245,7 +247,7 @@ impl Problem {
             hint: None,
             errors: Vec::new(),
             // Calls are short: whoever finds no place finds one soon.
-            retry_after: matches!(code, Code::Overloaded | Code::AgentMoving).then_some(1),
+            retry_after: matches!(code, Code::Overloaded | Code::AgentMoving | Code::AgreementUnacknowledged).then_some(1),
             moved_to: None,
             request_id: None,
         }

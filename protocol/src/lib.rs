@@ -6,7 +6,7 @@
 //! id, key, digest, time      names for things
 //! tree                       BLAKE3 piece by piece, for content that is verified as it arrives
 //! envelope -> document       what one party can prove to another (DSSE v1 over JSON)
-//!   manifest, advert, agreement, receipt, credential, snapshot
+//!   manifest, advert, agreement, receipt, statement, credential, snapshot
 //! template                   terms that parameters adapt
 //! grant                      what an agent may reach outside of itself
 //! token, admission           how a node enters a private mesh, and what two nodes show one another first
@@ -41,6 +41,7 @@ pub mod manifest;
 pub mod merkle;
 pub mod receipt;
 pub mod snapshot;
+pub mod statement;
 pub mod template;
 pub mod token;
 pub mod tree;

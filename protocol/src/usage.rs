@@ -34,6 +34,20 @@ impl Usage {
         self.zip(other, u64::min)
     }
 
+    /// The larger of each quantity.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        self.zip(other, u64::max)
+    }
+
+    /// So many percent of each quantity, rounded down; saturating.
+    #[must_use]
+    pub fn percent(self, percent: u32) -> Self {
+        let part = |of: u64, percent: u64| u64::try_from(u128::from(of) * u128::from(percent) / 100).unwrap_or(u64::MAX);
+        let percent = u64::from(percent);
+        self.zip(Self { calls: percent, fuel: percent, wall_us: percent, egress_bytes: percent }, part)
+    }
+
     /// Whether every quantity is at most that of `cap`.
     pub fn within(self, cap: Self) -> bool {
         self.min(cap) == self

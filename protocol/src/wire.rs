@@ -197,10 +197,34 @@ pub enum Request {
     Revoked(Sealed<Revocations>),
     /// Among nodes of one owner: about its agents.
     Custody(Box<Custody>),
+    /// By the consumer of an agreement, where no next call says it.
+    Acknowledge(Box<Acknowledge>),
+}
+
+/// The newest receipt that a consumer has of an agreement; asks whether there is a newer one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Acknowledge {
+    /// The agreement.
+    pub agreement: AgreementId,
+    /// Its agent.
+    pub agent: AgentId,
+    /// The receipt, signed by both; none if no call was answered yet.
+    pub receipt: Option<Sealed<Receipt>>,
+}
+
+/// How an agreement stands at its provider.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The newest receipt, where it isn't the one that was brought.
+    pub receipt: Option<Sealed<Receipt>>,
+    /// What was used, by bucket.
+    pub usage: Vec<(String, Usage)>,
+    /// The number of the newest receipt that both have signed.
+    pub acknowledged: u64,
 }
 
 /// A call of an agent's method.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Execute {
     /// The agent.
     pub agent: AgentId,
@@ -212,8 +236,8 @@ pub struct Execute {
     pub agreement: Option<AgreementId>,
     /// The same key gives the same answer, and the call happens once (at most [`MAX_IDEMPOTENCY_KEY`] bytes).
     pub idempotency_key: Option<String>,
-    /// The digest of the last receipt that the caller holds for this agreement.
-    pub acknowledged: Option<Digest>,
+    /// The newest receipt that the caller holds for this agreement, signed by it too, unless the provider has it already.
+    pub acknowledged: Option<Sealed<Receipt>>,
     /// The agents that wait for this call, the one that makes it last; fewer than [`MAX_DEPTH`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<AgentId>,
@@ -248,6 +272,8 @@ pub enum Response {
     Held(Vec<Held>),
     /// Whether this node has become the agent's home.
     Settled(bool),
+    /// How the agreement stands.
+    Standing(Box<Standing>),
 }
 
 /// A call's answer.

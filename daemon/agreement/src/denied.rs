@@ -71,6 +71,16 @@ pub enum Denied {
         /// When there will be more; never under this agreement if none.
         resets_at: Option<Timestamp>,
     },
+    /// The consumer has to sign receipts first.
+    #[error("agreement {agreement}: {unacknowledged} calls have no receipt that its consumer signed, and this provider allows {max}")]
+    Unacknowledged {
+        /// The agreement.
+        agreement: AgreementId,
+        /// Calls beyond the newest receipt that both have signed.
+        unacknowledged: u64,
+        /// The most there may be.
+        max: u64,
+    },
 }
 
 /// What an agreement doesn't cover.
@@ -95,6 +105,7 @@ impl Denied {
             Self::NotActive { .. } => Code::AgreementNotActive,
             Self::Scope { .. } => Code::AgreementScope,
             Self::Exhausted { .. } => Code::AgreementExhausted,
+            Self::Unacknowledged { .. } => Code::AgreementUnacknowledged,
         }
     }
 
@@ -116,6 +127,9 @@ impl Denied {
             Self::Exhausted { under_way: true, .. } => "call again when a call under way has ended".into(),
             Self::Exhausted { agent, resets_at: Some(at), .. } => {
                 format!("call again after {at}, or get a larger one: mcpctl agreement propose --agent {agent}")
+            }
+            Self::Unacknowledged { .. } => {
+                "the calling node signs the newest receipt by itself, with its next call or a moment after it: call again then".into()
             }
             Self::Exhausted { agent, resets_at: None, .. } => format!("get a new one: mcpctl agreement propose --agent {agent}"),
         }

@@ -12,13 +12,17 @@
 //! most at what it was granted. A call counts in the windows in which it was reserved, wherever it ends. Time never
 //! runs backwards here: when the clock is set back, the windows of the latest reservation go on.
 //!
-//! Where the terms say `overage`, nothing is denied and nothing clipped, and everything is counted.
+//! Where the terms say `overage`, caps lie above the limits, by as much as the terms allow: what is used between them is
+//! counted as overage by the store, in the commit that charges it.
+//!
+//! A meter also bounds what the provider may have worked without the consumer's signature ([`Meter::bound_exposure`]):
+//! calls charged or under way beyond the newest receipt that both have signed.
 
 use std::collections::BTreeMap;
 
 use protocol::{
     AgentId, AgreementId, Timestamp, Usage,
-    agreement::{Agreement, AtLimit, Quantity, Window},
+    agreement::{Agreement, Quantity, Window},
 };
 
 use crate::Denied;
@@ -43,13 +47,27 @@ pub struct Meter {
     agreement: AgreementId,
     agent: AgentId,
     expires_at: Timestamp,
-    at_limit: AtLimit,
     per_call: Usage,
-    /// The windows that count, with their caps: the total always, for receipts.
-    windows: Vec<(Window, Usage)>,
+    /// The windows that count, with their limits and their caps: the total always, for receipts.
+    windows: Vec<(Window, Usage, Usage)>,
     buckets: BTreeMap<String, Bucket>,
     latest: Timestamp,
     next: u64,
+    /// The most calls beyond the newest receipt that the consumer has signed; any number, if not bounded.
+    max_unacknowledged: Option<u64>,
+    /// The number of that receipt.
+    acknowledged: u64,
+}
+
+/// A stretch of a window in which a call counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    /// Its bucket: `1d:20415`.
+    pub bucket: String,
+    /// What is used beyond it is overage.
+    pub limit: Usage,
+    /// No quantity ever passes it.
+    pub cap: Usage,
 }
 
 /// What one call may use. To be given back to the meter that made it, by [`Meter::settle`] or [`Meter::release`]:
@@ -61,8 +79,8 @@ pub struct Reservation {
     pub id: u64,
     /// The most that the call may use: at most the terms' worst case, less where less is left.
     pub granted: Usage,
-    /// The buckets it counts in, with their caps, for a store that holds them too. Unlimited where nothing is denied.
-    pub buckets: Vec<(String, Usage)>,
+    /// Where it counts, for a store that holds the caps too.
+    pub stretches: Vec<Stretch>,
 }
 
 impl Reservation {
@@ -77,11 +95,12 @@ impl Meter {
     /// The meter of `terms`, which have used what each bucket says (`total`, `1d:20415`; see [`Window::bucket`]).
     pub fn new(terms: &Agreement, used: impl IntoIterator<Item = (String, Usage)>) -> Self {
         let counts = |window: &Window| *window == Window::Total || terms.caps(*window) != Usage::UNLIMITED;
-        let windows: Vec<_> = Window::ALL.into_iter().filter(counts).map(|window| (window, terms.caps(window))).collect();
+        let limits = |window| (window, terms.caps(window), terms.hard_caps(window));
+        let windows: Vec<_> = Window::ALL.into_iter().filter(counts).map(limits).collect();
         let mut buckets: BTreeMap<String, Bucket> = BTreeMap::new();
         for (name, usage) in used {
             let kind = name.split(':').next().unwrap_or_default();
-            if windows.iter().any(|(window, _)| window.as_str() == kind) {
+            if windows.iter().any(|(window, _, _)| window.as_str() == kind) {
                 let bucket = buckets.entry(name).or_default();
                 bucket.settled = bucket.settled.plus(usage);
             }
@@ -96,51 +115,74 @@ impl Meter {
             agreement: terms.id,
             agent: terms.agent,
             expires_at: terms.header.expires_at,
-            at_limit: terms.at_limit,
             per_call,
             windows,
             buckets,
             latest: Timestamp::MIN,
             next: 0,
+            max_unacknowledged: None,
+            acknowledged: 0,
         }
+    }
+
+    /// Bounds the calls that may be beyond the newest receipt that both parties have signed, which has this number.
+    pub fn bound_exposure(&mut self, max_unacknowledged: u64, acknowledged: u64) {
+        self.max_unacknowledged = Some(max_unacknowledged);
+        self.acknowledge(acknowledged);
+    }
+
+    /// The consumer has signed the receipt of this number. An earlier one changes nothing.
+    pub fn acknowledge(&mut self, number: u64) {
+        self.acknowledged = self.acknowledged.max(number);
+    }
+
+    /// The number of the newest receipt that both parties have signed.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Calls beyond it, charged or under way.
+    pub fn unacknowledged(&self) -> u64 {
+        self.total().calls.saturating_add(self.under_way()).saturating_sub(self.acknowledged)
     }
 
     /// Reserves what one call may use.
     ///
     /// # Errors
     /// [`Denied::Exhausted`] names the limit that is used up; of several, the one that lasts longest.
+    /// [`Denied::Unacknowledged`] where the consumer has to sign first.
     pub fn reserve(&mut self, now: Timestamp) -> Result<Reservation, Denied> {
         self.latest = self.latest.max(now);
         let mut granted = self.per_call;
-        let mut buckets = Vec::with_capacity(self.windows.len());
-        for &(window, caps) in &self.windows {
+        let mut stretches = Vec::with_capacity(self.windows.len());
+        for &(window, limit, caps) in &self.windows {
             let name = window.bucket(self.latest);
-            let caps = match self.at_limit {
-                AtLimit::Overage => Usage::UNLIMITED,
-                AtLimit::Deny => caps,
-            };
             let bucket = self.buckets.get(&name).copied().unwrap_or_default();
             if let Some(quantity) = QUANTITIES.into_iter().find(|quantity| quantity.of(&self.left(&bucket, caps)) == 0) {
                 return Err(self.exhausted(quantity, window, caps, &bucket));
             }
             granted = granted.min(self.left(&bucket, caps));
-            buckets.push((name, caps));
+            stretches.push(Stretch { bucket: name, limit, cap: caps });
         }
-        for (name, _) in &buckets {
-            let bucket = self.buckets.entry(name.clone()).or_default();
+        let unacknowledged = self.unacknowledged();
+        if let Some(max) = self.max_unacknowledged.filter(|max| unacknowledged >= *max) {
+            return Err(Denied::Unacknowledged { agreement: self.agreement, unacknowledged, max });
+        }
+        for stretch in &stretches {
+            let bucket = self.buckets.entry(stretch.bucket.clone()).or_default();
             bucket.reserved = bucket.reserved.plus(granted);
             bucket.open += 1;
         }
         self.drop_past();
         self.next += 1;
-        Ok(Reservation { id: self.next, granted, buckets })
+        Ok(Reservation { id: self.next, granted, stretches })
     }
 
     /// Counts what a call used, at most what it was granted; returns what was counted.
     pub fn settle(&mut self, reservation: Reservation, actual: Usage) -> Usage {
         let counted = reservation.counted(actual);
-        for (name, _) in &reservation.buckets {
-            if let Some(bucket) = self.buckets.get_mut(name) {
+        for stretch in &reservation.stretches {
+            if let Some(bucket) = self.buckets.get_mut(&stretch.bucket) {
                 bucket.reserved = bucket.reserved.minus(reservation.granted);
                 bucket.open = bucket.open.saturating_sub(1);
                 bucket.settled = bucket.settled.plus(counted);
@@ -192,15 +234,22 @@ impl Meter {
         }
     }
 
-    /// Forgets stretches of time that have passed and in which nothing is under way.
+    /// Forgets stretches of time that have passed and in which nothing is under way. Those to come stay: a meter made anew after
+    /// the clock was set back has them from its store, and finds them used when their time comes.
     fn drop_past(&mut self) {
-        let current: Vec<String> = self.windows.iter().map(|(window, _)| window.bucket(self.latest)).collect();
-        self.buckets.retain(|name, bucket| bucket.open > 0 || current.contains(name));
+        let current: Vec<String> = self.windows.iter().map(|(window, _, _)| window.bucket(self.latest)).collect();
+        let past = |name: &str| current.iter().any(|now| matches!((place(name), place(now)), ((a, m), (b, n)) if a == b && m < n));
+        self.buckets.retain(|name, bucket| bucket.open > 0 || !past(name));
     }
 }
 
+/// The window of a bucket, and which stretch of it.
+fn place(bucket: &str) -> (&str, Option<i64>) {
+    bucket.split_once(':').map_or((bucket, None), |(window, number)| (window, number.parse().ok()))
+}
+
 /// When the next stretch of a window begins.
-fn resets_at(window: Window, now: Timestamp) -> Option<Timestamp> {
+pub fn resets_at(window: Window, now: Timestamp) -> Option<Timestamp> {
     let length = match window {
         Window::Total => return None,
         Window::Day => 86_400,

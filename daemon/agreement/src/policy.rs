@@ -11,7 +11,7 @@
 use jiff::SignedDuration;
 use protocol::{
     Timestamp, Usage,
-    agreement::{Agreement, AtLimit, PerCall, Pricing, Quantity, Window},
+    agreement::{Agreement, AtLimit, OVERAGE_PERCENT, PerCall, Pricing, Quantity, Window},
     wire::MAX_RESULT,
 };
 use serde::{Deserialize, Serialize};
@@ -191,6 +191,21 @@ fn price(asked: &Pricing, offered: &Pricing, against: &mut Vec<String>) {
         let (asked, price) = (asked.per_million_fuel, offered.per_million_fuel);
         against.push(format!("{asked} {} for a million fuel is below the price of {price}", offered.currency));
     }
+    overage(asked, offered, against);
+}
+
+/// What passes a limit costs what is offered too, and limits are passed no further than offered.
+fn overage(asked: &Pricing, offered: &Pricing, against: &mut Vec<String>) {
+    let ((call, fuel), (call_offered, fuel_offered)) = (asked.overage_rates(), offered.overage_rates());
+    for (what, asked, price) in [("a call", call, call_offered), ("a million fuel", fuel, fuel_offered)] {
+        if asked < price {
+            against.push(format!("{asked} {} for {what} beyond a limit is below the price of {price}", offered.currency));
+        }
+    }
+    let percent = |pricing: &Pricing| pricing.overage_percent.unwrap_or(OVERAGE_PERCENT);
+    if percent(asked) > percent(offered) {
+        against.push(format!("limits may be passed by {} %; at most {} %", percent(asked), percent(offered)));
+    }
 }
 
 fn exceeded(allowed: Usage, most: Usage, time: &str, against: &mut Vec<String>) {
@@ -211,7 +226,7 @@ struct Allowance {
 
 impl Allowance {
     fn of(terms: &Agreement) -> Self {
-        let caps = |window| terms.caps(window);
+        let caps = |window| terms.hard_caps(window);
         let days = days_touched(terms.header.issued_at, terms.header.expires_at);
         let day = times(caps(Window::Hour), 24).min(caps(Window::Day)).min(caps(Window::Total));
         let day = implied(day, terms.per_call);
@@ -280,7 +295,8 @@ mod tests {
 
     #[test]
     fn prices_below_the_offer_and_other_currencies_are_refused() {
-        let offered = Pricing { currency: "EUR".into(), per_call: Decimal::new(2, 2), per_million_fuel: Decimal::new(1, 3) };
+        let offered =
+            Pricing { currency: "EUR".into(), per_call: Decimal::new(2, 2), per_million_fuel: Decimal::new(1, 3), ..Pricing::free() };
         let decide = |pricing: Pricing| auto().decide(&Agreement { pricing, ..terms("trial", &[]) }, &offered, false, now());
         let says = |pricing, what: &str| matches!(decide(pricing), Decision::Refuse(reason) if reason.contains(what));
         assert_eq!(decide(offered.clone()), Decision::Accept);
@@ -288,6 +304,12 @@ mod tests {
         assert!(says(Pricing { per_call: Decimal::new(1, 2), ..offered.clone() }, "for a call is below"));
         assert!(says(Pricing { per_million_fuel: Decimal::ZERO, ..offered.clone() }, "for a million fuel is below"));
         assert!(says(Pricing { currency: "USD".into(), ..offered.clone() }, "\"USD\""));
+        let dear = Pricing { overage_per_call: Some(Decimal::ONE), overage_percent: Some(20), ..offered.clone() };
+        let decide = |pricing: Pricing| auto().decide(&Agreement { pricing, ..terms("trial", &[]) }, &dear, now());
+        let says = |pricing, what: &str| matches!(decide(pricing), Decision::Refuse(reason) if reason.contains(what));
+        assert_eq!(decide(dear.clone()), Decision::Accept);
+        assert!(says(Pricing { overage_per_call: None, ..dear.clone() }, "for a call beyond a limit is below"));
+        assert!(says(Pricing { overage_percent: None, ..dear.clone() }, "passed by 100 %; at most 20 %"));
     }
 
     #[test]

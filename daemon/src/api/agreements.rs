@@ -2,9 +2,10 @@
 
 use axum::{Extension, extract::State};
 use protocol::{
-    AgreementId,
+    AgreementId, Signed,
     agreement::{Reason, Status},
-    api::{AgreementOutline, AgreementState, Close, List, Propose, Step},
+    api::{AgreementOutline, AgreementState, AgreementUsage, Close, List, Propose, Step},
+    statement::Statement,
 };
 
 use super::{
@@ -33,6 +34,23 @@ pub(super) async fn show(
     Path(id): Path<AgreementId>,
 ) -> Result<Json<AgreementState>, Failure> {
     Ok(Json(api.node.show_agreement(&caller, &id).await?))
+}
+
+pub(super) async fn statement(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<AgreementId>,
+) -> Result<Json<Signed<Statement>>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.statement(&caller, &id).await?))
+}
+
+pub(super) async fn usage(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<AgreementId>,
+) -> Result<Json<AgreementUsage>, Failure> {
+    Ok(Json(api.node.agreement_usage(&caller, &id).await?))
 }
 
 pub(super) async fn accept(

@@ -102,6 +102,8 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/policy/auto-accept/{template}/{whose}", put(terms::accept_beforehand).delete(terms::ask_again))
         .route("/v1/agreements", post(agreements::propose).get(agreements::list))
         .route("/v1/agreements/{id}", get(agreements::show))
+        .route("/v1/agreements/{id}/statement", get(agreements::statement))
+        .route("/v1/agreements/{id}/usage", get(agreements::usage))
         .route("/v1/agreements/{id}/accept", post(agreements::accept))
         .route("/v1/agreements/{id}/reject", post(agreements::reject))
         .route("/v1/agreements/{id}/suspend", post(agreements::suspend))

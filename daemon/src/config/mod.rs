@@ -108,6 +108,8 @@ pub(crate) struct Config {
     pub(crate) egress: egress::Policy,
     pub(crate) policy: Policy,
     pub(crate) pricing: Pricing,
+    /// The most calls of one agreement beyond the newest receipt that its consumer has signed.
+    pub(crate) max_unacknowledged: u64,
     pub(crate) share: Share,
     pub(crate) checkpoint_seconds: u64,
     pub(crate) webhook_attempts: u32,
@@ -242,14 +244,21 @@ impl Layers {
             currency: self.get("agreements.currency")?,
             per_call: self.get("agreements.price_per_call")?,
             per_million_fuel: self.get("agreements.price_per_million_fuel")?,
+            overage_per_call: self.maybe("agreements.overage_price_per_call")?,
+            overage_per_million_fuel: self.maybe("agreements.overage_price_per_million_fuel")?,
+            overage_percent: Some(self.number("agreements.overage_percent") as u32).filter(|percent| *percent > 0),
         };
         let accept = match self.str("agreements.accept") {
             "auto" => Acceptance::Auto,
             "deny" => Acceptance::Deny,
             _ => Acceptance::Manual,
         };
-        let policy =
-            Policy { accept, max_days: u32::try_from(self.number("agreements.max_days")).unwrap_or(u32::MAX), ..Policy::default() };
+        let policy = Policy {
+            accept,
+            max_days: u32::try_from(self.number("agreements.max_days")).unwrap_or(u32::MAX),
+            allow_overage: pricing.overage_percent.is_some(),
+            ..Policy::default()
+        };
         let mesh = Mesh {
             host: self.get("mesh.host")?,
             wss_port: self.number("mesh.port") as u16,
@@ -268,9 +277,9 @@ impl Layers {
         Ok(Config {
             log: Log { level: self.str("log.level").into(), json: self.str("log.format") == "json" },
             mesh: self.bool("mesh.enabled").then_some(mesh),
-            mesh_id: (!self.str("mesh.id").is_empty()).then(|| self.get("mesh.id")).transpose()?,
+            mesh_id: self.maybe("mesh.id")?,
             join_token_file: Some(self.str("mesh.join_token_file")).filter(|path| !path.is_empty()).map(PathBuf::from),
-            zone: (!self.str("node.zone").is_empty()).then(|| self.get("node.zone")).transpose()?,
+            zone: self.maybe("node.zone")?,
             credential_seconds: self.number("mesh.credential_seconds").max(1),
             cpu_percent: self.number("kernel.cpu_percent") as u32,
             max_memory: self.number("kernel.max_memory_mib") << 20,
@@ -284,6 +293,7 @@ impl Layers {
             max_concurrent: (self.number("kernel.max_concurrent") as usize).max(1),
             policy,
             pricing,
+            max_unacknowledged: self.number("agreements.max_unacknowledged").max(1),
             share: match self.str("plugins.share") {
                 "members" => Share::Members,
                 "nobody" => Share::Nobody,
@@ -359,6 +369,11 @@ impl Layers {
     fn each<T, E: std::fmt::Display>(&self, name: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Error> {
         let wrong = |error: E| Error::Value { origin: self.0[name].1.clone(), message: format!("{name}: {error}") };
         self.list(name).iter().map(|item| parse(item).map_err(wrong)).collect()
+    }
+
+    /// A text that is empty or must parse as `T`.
+    fn maybe<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>, Error> {
+        (!self.str(name).is_empty()).then(|| self.get(name)).transpose()
     }
 
     /// A text that must parse as `T`.

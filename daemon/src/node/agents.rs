@@ -200,8 +200,12 @@ impl Agents {
             return Err(Problem::new(Code::InvalidRequest, format!("{:?} is not an agent's name", spawn.name))
                 .hint("1 to 32 of a-z, 0-9, '-' and '_', beginning with a letter"));
         }
-        let pricing = spawn.pricing.unwrap_or_else(|| self.pricing.clone());
-        if pricing.per_call.is_sign_negative() || pricing.per_million_fuel.is_sign_negative() || pricing.currency.len() > 16 {
+        let mut pricing = spawn.pricing.unwrap_or_else(|| self.pricing.clone());
+        // How far limits may be passed is the node's to say.
+        pricing.overage_percent = pricing.overage_percent.or(self.pricing.overage_percent);
+        let (call, fuel) = pricing.overage_rates();
+        let prices = [pricing.per_call, pricing.per_million_fuel, call, fuel];
+        if prices.iter().any(rust_decimal::Decimal::is_sign_negative) || pricing.currency.len() > 16 {
             return Err(Problem::new(Code::InvalidRequest, "prices are not negative, and a currency's label has at most 16 bytes"));
         }
         // Loading proves that the publisher is trusted and the component runs.

@@ -1,23 +1,27 @@
 //! The agreements that this node's owner is a party of: kept, moved on, and metered.
 
+mod receipts;
+
 use std::{collections::HashMap, sync::Arc};
 
 use agreement::{
     authorize, lifecycle,
-    meter::{Meter, Reservation},
+    meter::{Meter, Reservation, Stretch},
 };
 use parking_lot::{Mutex, RwLock};
 use protocol::{
     AgentId, AgreementId, Code, Did, Expect, MeshId, NodeId, Problem, Signed, Timestamp, Usage,
-    agreement::{Agreement, Bundle, Status, Transition, Window},
+    agreement::{Agreement, Bundle, Status, Transition},
     api::{AgreementOutline, AgreementState},
     custody::Undertaking,
     document::Sealed,
     entry::Action,
     receipt::Receipt,
 };
-use store::{Charge, Commit, Kind, RecordWrite};
+use store::{Bucket, Charge, Commit, Kind, RecordWrite};
+use tokio::sync::Notify;
 
+pub(crate) use self::receipts::{Charged, claimed_number, record as receipt_record, sums};
 use super::{
     Caller,
     journal::{self, Journal},
@@ -36,6 +40,10 @@ pub(crate) struct Agreements {
     journal: Journal,
     mesh: MeshId,
     owner: Did,
+    /// The most calls of one agreement beyond the newest receipt that its consumer has signed.
+    max_unacknowledged: u64,
+    /// Rung when a consumer has a receipt that the provider may lack with its signature.
+    pub(super) unsettled: Notify,
     open: RwLock<HashMap<AgreementId, Arc<Contract>>>,
     /// Held while an agreement is kept or moved on: check, commit and memory belong together.
     moving: tokio::sync::Mutex<()>,
@@ -45,6 +53,8 @@ pub(crate) struct Agreements {
 #[derive(Debug)]
 pub(crate) struct Contract {
     id: AgreementId,
+    /// Held by the consumer while it settles.
+    pub(super) settling: tokio::sync::Mutex<()>,
     standing: Mutex<Standing>,
 }
 
@@ -54,13 +64,18 @@ struct Standing {
     state: lifecycle::State,
     transitions: Vec<Sealed<Transition>>,
     meter: Meter,
+    /// What passed limits, of what was charged here.
+    overage: Usage,
+    /// See [`Contract::receipt`].
     receipt: Option<Signed<Receipt>>,
+    delivered: receipts::Delivered,
 }
 
 impl Agreements {
     /// Restores the agreements that are not closed.
-    pub(crate) async fn open(journal: Journal, mesh: MeshId, owner: Did) -> Result<Self, Problem> {
-        let agreements = Self { journal, mesh, owner, open: RwLock::default(), moving: tokio::sync::Mutex::default() };
+    pub(crate) async fn open(journal: Journal, mesh: MeshId, owner: Did, max_unacknowledged: u64) -> Result<Self, Problem> {
+        let (open, moving, unsettled) = (RwLock::default(), tokio::sync::Mutex::default(), Notify::new());
+        let agreements = Self { journal, mesh, owner, max_unacknowledged, unsettled, open, moving };
         let now = Timestamp::now();
         for (_, bytes) in journal::all_records(agreements.journal.store().as_ref(), Kind::Agreement).await? {
             // One record that can't be read must not keep the node from starting; 'agreement show' tells what is wrong.
@@ -107,8 +122,23 @@ impl Agreements {
             Some(bytes) => Some(journal::decode::<Sealed<Receipt>>("receipt", &bytes)?.open(Expect::archived(&mesh))?),
             None => None,
         };
-        let meter = Meter::new(signed.document(), store.usage(&id).await?);
-        Ok(Arc::new(Contract { id, standing: Mutex::new(Standing { signed, state, transitions, meter, receipt }) }))
+        let usage = store.usage(&id).await?;
+        Ok(self.contract(signed, state, transitions, usage, receipt))
+    }
+
+    fn contract(
+        &self,
+        signed: Signed<Agreement>,
+        state: lifecycle::State,
+        transitions: Vec<Sealed<Transition>>,
+        usage: Vec<(String, Usage)>,
+        receipt: Option<Signed<Receipt>>,
+    ) -> Arc<Contract> {
+        let (id, (_, overage)) = (signed.document().id, sums(&usage));
+        let mut meter = Meter::new(signed.document(), usage);
+        meter.bound_exposure(self.max_unacknowledged, receipt.as_ref().map_or(0, |receipt| receipt.document().sequence));
+        let standing = Standing { signed, state, transitions, meter, overage, receipt, delivered: receipts::Delivered::default() };
+        Arc::new(Contract { id, settling: tokio::sync::Mutex::default(), standing: Mutex::new(standing) })
     }
 
     /// The agreement of this id, open or closed.
@@ -180,9 +210,7 @@ impl Agreements {
         let entry = self.journal.append(note, Action::Agreement { status });
         let record = RecordWrite { kind: Kind::Agreement, id: id.to_string(), value: Some(journal::encode(&signed)) };
         self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await?;
-        let meter = Meter::new(signed.document(), self.journal.store().usage(&id).await?);
-        let standing = Standing { signed, state, transitions: Vec::new(), meter, receipt: None };
-        let contract = Arc::new(Contract { id, standing: Mutex::new(standing) });
+        let contract = self.contract(signed, state, Vec::new(), self.journal.store().usage(&id).await?, None);
         self.open.write().insert(id, Arc::clone(&contract));
         Ok(contract)
     }
@@ -249,18 +277,19 @@ impl Agreements {
         let now = Timestamp::now();
         let terms = contract.terms();
         let provides = terms.provider == self.owner;
-        let used = contract.used(provides);
+        let (used, overage) = contract.used_in_all(provides);
         let standing = contract.standing.lock();
         AgreementState {
             status: standing.state.effective(&terms, now),
             reason: standing.state.reason(&terms, now),
             side: side(provides),
             used,
-            price: terms.pricing.price(&used).unwrap_or_default(),
+            price: terms.pricing.price(&used, &overage).unwrap_or_default(),
             bundle: Bundle {
                 agreement: standing.signed.clone().into(),
                 transitions: standing.transitions.clone(),
                 receipt: standing.receipt.clone().map(Into::into),
+                countersigned: None,
             },
             terms,
         }
@@ -274,7 +303,8 @@ impl Agreements {
             let usage = self.journal.store().usage(&contract.id).await?;
             let standing = contract.standing.lock();
             let (agreement, transitions) = (standing.signed.clone().into(), standing.transitions.clone());
-            undertakings.push(Undertaking { agreement, transitions, usage });
+            let countersigned = standing.receipt.clone().map(Into::into);
+            undertakings.push(Undertaking { agreement, transitions, usage, countersigned, last: None });
         }
         Ok(undertakings)
     }
@@ -299,7 +329,10 @@ impl Agreements {
             id: transition_id(&id, sequence),
             value: Some(journal::encode(transition)),
         });
-        std::iter::once(agreement).chain(transitions).collect()
+        let record = |kind, value: Vec<u8>| RecordWrite { kind, id: id.to_string(), value: Some(value) };
+        let countersigned = undertaking.countersigned.iter().map(|receipt| record(Kind::Receipt, journal::encode(receipt)));
+        let last = undertaking.last.iter().map(|last| record(Kind::Charged, last.to_vec()));
+        std::iter::once(agreement).chain(transitions).chain(countersigned).chain(last).collect()
     }
 
     /// Takes an agreement from the store, where it came with an agent.
@@ -367,27 +400,16 @@ impl Contract {
 
     /// Usage so far: the provider's own count, or what its last receipt says.
     pub(crate) fn used(&self, provides: bool) -> Usage {
+        self.used_in_all(provides).0
+    }
+
+    /// Usage so far, and what of it passed limits.
+    fn used_in_all(&self, provides: bool) -> (Usage, Usage) {
         let standing = self.standing.lock();
         if provides {
-            standing.meter.used(Window::Total.as_str())
-        } else {
-            standing.receipt.as_ref().map(|receipt| receipt.document().total).unwrap_or_default()
+            return (standing.meter.total(), standing.overage);
         }
-    }
-
-    /// The newest receipt.
-    pub(crate) fn receipt(&self) -> Option<Signed<Receipt>> {
-        self.standing.lock().receipt.clone()
-    }
-
-    /// Takes a verified receipt, unless a newer one is here. Answers whether it was taken.
-    pub(crate) fn take_receipt(&self, receipt: &Signed<Receipt>) -> bool {
-        let mut standing = self.standing.lock();
-        let newer = standing.receipt.as_ref().is_none_or(|have| have.document().total.calls < receipt.document().total.calls);
-        if newer {
-            standing.receipt = Some(receipt.clone());
-        }
-        newer
+        standing.receipt.as_ref().map(|receipt| (receipt.document().total, receipt.document().overage)).unwrap_or_default()
     }
 
     /// Who may call under it, from where.
@@ -418,14 +440,18 @@ impl Held {
 
     /// The charge that goes into the call's commit.
     pub(crate) fn charge(&self, counted: Usage) -> Charge {
-        let buckets = self.reservation.as_ref().map(|reservation| reservation.buckets.clone()).unwrap_or_default();
+        let bucket = |stretch: &Stretch| Bucket { name: stretch.bucket.clone(), limit: stretch.limit, cap: stretch.cap };
+        let buckets = self.reservation.iter().flat_map(|reservation| &reservation.stretches).map(bucket).collect();
         Charge { agreement: self.contract.id, usage: counted, buckets }
     }
 
-    /// Counts what was used, after it became durable.
-    pub(crate) fn settle(mut self, actual: Usage) {
+    /// Counts what was used, after it became durable, and what of all usage is overage by then.
+    pub(crate) fn settle(mut self, actual: Usage, overage: Usage) {
         if let Some(reservation) = self.reservation.take() {
-            self.contract.standing.lock().meter.settle(reservation, actual);
+            let mut standing = self.contract.standing.lock();
+            standing.meter.settle(reservation, actual);
+            // Commits may be told out of their order; sums only grow.
+            standing.overage = standing.overage.max(overage);
         }
     }
 }

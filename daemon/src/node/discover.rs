@@ -224,6 +224,8 @@ impl Node {
 
     /// A new neighbour: what it knows is taken over.
     pub(super) fn on_connected(&self, peer: NodeId) {
+        // It may be a provider that was away.
+        self.agreements.unsettled.notify_one();
         self.in_background(move |node| async move { node.pull(peer).await });
     }
 

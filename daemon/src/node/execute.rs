@@ -13,14 +13,14 @@ use protocol::{
     wire,
 };
 use serde_json::value::RawValue;
-use store::{Commit, Kind, RecordWrite};
+use store::Commit;
 use tokio::time::Instant;
 
 use super::{
     Caller, Node,
     agents::{Agent, not_here},
-    agreements::Contract,
-    journal::{self, Note},
+    agreements::{Contract, receipt_record},
+    journal::Note,
     outside::check_chain,
     run::Run,
 };
@@ -92,20 +92,57 @@ impl Node {
             params: if contract.is_some() || own { invocation.params } else { Bytes::from_static(b"null") },
             agreement: contract.as_ref().map(|contract| contract.id()).or(invocation.agreement),
             idempotency_key: invocation.idempotency_key,
-            acknowledged: contract.as_ref().and_then(|contract| contract.receipt()).map(|receipt| digest(&receipt)),
+            acknowledged: None,
             chain: invocation.chain,
         };
         let (method, params) = (request.method.clone(), request.params.clone());
-        let (node, response) = self.ask_home(home, &agent, wire::Request::Execute(request), &caller.request_id, invocation.timeout).await?;
+        // Of calls that begin now, only the repetition of an earlier one can come with the newest receipt that is here.
+        let least = contract.as_ref().map_or(0, |contract| contract.receipt_number()) + u64::from(request.idempotency_key.is_none());
+        let (node, response) = self.ask_under(caller, home, contract.as_ref(), request, invocation.timeout).await?;
         let wire::Response::Executed(executed) = response else { return Err(strange(node)) };
         let executed = *executed;
         let Some(contract) = contract else {
             // Whoever isn't this owner's was given no parameters, so what it says is an answer to nothing.
             return if own && self.is_ours(node) { given(executed, None) } else { Err(strange(node)) };
         };
-        let receipt = self.check(&contract, &executed, &method, &params)?;
-        self.remember(caller, node, &contract, &executed, &receipt).await;
+        let receipt = self.check(&contract, &executed, &method, &params, least)?;
+        self.remember(caller, node, &contract, &executed, &receipt).await?;
         given(executed, Some(receipt.into()))
+    }
+
+    /// Makes a call, with the consumer's signature under the newest receipt, if there is an agreement.
+    async fn ask_under(
+        &self,
+        caller: &Caller,
+        home: NodeId,
+        contract: Option<&Arc<Contract>>,
+        mut request: wire::Execute,
+        timeout: Duration,
+    ) -> Result<(NodeId, wire::Response), Problem> {
+        let (agent, until) = (request.agent, Instant::now() + timeout);
+        let Some(contract) = contract else {
+            return self.ask_home(home, &agent, wire::Request::Execute(request), &caller.request_id, timeout).await;
+        };
+        let signed = contract.to_acknowledge(&self.owner_key);
+        let number = signed.as_ref().map_or(0, |receipt| receipt.document().sequence);
+        let again = request.clone();
+        request.acknowledged = signed.map(Into::into);
+        let mut answered = self.ask_home(home, &agent, wire::Request::Execute(request), &caller.request_id, timeout).await;
+        if answered.as_ref().is_err_and(|problem| problem.code == Code::AgreementUnacknowledged) {
+            // It may lack receipts that this node has, or this node those that it made: after this both have the same.
+            self.settle_receipts(contract, &caller.request_id).await?;
+            let left = until.saturating_duration_since(Instant::now());
+            answered = self.ask_home(home, &agent, wire::Request::Execute(again), &caller.request_id, left).await;
+        }
+        match &answered {
+            Ok(_) => contract.deliver(number),
+            // It may have been charged for, with a receipt that never came.
+            Err(_) => {
+                contract.set_settled(false);
+                self.agreements.unsettled.notify_one();
+            }
+        }
+        answered
     }
 
     /// Asks the node where an agent lives, and the one that it has moved to, if it has.
@@ -173,27 +210,33 @@ impl Node {
     }
 
     /// Holds a receipt against the call that it answers and the receipts before it.
-    fn check(&self, contract: &Contract, executed: &wire::Executed, method: &str, params: &[u8]) -> Result<Signed<Receipt>, Problem> {
+    fn check(
+        &self,
+        contract: &Contract,
+        executed: &wire::Executed,
+        method: &str,
+        params: &[u8],
+        least: u64,
+    ) -> Result<Signed<Receipt>, Problem> {
         let terms = contract.terms();
         let missing = || Problem::new(Code::Unsigned, format!("operation {} came without a receipt", executed.operation));
         let receipt = executed.receipt.clone().ok_or_else(missing)?.open(Expect::at(&self.mesh_id, Timestamp::now()))?;
         receipt.require(terms.provider)?;
         let said = receipt.document();
-        let ours = said.agreement == terms.id
-            && said.agent == terms.agent
-            && said.operation == executed.operation
+        let ours = said.operation == executed.operation
             && said.method == method
             && said.usage == executed.usage
             && said.params == Digest::sha256(params)
-            && said.result == result_digest(&executed.outcome)
-            && said.usage.within(said.total)
-            && said.currency == terms.pricing.currency
-            && terms.pricing.price(&said.total) == Some(said.price);
-        if ours {
-            Ok(receipt)
-        } else {
-            Err(Problem::new(Code::BadSignature, format!("the receipt of operation {} does not match the call", executed.operation)))
+            && said.result == result_digest(&executed.outcome);
+        let wrong = |why: &str| Problem::new(Code::BadSignature, format!("the receipt of operation {} {why}", executed.operation));
+        if !ours {
+            return Err(wrong("does not match the call"));
         }
+        said.check(&terms).map_err(|why| wrong(&why))?;
+        if said.sequence < least {
+            return Err(wrong(&format!("is number {}, though number {least} was the next when the call began", said.sequence)));
+        }
+        Ok(receipt)
     }
 
     /// Keeps the newest receipt and a trace entry. The answer doesn't wait for the disk: receipts are cumulative, so the
@@ -205,7 +248,7 @@ impl Node {
         contract: &Arc<Contract>,
         executed: &wire::Executed,
         receipt: &Signed<Receipt>,
-    ) {
+    ) -> Result<(), Problem> {
         let note = Note {
             operation: executed.operation,
             principal: caller.principal,
@@ -215,12 +258,12 @@ impl Node {
         };
         let said = receipt.document();
         let action = Action::ExecuteRemote { node, agent: said.agent, method: said.method.clone(), receipt: Some(digest(receipt)) };
-        let mut commit = Commit { entry: Some(self.journal.append(note, action)), ..Commit::default() };
-        if contract.take_receipt(receipt) {
-            let body = Some(journal::encode(receipt));
-            commit.records.push(RecordWrite { kind: Kind::Receipt, id: contract.id().to_string(), value: body });
+        if contract.take_receipt(receipt)? {
+            self.journal.keep_newest(receipt_record(receipt), said.sequence);
+            self.agreements.unsettled.notify_one();
         }
-        self.journal.keep_soon(commit).await;
+        self.journal.keep_soon(Commit { entry: Some(self.journal.append(note, action)), ..Commit::default() }).await;
+        Ok(())
     }
 }
 
@@ -230,7 +273,7 @@ fn given(executed: wire::Executed, receipt: Option<Sealed<Receipt>>) -> Result<a
     Ok(api::Executed { result: json(outcome?)?, operation, usage, receipt })
 }
 
-/// The digest by which a receipt is acknowledged.
+/// The digest by which the trace names a receipt.
 pub(crate) fn digest(receipt: &Signed<Receipt>) -> Digest {
     Digest::sha256(receipt.envelope().payload.as_bytes())
 }
@@ -247,6 +290,6 @@ fn json(bytes: Bytes) -> Result<Box<RawValue>, Problem> {
     serde_json::from_slice(&bytes).map_err(|error| Problem::new(Code::PluginBadResult, format!("the result is not JSON: {error}")))
 }
 
-fn strange(node: NodeId) -> Problem {
+pub(super) fn strange(node: NodeId) -> Problem {
     Problem::new(Code::Internal, format!("node {node} answered what was not asked"))
 }

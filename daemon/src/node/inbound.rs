@@ -5,10 +5,9 @@ use std::{path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use mesh::Items;
 use protocol::{
-    Code, Digest, Expect, Header, NodeId, OperationId, Problem, Signed, Timestamp, Usage,
+    Code, Digest, Expect, NodeId, OperationId, Problem, Timestamp,
     document::Sealed,
     entry::{Action, InclusionProof},
-    receipt::Receipt,
     wire::{self, Announcement, Execute, Executed, Request, Response},
 };
 use tokio::time::Instant;
@@ -16,13 +15,10 @@ use tokio::time::Instant;
 use super::{
     Caller, Node,
     agents::Agent,
-    execute::result_digest,
     outside::check_chain,
     run::{Answered, Ran, Run},
+    settle::charged,
 };
-
-/// Receipts must be readable for as long as there may be a dispute.
-const RECEIPT_VALIDITY: protocol::SignedDuration = protocol::SignedDuration::from_hours(10 * 366 * 24);
 
 /// The node, as the mesh sees it.
 #[derive(Debug)]
@@ -46,6 +42,9 @@ impl mesh::Handler for Inbound {
             Request::Accept(sealed) => node.take_acceptance(from, &caller, sealed).await.map(|()| Response::Done),
             Request::Transition(sealed) => node.take_transition(from, &caller, sealed).await.map(|()| Response::Done),
             Request::Execute(execute) => node.serve(from, &caller, execute, deadline).await.map(Box::new).map(Response::Executed),
+            Request::Acknowledge(acknowledge) => {
+                node.answer_acknowledgement(from, *acknowledge).await.map(Box::new).map(Response::Standing)
+            }
             Request::Prove(operation) => node.prove_to(from, &operation).await.map(Response::Proof),
             Request::Manifest(component) => node.manifest_for(from, &component).await.map(Response::Manifest),
             Request::Adverts(_) | Request::Fetch { .. } | Request::Custody(_) => {
@@ -125,15 +124,28 @@ impl Node {
         if terms.provider != self.owner {
             return Err(required(format!("agreement {id} is not one of this provider")));
         }
+        let acknowledged = execute.acknowledged;
         // Before anything is set aside: a repetition takes nothing, and is answered though the limit be used up meanwhile.
         if contract.consumer_node() == from
             && let Some(ran) = self.repeated(id, &agent, &execute.method, execute.idempotency_key.as_deref(), &execute.params).await?
         {
+            self.acknowledge_beside(&contract, acknowledged);
             return Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran));
         }
         check_chain(&execute.chain, &execute.agent)?;
         let request = agreement::authorize::Request { caller_node: from, agent: execute.agent, method: &execute.method };
-        let held = contract.reserve(&request, Timestamp::now())?;
+        let held = match (contract.reserve(&request, Timestamp::now()), acknowledged) {
+            // What it brings may be what is waited for.
+            (Err(problem), Some(acknowledged)) if problem.code == Code::AgreementUnacknowledged => {
+                self.take_acknowledgement(&contract, acknowledged).await?;
+                contract.reserve(&request, Timestamp::now())?
+            }
+            (held, acknowledged) => {
+                let held = held?;
+                self.acknowledge_beside(&contract, acknowledged);
+                held
+            }
+        };
         let run = Run {
             agent: Arc::clone(&agent),
             method: execute.method.clone(),
@@ -163,29 +175,10 @@ impl Node {
 
     /// A call's answer with its receipt.
     fn executed(&self, terms: &protocol::agreement::Agreement, agent: &Agent, method: &str, params: &[u8], ran: Ran) -> Executed {
-        let receipt = self.receipt(terms, agent, method, params, &ran);
+        let charged = charged(agent.outline.id, method, params, &ran.answered);
+        let receipt = self.receipt(terms, charged, ran.total, ran.at);
         let Answered { outcome, operation, usage, .. } = ran.answered;
         Executed { outcome, operation, usage, receipt: Some(receipt.into()) }
-    }
-
-    fn receipt(&self, terms: &protocol::agreement::Agreement, agent: &Agent, method: &str, params: &[u8], ran: &Ran) -> Signed<Receipt> {
-        let total: Usage = ran.total;
-        let receipt = Receipt {
-            header: Header::new::<Receipt>(&self.mesh_id, Timestamp::now(), RECEIPT_VALIDITY),
-            agreement: terms.id,
-            provider: self.owner,
-            operation: ran.answered.operation,
-            agent: agent.outline.id,
-            method: method.into(),
-            params: Digest::sha256(params),
-            result: result_digest(&ran.answered.outcome),
-            usage: ran.answered.usage,
-            total,
-            price: terms.pricing.price(&total).unwrap_or_default(),
-            currency: terms.pricing.currency.clone(),
-            trace: ran.at,
-        };
-        Signed::sign(receipt, &[&self.owner_key])
     }
 
     /// Proves an operation to the consumer under whose agreement it ran; nobody else learns of it.

@@ -1,11 +1,11 @@
 //! The one way to write: a commit and its trace entry become durable together, or neither does.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::future;
 use parking_lot::Mutex;
 use protocol::{AgreementId, Code, Did, MeshId, OperationId, Problem, Timestamp, entry, entry::Action, merkle};
-use store::{Append, Commit, Committed, Committer, Store};
+use store::{Append, Commit, Committed, Committer, Kind, RecordWrite, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,8 @@ pub(crate) struct Journal {
     mesh: MeshId,
     /// Commits whose loss in a crash the next one makes good.
     waiting: Arc<Mutex<Vec<Commit>>>,
+    /// Records of which only the newest counts, by their ids, with their numbers.
+    newest: Arc<Mutex<HashMap<(Kind, String), (u64, RecordWrite)>>>,
     flushing: Arc<tokio::sync::Mutex<()>>,
     /// The length of the trace, for those who follow it.
     grown: watch::Sender<u64>,
@@ -51,6 +53,7 @@ impl Journal {
             store,
             mesh,
             waiting: Arc::default(),
+            newest: Arc::default(),
             flushing: Arc::default(),
             grown: watch::Sender::new(0),
         }
@@ -110,11 +113,25 @@ impl Journal {
         }
     }
 
+    /// Puts a record soon, together with others, without anybody waiting: only for what its next version makes good if a crash
+    /// takes it. Of those that wait the one of the largest number is put; there are as many as agreements in use.
+    pub(crate) fn keep_newest(&self, record: RecordWrite, number: u64) {
+        let mut newest = self.newest.lock();
+        let waits = newest.entry((record.kind, record.id.clone())).or_insert_with(|| (number, record.clone()));
+        if waits.0 <= number {
+            *waits = (number, record);
+        }
+    }
+
     /// Commits what waits.
     pub(crate) async fn flush(&self) {
         // One at a time, so that an older receipt never lands on a newer one.
         let flushing = Arc::clone(&self.flushing).lock_owned().await;
-        let waiting = std::mem::take(&mut *self.waiting.lock());
+        let mut waiting = std::mem::take(&mut *self.waiting.lock());
+        let records: Vec<_> = self.newest.lock().drain().map(|(_, (_, record))| record).collect();
+        if !records.is_empty() {
+            waiting.push(Commit { records, ..Commit::default() });
+        }
         if waiting.is_empty() {
             return;
         }

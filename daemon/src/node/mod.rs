@@ -9,6 +9,7 @@
 //! outside      what calls reach: the web, other agents
 //! agents       who lives here                         plugins      what they run
 //! agreements   what is owed, and metered              directory    who offers what
+//! settle       receipts that both parties have signed, and statements
 //! custody      what nodes of one owner hold for one another        moving       agents that change their home
 //! ```
 
@@ -35,6 +36,7 @@ mod rank;
 mod revoked;
 mod routes;
 pub(crate) mod run;
+mod settle;
 mod sharing;
 mod snapshots;
 mod templates;
@@ -108,6 +110,7 @@ pub(crate) struct Parts {
     pub(crate) policy: Policy,
     pub(crate) pricing: protocol::agreement::Pricing,
     pub(crate) limits: protocol::api::Limits,
+    pub(crate) max_unacknowledged: u64,
     pub(crate) share: Share,
     /// How often a webhook's delivery is tried.
     pub(crate) webhook_attempts: u32,
@@ -222,7 +225,7 @@ impl Node {
                 mesh_id.clone(),
                 (parts.allowed, Revoked::open(journal.clone()).await?),
             ),
-            agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner).await?,
+            agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner, parts.max_unacknowledged).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),
             api_keys: ApiKeys::new(journal.clone(), owner),

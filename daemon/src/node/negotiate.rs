@@ -174,7 +174,7 @@ impl Node {
         {
             contract = self.agreements.keep(caller, answer).await?;
         }
-        Ok(self.agreements.show(&contract))
+        self.with_receipts(&contract, self.agreements.show(&contract)).await
     }
 
     /// This node's owner moves an agreement on, and the other party is told.
@@ -210,7 +210,9 @@ impl Node {
             self.tasks.spawn(async move {
                 let told = async {
                     let home = node.home_of(&terms.agent, Some(&contract)).await?;
-                    node.ask_home(home, &terms.agent, request, &caller.request_id, PATIENCE).await
+                    node.ask_home(home, &terms.agent, request, &caller.request_id, PATIENCE).await?;
+                    // At its end both sides have the same last receipt.
+                    if to == Status::Closed { node.settle_receipts(&contract, &caller.request_id).await.map(|_| ()) } else { Ok(()) }
                 };
                 tokio::select! {
                     () = node.stopping.cancelled() => {}
@@ -242,11 +244,24 @@ impl Node {
         if by != theirs.0 || (from != theirs.1 && !moved) {
             return Err(Problem::new(Code::NotAuthorized, "only the other party of an agreement moves it on"));
         }
-        self.agreements.apply(&caller(by), &contract, sealed).await
+        let closes = opened.document().to == Status::Closed;
+        self.agreements.apply(&caller(by), &contract, sealed).await?;
+        if closes && terms.consumer == self.owner {
+            let (node, caller) = (self.clone(), caller(by));
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    () = node.stopping.cancelled() => {}
+                    settled = node.settle_receipts(&contract, &caller.request_id) => if let Err(problem) = settled {
+                        tracing::warn!(agreement = %terms.id, %problem, "closed without a last settlement");
+                    }
+                }
+            });
+        }
+        Ok(())
     }
 
     /// An agreement about an agent that moved goes on where the agent is.
-    fn require_at_home(&self, terms: &Agreement) -> Result<(), Problem> {
+    pub(super) fn require_at_home(&self, terms: &Agreement) -> Result<(), Problem> {
         match self.whereabouts.find(&terms.agent.to_string()) {
             Some((id, there)) if terms.provider == self.owner => Err(there.told(&id.to_string())),
             _ => Ok(()),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use protocol::{
-    AgentId, AgreementId, Code, Digest, OperationId, Problem, Timestamp, Usage, advert::Effect, agreement::Window, api::Limits,
-    entry::Action, receipt::Position, wire,
+    AgentId, AgreementId, Code, Digest, OperationId, Problem, Timestamp, Usage, advert::Effect, api::Limits, entry::Action,
+    receipt::Position, wire,
 };
 use serde::{Deserialize, Serialize};
 use store::{Answer, Commit, Rejected, StateWrites, Write};
@@ -24,11 +24,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Caller, Node,
     agents::{Agent, Life, Presence, not_here},
-    agreements::Held,
+    agreements::{Held, sums},
     journal::Note,
     logs::OfCall,
     moving::on_the_move,
     outside::{Reach, check_chain},
+    settle::charged,
 };
 
 /// How long the answer to an idempotency key is kept: a day, in seconds.
@@ -54,8 +55,8 @@ pub(crate) struct Ran {
     pub(crate) answered: Answered,
     /// Where it stands in the trace, this node's or that of an earlier home of the agent.
     pub(crate) at: Position,
-    /// The agreement's usage after it.
-    pub(crate) total: Usage,
+    /// The agreement's usage after it, and what of it passed limits.
+    pub(crate) total: (Usage, Usage),
 }
 
 /// The part that is kept for repetitions.
@@ -227,6 +228,8 @@ impl Node {
         let commit = Commit {
             state: (!writes.is_empty()).then_some(StateWrites { agent: state, writes, quota: Some(quota(&run.agent)) }),
             charge: run.held.as_ref().map(|held| held.charge(answered.usage)),
+            // So that the receipt can be made again, should nobody get it.
+            records: agreement.map(|id| charged(agent, &run.method, &run.params, &answered).record(id)).into_iter().collect(),
             answer: once.as_ref().map(|once| Answer {
                 scope: once.scope.clone(),
                 key: once.key.clone(),
@@ -243,8 +246,8 @@ impl Node {
             if let Err(store::Error::Rejected(Rejected::StateFull { .. })) = &committed {
                 return (committed, Some((run, turn)));
             }
-            if let (Ok(_), Some(held)) = (&committed, run.held) {
-                held.settle(usage);
+            if let (Ok(committed), Some(held)) = (&committed, run.held) {
+                held.settle(usage, committed.overage.unwrap_or_default());
             }
             drop(turn);
             (committed, None)
@@ -260,7 +263,7 @@ impl Node {
         match committed {
             Ok(committed) => {
                 let at = Position { log: self.node_id, index: committed.index.unwrap_or_default(), leaf };
-                Ok(Ran { answered, at, total: committed.total.unwrap_or_default() })
+                Ok(Ran { answered, at, total: (committed.total.unwrap_or_default(), committed.overage.unwrap_or_default()) })
             }
             Err(store::Error::Rejected(Rejected::Duplicate)) => {
                 let lost = || Problem::new(Code::Conflict, "another call with this idempotency key is under way; try again");
@@ -311,8 +314,8 @@ impl Node {
         let at = self.position_of(&answered).await?;
         let total = match agreement {
             // From the store, like the answer: the meter in memory counts a call a moment after it is durable.
-            Some(id) => store.usage(&id).await?.into_iter().find(|(bucket, _)| bucket == Window::Total.as_str()).unwrap_or_default().1,
-            None => Usage::default(),
+            Some(id) => sums(&store.usage(&id).await?),
+            None => <(Usage, Usage)>::default(),
         };
         Ok(Some(Ran { answered, at, total }))
     }
@@ -322,10 +325,7 @@ impl Node {
         if let Some(at) = answered.at {
             return Ok(at);
         }
-        let logged = self.journal.store().entry_of(&answered.operation).await?;
-        let missing = || Problem::new(Code::StoreFailed, format!("operation {} is missing from the trace", answered.operation));
-        let logged = logged.ok_or_else(missing)?;
-        Ok(Position { log: self.node_id, index: logged.index, leaf: logged.leaf })
+        self.logged_at(&answered.operation).await
     }
 
     /// A kept answer that says where its operation stands, for the node that will give it from now on.

@@ -116,8 +116,29 @@ pub struct Charge {
     pub agreement: AgreementId,
     /// What was used. Sums saturate at 2⁶³ - 1.
     pub usage: Usage,
-    /// Names (`total`, `1d:20415`) and the most that may be in each: no quantity of a bucket ever passes its cap.
-    pub buckets: Vec<(String, Usage)>,
+    /// Where it counts.
+    pub buckets: Vec<Bucket>,
+}
+
+/// The bucket to which a charge adds what it used beyond a limit of any other, of each quantity where it is the most.
+pub const OVERAGE: &str = "overage";
+
+/// A sum of usage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its name: `total`, `1d:20415`.
+    pub name: String,
+    /// What passes it is overage.
+    pub limit: Usage,
+    /// The most that may be in it: no quantity ever passes its cap.
+    pub cap: Usage,
+}
+
+impl Bucket {
+    /// One without limit or cap.
+    pub fn unlimited(name: impl Into<String>) -> Self {
+        Self { name: name.into(), limit: Usage::UNLIMITED, cap: Usage::UNLIMITED }
+    }
 }
 
 /// Puts a record, or deletes it.
@@ -239,6 +260,8 @@ kinds! {
     Webhook = 21, "webhook";
     /// Events that a webhook was not told, by webhook and index.
     DeadLetter = 22, "dead_letter";
+    /// What the newest receipt of an agreement says beside its totals, written with the charge.
+    Charged = 23, "charged";
 }
 
 /// How a commit came out.
@@ -248,6 +271,8 @@ pub struct Committed {
     pub index: Option<u64>,
     /// What is in the charge's first bucket after it.
     pub total: Option<Usage>,
+    /// What of all that was charged was overage, this charge included.
+    pub overage: Option<Usage>,
 }
 
 /// Why a commit was not made. Nothing of it was; the others of its group were.
@@ -322,7 +347,7 @@ impl Commit {
     fn names(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let state = self.state.iter().flat_map(|state| &state.writes).map(|write| ("a key", write.key.len()));
         let records = self.records.iter().map(|record| ("a record's id", record.id.len()));
-        let buckets = self.charge.iter().flat_map(|charge| &charge.buckets).map(|(bucket, _)| ("a bucket's name", bucket.len()));
+        let buckets = self.charge.iter().flat_map(|charge| &charge.buckets).map(|bucket| ("a bucket's name", bucket.name.len()));
         let retired = self.retire.iter().map(|(_, bucket)| ("a bucket's name", bucket.len()));
         let answer = self.answer.iter().map(|answer| ("an idempotency key", answer.scope.len() + answer.key.len()));
         state.chain(records).chain(buckets).chain(retired).chain(answer)

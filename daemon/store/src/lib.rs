@@ -29,8 +29,8 @@ use protocol::{AgentId, AgreementId, OperationId, Usage, merkle::Hash};
 pub use crate::{
     blobs::{Blobs, Expected, Partial},
     commit::{
-        Answer, Append, Charge, Commit, Committed, Held, Kind, MAX_NAME, MAX_VALUE, RecordWrite, Rejected, StateWrites, Tracking, TreeNode,
-        Write,
+        Answer, Append, Bucket, Charge, Commit, Committed, Held, Kind, MAX_NAME, MAX_VALUE, OVERAGE, RecordWrite, Rejected, StateWrites,
+        Tracking, TreeNode, Write,
     },
     committer::Committer,
     error::Error,

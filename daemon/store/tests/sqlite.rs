@@ -13,7 +13,7 @@ use std::{
 
 use protocol::{AgentId, AgreementId, Code, OperationId, Usage, merkle::leaf_hash};
 use rusqlite::Connection;
-use store::{Append, Charge, Commit, Committer, Error, Held, Kind, RecordWrite, Sqlite, StateWrites, Store, Tracking, Write};
+use store::{Append, Bucket, Charge, Commit, Committer, Error, Held, Kind, RecordWrite, Sqlite, StateWrites, Store, Tracking, Write};
 use tokio::task::JoinSet;
 
 fn place() -> (tempfile::TempDir, PathBuf) {
@@ -102,7 +102,7 @@ async fn commit_until_killed(path: &Path) {
                 let entry = operation.to_string().into_bytes();
                 let write = Write { key: operation.to_string(), value: Some(entry.clone()) };
                 let usage = Usage { calls: 1, ..Usage::default() };
-                let buckets = vec![("total".to_owned(), Usage::UNLIMITED)];
+                let buckets = vec![Bucket::unlimited("total")];
                 let commit = Commit {
                     state: Some(StateWrites { agent, writes: vec![write], quota: None }),
                     charge: Some(Charge { agreement, usage, buckets }),

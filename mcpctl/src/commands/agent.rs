@@ -293,9 +293,10 @@ impl SpawnArguments {
         }
         let free = Pricing::free();
         Ok(Some(Pricing {
-            currency: self.currency.clone().unwrap_or(free.currency),
+            currency: self.currency.clone().unwrap_or_else(|| free.currency.clone()),
             per_call: self.price_per_call.unwrap_or(free.per_call),
             per_million_fuel: self.price_per_million_fuel.unwrap_or(free.per_million_fuel),
+            ..free
         }))
     }
 }

@@ -10,7 +10,9 @@ use protocol::{
     AgentId, AgreementId, Client, NodeId, Problem, Timestamp,
     agreement::{Bundle, Limit, Reason},
     api::{AgreementOutline, AgreementState, Close, List, Propose, Step},
+    document::Sealed,
     error::Code,
+    statement::Statement,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,7 @@ use crate::{
 };
 
 mod prose;
+pub(crate) mod statement;
 pub(crate) mod terms;
 pub(crate) mod verify;
 
@@ -74,9 +77,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: terms::Policy,
     },
-    /// Verify an agreement's documents offline: signatures, transitions, receipt
+    /// Show what an agreement has used, what is left, and up to which receipt both have signed
+    Usage {
+        /// The agreement
+        id: AgreementId,
+    },
+    /// State all that can be shown of an agreement, signed as a whole, for 'agreement verify'
+    Statement(statement::Arguments),
+    /// Verify an agreement's documents offline: signatures, transitions, receipts
     Verify {
-        /// What 'agreement show -o FILE' wrote, or '-' for stdin
+        /// What 'agreement statement' or 'agreement show -o FILE' wrote, or '-' for stdin
         file: PathBuf,
     },
 }
@@ -132,9 +142,12 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             }
             output.show(&state, prose::describe)
         }
+        Command::Usage { id } => statement::usage(id, client, output).await,
+        Command::Statement(arguments) => statement::run(arguments, client, output).await,
         Command::Verify { file } => {
             let shown: Shown = input::document(&file, "an agreement with its signatures, as 'agreement show -o' writes it")?;
             let bundle = match shown {
+                Shown::Statement(sealed) => return output.show(&statement::verify(sealed, Timestamp::now())?, statement::describe),
                 Shown::State { bundle } | Shown::Bundle(bundle) => bundle,
             };
             output.show(&verify::verify(bundle, Timestamp::now())?, verify::describe)
@@ -150,10 +163,11 @@ async fn close(StepArguments { id, note }: StepArguments, reason: Reason, client
     change(id, "close", &Close { reason, note }, client, output).await
 }
 
-/// A bundle alone, or as `agreement show --json` prints it.
+/// A statement, a bundle alone, or one as `agreement show --json` prints it.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Shown {
+    Statement(Sealed<Statement>),
     State { bundle: Bundle },
     Bundle(Bundle),
 }

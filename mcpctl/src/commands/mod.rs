@@ -16,6 +16,7 @@ pub(crate) mod mesh;
 pub(crate) mod netcheck;
 pub(crate) mod peers;
 pub(crate) mod plugin;
+pub(crate) mod receipt;
 pub(crate) mod revoke;
 pub(crate) mod status;
 pub(crate) mod swarm;
@@ -36,7 +37,7 @@ fn rtt(microseconds: Option<u64>) -> String {
 
 /// What a call costs, in one phrase.
 fn pricing(pricing: &Pricing) -> String {
-    let Pricing { currency, per_call, per_million_fuel } = pricing;
+    let Pricing { currency, per_call, per_million_fuel, .. } = pricing;
     match (per_call.is_zero(), per_million_fuel.is_zero()) {
         (true, true) => "free".into(),
         (false, true) => format!("{per_call} {currency}/call"),

@@ -193,7 +193,7 @@ fn verify_receipt(state: &AgreementState, calls: u64) -> Result<Signed<Receipt>,
     receipt.require(terms.provider)?;
     let said = receipt.document();
     let Usage { calls: counted, .. } = said.total;
-    let holds = said.agreement == terms.id && counted == calls && terms.pricing.price(&said.total) == Some(said.price);
+    let holds = said.agreement == terms.id && counted == calls && said.check(terms).is_ok();
     if holds {
         Ok(receipt)
     } else {

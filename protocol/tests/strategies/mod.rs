@@ -2,7 +2,7 @@
 
 use proptest::{collection::vec, option, prelude::*, sample};
 use protocol::{
-    AgentId, AgreementId, Code, Did, Digest, Document, Header, Key, MeshId, NodeId, OperationId, Timestamp, Usage,
+    AgentId, AgreementId, Code, Did, Digest, Document, Header, Key, MeshId, NodeId, OperationId, Signed, Timestamp, Usage,
     advert::{Advert, Effect, Method, Offered, Service},
     agreement::{Agreement, AtLimit, Limit, PerCall, Pricing, Quantity, Reason, Status, Transition, Window},
     entry::{self, Action, Entry},
@@ -66,7 +66,15 @@ pub(crate) fn headers<D: Document>() -> impl Strategy<Value = Header> {
 }
 
 pub(crate) fn pricings() -> impl Strategy<Value = Pricing> {
-    (texts(), decimals(), decimals()).prop_map(|(currency, per_call, per_million_fuel)| Pricing { currency, per_call, per_million_fuel })
+    let overage = (option::of(decimals()), option::of(decimals()), option::of(any::<u32>()));
+    (texts(), decimals(), decimals(), overage).prop_map(|(currency, per_call, per_million_fuel, overage)| Pricing {
+        currency,
+        per_call,
+        per_million_fuel,
+        overage_per_call: overage.0,
+        overage_per_million_fuel: overage.1,
+        overage_percent: overage.2,
+    })
 }
 
 /// JSON as schemas hold it.
@@ -187,9 +195,9 @@ pub(crate) fn transitions() -> impl Strategy<Value = Transition> {
 
 pub(crate) fn receipts() -> impl Strategy<Value = Receipt> {
     let trace = (nodes(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(log, index, leaf)| Position { log, index, leaf });
-    let call = (texts(), digests(), digests(), usages(), usages());
+    let call = (texts(), digests(), digests(), usages(), usages(), usages());
     (headers::<Receipt>(), dids(), call, decimals(), texts(), trace).prop_map(
-        |(header, provider, (method, params, result, usage, total), price, currency, trace)| Receipt {
+        |(header, provider, (method, params, result, usage, total, overage), price, currency, trace)| Receipt {
             header,
             agreement: AgreementId::new(),
             provider,
@@ -199,7 +207,9 @@ pub(crate) fn receipts() -> impl Strategy<Value = Receipt> {
             params,
             result,
             usage,
+            sequence: total.calls,
             total,
+            overage,
             price,
             currency,
             trace,
@@ -253,14 +263,14 @@ pub(crate) fn entries() -> impl Strategy<Value = Entry> {
 }
 
 pub(crate) fn executes() -> impl Strategy<Value = Execute> {
-    (texts(), vec(any::<u8>(), 0..200), any::<bool>(), option::of(texts()), option::of(digests()), 0..4_usize).prop_map(
+    (texts(), vec(any::<u8>(), 0..200), any::<bool>(), option::of(texts()), option::of(receipts()), 0..4_usize).prop_map(
         |(method, params, agreement, idempotency_key, acknowledged, chain)| Execute {
             agent: AgentId::new(),
             method,
             params: params.into(),
             agreement: agreement.then(AgreementId::new),
             idempotency_key,
-            acknowledged,
+            acknowledged: acknowledged.map(|receipt| Signed::sign(receipt, &[&Key::from_seed(&[7; 32])]).into()),
             chain: std::iter::repeat_with(AgentId::new).take(chain).collect(),
         },
     )

@@ -41,8 +41,13 @@ pub(crate) struct Pair {
 impl Pair {
     /// A provider whose policy is `accept`.
     pub(crate) async fn new(accept: &str) -> Self {
+        Self::with(&[("agreements.accept", accept)]).await
+    }
+
+    /// A provider with these settings.
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
         let (cluster, bootstrap) = Cluster::with_bootstrap().await;
-        let provider = cluster.node("provider").set("agreements.accept", accept).join().await;
+        let provider = settings.iter().fold(cluster.node("provider"), |node, (key, value)| node.set(key, value)).join().await;
         let agent = provider.host("counter", "demo", counter()).await;
         let consumer = cluster.node("consumer").join().await;
         consumer.discovers("demo.count", "").await;

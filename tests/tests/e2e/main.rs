@@ -17,6 +17,7 @@ mod moving;
 mod nested;
 mod plugins;
 mod proofs;
+mod receipts;
 mod revoked;
 mod rogue;
 mod snapshots;

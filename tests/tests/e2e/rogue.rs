@@ -8,6 +8,7 @@ use protocol::{
     AgreementId, Code, Header, Key, NodeId, Problem, Signed, SignedDuration, Timestamp,
     agreement::{Agreement, AtLimit, Limit, PerCall, Pricing, Quantity, Window},
     document::Sealed,
+    receipt::Receipt,
     wire::{Announcement, Execute, Executed, Request, Response},
 };
 use tests::PATIENCE;
@@ -96,13 +97,22 @@ impl Rogue {
 
     /// Calls the counter under an agreement.
     pub(crate) async fn count(&self, agreement: Option<AgreementId>) -> Result<Executed, Problem> {
+        self.count_with(agreement, None).await
+    }
+
+    /// The same, with a receipt that it has signed, or claims to have.
+    pub(crate) async fn count_with(
+        &self,
+        agreement: Option<AgreementId>,
+        acknowledged: Option<Sealed<Receipt>>,
+    ) -> Result<Executed, Problem> {
         let execute = Execute {
             agent: self.pair.agent,
             method: "count".into(),
             params: "{}".into(),
             agreement,
             idempotency_key: None,
-            acknowledged: None,
+            acknowledged,
             chain: Vec::new(),
         };
         match self.ask(Request::Execute(execute)).await? {

@@ -58,7 +58,7 @@ fn a_call_counts_in_the_day_in_which_it_was_reserved() {
     let mut meter = meter(&[("calls", "1/1d"), ("days", "9")]);
     let (today, tomorrow) = (Window::Day.bucket(now()), Window::Day.bucket(after(DAY)));
     let late = meter.reserve(now()).expect("today's");
-    assert_eq!(late.buckets.iter().map(|(name, caps)| (name.as_str(), caps.calls)).next_back(), Some((today.as_str(), 1)));
+    assert_eq!(late.stretches.iter().map(|stretch| (stretch.bucket.as_str(), stretch.cap.calls)).next_back(), Some((today.as_str(), 1)));
     let early = meter.reserve(after(DAY)).expect("tomorrow's");
     meter.settle(late, usage(1, 7, 0, 0));
     meter.settle(early, usage(1, 5, 0, 0));
@@ -68,6 +68,19 @@ fn a_call_counts_in_the_day_in_which_it_was_reserved() {
     // A day that has passed is forgotten.
     meter.reserve(after(2 * DAY)).map(|reservation| meter.release(reservation)).expect("the day after's");
     assert_eq!((meter.used(&today), meter.used(&tomorrow), meter.buckets.len()), (Usage::default(), Usage::default(), 2));
+}
+
+/// A restart after the clock was set back, and then time goes on: what was used in the hour to come is still used.
+#[test]
+fn hours_to_come_are_not_forgotten() {
+    let terms = terms("trial", &[("calls", "2/1h"), ("days", "9")]);
+    let later = Window::Hour.bucket(after(3_600));
+    let mut meter = Meter::new(&terms, [(later.clone(), usage(2, 0, 0, 0))]);
+    meter.reserve(now()).map(|reservation| meter.settle(reservation, usage(1, 0, 0, 0))).expect("this hour's");
+    assert_eq!(meter.used(&later).calls, 2);
+    assert!(matches!(meter.reserve(after(3_600)), Err(Denied::Exhausted { under_way: false, max: 2, .. })));
+    meter.reserve(after(7_200)).map(|reservation| meter.release(reservation)).expect("the next one's");
+    assert_eq!(meter.used(&later), Usage::default(), "what has passed is forgotten");
 }
 
 #[test]
@@ -106,14 +119,54 @@ fn what_passes_the_grant_is_the_providers() {
 }
 
 #[test]
-fn overage_counts_and_never_denies() {
-    let mut meter = meter(&[("calls", "1/total"), ("call_fuel", "10"), ("fuel", "1/1h"), ("at_limit", "overage")]);
-    for _ in 0..5 {
-        let reservation = meter.reserve(now()).expect("overage");
-        assert!(reservation.buckets.iter().all(|(_, caps)| *caps == Usage::UNLIMITED));
+fn overage_has_a_cap_of_its_own() {
+    let mut terms = terms("trial", &[("calls", "4/total"), ("call_fuel", "10"), ("fuel", "20/1h"), ("at_limit", "overage")]);
+    terms.pricing.overage_percent = Some(50);
+    let mut meter = Meter::new(&terms, []);
+    for granted in [10, 10, 10] {
+        let reservation = meter.reserve(now()).expect("within the limit, or overage");
+        let of = |stretch: &Stretch| (stretch.limit.fuel, stretch.cap.fuel);
+        assert_eq!(reservation.stretches.iter().map(of).next_back(), Some((20, 30)));
+        assert_eq!(reservation.granted.fuel, granted);
         meter.settle(reservation, usage(1, 10, 0, 0));
     }
-    assert_eq!((meter.total(), meter.used(&Window::Hour.bucket(now())).fuel), (usage(5, 50, 0, 0), 50));
+    // By the hour 30 is the most, in all it is 6 calls.
+    assert!(matches!(meter.reserve(now()), Err(Denied::Exhausted { window: Window::Hour, max: 30, .. })));
+    for _ in 0..3 {
+        meter.reserve(after(3_600)).map(|reservation| meter.settle(reservation, usage(1, 1, 0, 0))).expect("the next hour's");
+    }
+    assert!(matches!(meter.reserve(after(3_600)), Err(Denied::Exhausted { window: Window::Total, max: 6, .. })));
+    terms.pricing.overage_percent = None;
+    assert_eq!(terms.hard_caps(Window::Total).calls, 8, "by as much again, if nothing is said");
+}
+
+#[test]
+fn exposure_is_bounded_until_the_consumer_signs() {
+    let mut meter = meter(&[("calls", "100/total")]);
+    meter.bound_exposure(2, 0);
+    let one = meter.reserve(now()).expect("the first");
+    meter.settle(one, usage(1, 0, 0, 0));
+    let two = meter.reserve(now()).expect("the second");
+    let denied = meter.reserve(now()).expect_err("one is charged, one under way");
+    assert_eq!(denied, Denied::Unacknowledged { agreement: meter.agreement, unacknowledged: 2, max: 2 });
+    let problem = Problem::from(denied);
+    assert_eq!((problem.code, problem.retry_after), (Code::AgreementUnacknowledged, Some(1)));
+    // What never ran needs no receipt.
+    meter.release(two);
+    let two = meter.reserve(now()).expect("the second again");
+    meter.settle(two, usage(1, 0, 0, 0));
+    assert!(meter.reserve(now()).is_err());
+    meter.acknowledge(1);
+    meter.acknowledge(0);
+    assert_eq!((meter.acknowledged(), meter.unacknowledged()), (1, 1), "an earlier one changes nothing");
+    let three = meter.reserve(now()).expect("the first was signed");
+    meter.settle(three, usage(1, 0, 0, 0));
+    // Restored, it is as it was.
+    let mut restored = Meter::new(&terms("trial", &[("calls", "100/total")]), [(TOTAL.to_string(), meter.total())]);
+    restored.bound_exposure(2, 1);
+    assert!(matches!(restored.reserve(now()), Err(Denied::Unacknowledged { unacknowledged: 2, .. })));
+    restored.acknowledge(3);
+    restored.reserve(now()).map(|reservation| restored.release(reservation)).expect("all is signed");
 }
 
 #[test]
@@ -176,14 +229,14 @@ proptest! {
                 Step::Reserve => match meter.reserve(after(clock)) {
                     Ok(reservation) => {
                         prop_assert!(reservation.granted.within(meter.per_call) && reservation.granted.calls == 1);
-                        caps.extend(reservation.buckets.iter().cloned());
+                        caps.extend(reservation.stretches.iter().map(|stretch| (stretch.bucket.clone(), stretch.cap)));
                         open.push(reservation);
                         prop_assert!(meter.buckets.len() <= 3 + 2 * open.len(), "what is under way bounds the memory");
                     }
                     Err(Denied::Exhausted { quantity, window, max, .. }) => {
                         prop_assert_eq!(quantity.of(&terms.caps(window)), max);
                         let name = window.bucket(meter.latest);
-                        let held = open.iter().filter(|reservation| reservation.buckets.iter().any(|(bucket, _)| *bucket == name));
+                        let held = open.iter().filter(|reservation| reservation.stretches.iter().any(|stretch| stretch.bucket == name));
                         let held = held.map(|reservation| quantity.of(&reservation.granted)).sum::<u64>();
                         prop_assert_eq!(settled.get(&name).map_or(0, |usage| quantity.of(usage)) + held, max, "denied too early");
                     }
@@ -193,8 +246,8 @@ proptest! {
                     let reservation = open.swap_remove(which.index(open.len()));
                     let granted = reservation.granted;
                     let actual = usage(1, part(granted.fuel, fuel), part(granted.wall_us, wall_us), part(granted.egress_bytes, egress));
-                    for (name, _) in &reservation.buckets {
-                        let sum = settled.entry(name.clone()).or_default();
+                    for stretch in &reservation.stretches {
+                        let sum = settled.entry(stretch.bucket.clone()).or_default();
                         *sum = sum.plus(actual);
                     }
                     prop_assert_eq!(meter.settle(reservation, actual), actual);
@@ -203,7 +256,7 @@ proptest! {
                 Step::Settle(..) | Step::Release(_) => {}
             }
             for (name, caps) in &caps {
-                let holds = |reservation: &&Reservation| reservation.buckets.iter().any(|(bucket, _)| bucket == name);
+                let holds = |reservation: &&Reservation| reservation.stretches.iter().any(|stretch| stretch.bucket == *name);
                 let reserved = open.iter().filter(holds).fold(Usage::default(), |sum, reservation| sum.plus(reservation.granted));
                 let sum = settled.get(name).copied().unwrap_or_default();
                 prop_assert!(sum.plus(reserved).within(*caps), "{} over {:?}", name, caps);

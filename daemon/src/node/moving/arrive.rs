@@ -11,7 +11,7 @@ use protocol::{
     snapshot::Snapshot,
     wire,
 };
-use store::{Charge, Commit, Kind, RecordWrite, Rejected};
+use store::{Bucket, Charge, Commit, Kind, RecordWrite, Rejected};
 
 use super::Whereabouts;
 use crate::node::{Caller, Node, agents::Record};
@@ -178,7 +178,7 @@ impl Node {
     async fn take_usage(&self, undertaking: &Undertaking) -> Result<(), Problem> {
         let agreement = self.agreements.verified(undertaking)?;
         for (bucket, usage) in &undertaking.usage {
-            let charge = Charge { agreement, usage: *usage, buckets: vec![(bucket.clone(), protocol::Usage::UNLIMITED)] };
+            let charge = Charge { agreement, usage: *usage, buckets: vec![Bucket::unlimited(bucket.clone())] };
             let commit = Commit { retire: vec![(agreement, bucket.clone())], charge: Some(charge), ..Commit::default() };
             self.journal.keep(commit).await?;
         }

@@ -91,7 +91,7 @@ impl Node {
         self.hand_over_snapshots(outline, to).await?;
         let papers = wire::encode(&Papers {
             agent: outline.clone(),
-            agreements: self.agreements.undertakings(&id).await?,
+            agreements: self.undertakings(&id).await?,
             answers: self.answers_of(&id).await?,
         });
         if papers.len() as u64 > MAX_PAPERS {

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::{apply, at_most, calls, charge, made};
 use crate::{
     Store,
-    commit::{Commit, Rejected},
+    commit::{Bucket, Charge, Commit, Rejected},
     committer::Committer,
     error::Error,
 };
@@ -90,4 +90,32 @@ pub(super) async fn windows_are_retired(store: &dyn Store) {
     let used = [("1h:3".to_owned(), calls(1)), ("total".to_owned(), calls(2))];
     assert_eq!(store.usage(&agreement).await.expect("usage"), used);
     assert_eq!(store.usage(&other).await.expect("usage").len(), 2, "another agreement keeps its own");
+}
+
+/// Each unit counts once, wherever it passes a limit, and nothing passes a cap.
+pub(super) async fn what_passes_a_limit_is_overage(store: &dyn Store) {
+    let agreement = AgreementId::new();
+    let fuel = |calls, fuel| Usage { calls, fuel, ..Usage::default() };
+    let limited = |name: &str, calls, fuel| Bucket { limit: Usage { calls, fuel, ..Usage::UNLIMITED }, ..Bucket::unlimited(name) };
+    let charge = |usage, hour: &str| Charge { agreement, usage, buckets: vec![limited("total", 3, 100), limited(hour, 1, 1_000)] };
+    // Two calls in the first hour, of which it allows one; of the fuel nothing is too much yet.
+    for (usage, hour, overage) in [
+        (fuel(1, 40), "1h:1", fuel(0, 0)),
+        (fuel(1, 40), "1h:1", fuel(1, 0)),
+        // The total's third call; 20 of its fuel pass the limit in all.
+        (fuel(1, 40), "1h:2", fuel(1, 20)),
+        // Beyond both: once.
+        (fuel(1, 5), "1h:2", fuel(2, 25)),
+        (fuel(1, 5), "1h:3", fuel(3, 30)),
+    ] {
+        let made = made(store, Commit { charge: Some(charge(usage, hour)), ..Commit::default() }).await;
+        assert_eq!(made.overage, Some(overage), "{usage:?} in {hour}");
+    }
+    let used = store.usage(&agreement).await.expect("usage");
+    assert!(used.contains(&("overage".to_owned(), fuel(3, 30))) && used.contains(&("total".to_owned(), fuel(5, 130))), "{used:?}");
+    let capped = Bucket { cap: Usage { calls: 5, ..Usage::UNLIMITED }, ..limited("total", 3, 100) };
+    let over = Charge { agreement, usage: fuel(1, 0), buckets: vec![limited("1h:4", 1, 1), capped] };
+    let over = apply(store, Commit { charge: Some(over), ..Commit::default() }).await;
+    assert_eq!(over, Err(Rejected::OverLimit { agreement, bucket: "total".into() }));
+    assert_eq!(store.usage(&agreement).await.expect("usage"), used, "what is refused leaves nothing, no overage either");
 }

@@ -21,7 +21,7 @@ use protocol::{AgentId, AgreementId, Digest, OperationId, Usage, merkle::leaf_ha
 
 use crate::{
     Store,
-    commit::{Answer, Append, Charge, Commit, Committed, Kind, RecordWrite, Rejected, StateWrites, Write},
+    commit::{Answer, Append, Bucket, Charge, Commit, Committed, Kind, RecordWrite, Rejected, StateWrites, Write},
     committer::Committer,
     error::Error,
 };
@@ -40,6 +40,7 @@ pub async fn run<F: AsyncFn() -> Arc<dyn Store>>(open: F) {
     charges::each_quantity_and_bucket_is_limited(&*store).await;
     charges::sums_saturate(&*store).await;
     charges::windows_are_retired(&*store).await;
+    charges::what_passes_a_limit_is_overage(&*store).await;
     state::lists_are_in_byte_order(&*store).await;
     state::views_are_snapshots(&*store).await;
     state::views_do_not_starve_each_other(&*store).await;
@@ -131,7 +132,8 @@ fn append(operation: OperationId) -> Append {
 }
 
 fn charge(agreement: AgreementId, usage: Usage, buckets: &[(&str, Usage)]) -> Charge {
-    Charge { agreement, usage, buckets: buckets.iter().map(|(name, cap)| ((*name).into(), *cap)).collect() }
+    let bucket = |(name, cap): &(&str, Usage)| Bucket { cap: *cap, ..Bucket::unlimited(*name) };
+    Charge { agreement, usage, buckets: buckets.iter().map(bucket).collect() }
 }
 
 fn calls(calls: u64) -> Usage {

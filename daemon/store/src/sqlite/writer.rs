@@ -22,7 +22,7 @@ use super::{
     usage_of,
 };
 use crate::{
-    commit::{Answer, Append, Charge, Commit, Committed, Held, RecordWrite, Rejected, StateWrites, TreeNode},
+    commit::{Answer, Append, Charge, Commit, Committed, Held, OVERAGE, RecordWrite, Rejected, StateWrites, TreeNode},
     error::Error,
 };
 
@@ -151,7 +151,7 @@ impl Batch<'_> {
             let sql = "DELETE FROM usage WHERE agreement = ?1 AND bucket = ?2";
             run(self.connection, sql, (agreement.uuid().as_bytes(), bucket))?;
         }
-        let total = commit.charge.as_ref().map_or(Ok(None), |charge| self.charge(charge))?;
+        let charged = commit.charge.as_ref().map(|charge| self.charge(charge)).transpose()?;
         let index = commit.entry.as_ref().map(|append| self.append(append)).transpose()?;
         if let Some(agent) = &commit.clear_state {
             run(self.connection, "DELETE FROM state WHERE agent = ?1", [agent.uuid().as_bytes()])?;
@@ -169,7 +169,7 @@ impl Batch<'_> {
         for node in &commit.nodes {
             self.node(node)?;
         }
-        Ok(Committed { index, total })
+        Ok(Committed { index, total: charged.and_then(|(total, _)| total), overage: charged.map(|(_, overage)| overage) })
     }
 
     fn answer(&self, answer: &Answer) -> Result<(), Stop> {
@@ -181,23 +181,33 @@ impl Batch<'_> {
         }
     }
 
-    /// Adds to every bucket. What the first holds now.
-    fn charge(&self, charge: &Charge) -> Result<Option<Usage>, Stop> {
-        let mut total = None;
-        for (bucket, cap) in &charge.buckets {
-            let after = self.used(&charge.agreement, bucket)?.plus(charge.usage);
-            if !after.within(*cap) {
-                return Err(Rejected::OverLimit { agreement: charge.agreement, bucket: bucket.clone() }.into());
+    /// Adds to every bucket, and to the overage. What the first holds now, and what the overage is.
+    fn charge(&self, charge: &Charge) -> Result<(Option<Usage>, Usage), Stop> {
+        let (mut total, mut beyond) = (None, Usage::default());
+        for bucket in &charge.buckets {
+            let before = self.used(&charge.agreement, &bucket.name)?;
+            let after = before.plus(charge.usage);
+            if !after.within(bucket.cap) {
+                return Err(Rejected::OverLimit { agreement: charge.agreement, bucket: bucket.name.clone() }.into());
             }
-            let sql = "INSERT OR REPLACE INTO usage (agreement, bucket, calls, fuel, wall_us, egress_bytes)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-            let Usage { calls, fuel, wall_us, egress_bytes } = after;
-            let sums = [calls, fuel, wall_us, egress_bytes].map(stored);
-            run(self.connection, sql, (charge.agreement.uuid().as_bytes(), bucket, sums[0], sums[1], sums[2], sums[3]))?;
+            self.set(&charge.agreement, &bucket.name, after)?;
+            beyond = beyond.max(after.minus(bucket.limit).minus(before.minus(bucket.limit)));
             // As a reader would see it: saturated.
             total = total.or(Some(after.min(CEILING)));
         }
-        Ok(total)
+        let mut overage = self.used(&charge.agreement, OVERAGE)?;
+        if beyond != Usage::default() {
+            overage = overage.plus(beyond).min(CEILING);
+            self.set(&charge.agreement, OVERAGE, overage)?;
+        }
+        Ok((total, overage))
+    }
+
+    fn set(&self, agreement: &AgreementId, bucket: &str, usage: Usage) -> rusqlite::Result<usize> {
+        let sql = "INSERT OR REPLACE INTO usage (agreement, bucket, calls, fuel, wall_us, egress_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let Usage { calls, fuel, wall_us, egress_bytes } = usage;
+        let sums = [calls, fuel, wall_us, egress_bytes].map(stored);
+        run(self.connection, sql, (agreement.uuid().as_bytes(), bucket, sums[0], sums[1], sums[2], sums[3]))
     }
 
     fn used(&self, agreement: &AgreementId, bucket: &str) -> rusqlite::Result<Usage> {

@@ -2,7 +2,7 @@
 
 use protocol::{
     Did, Timestamp,
-    agreement::{Agreement, AtLimit, Limit, PerCall, Pricing, Quantity, Status, Transition, Window},
+    agreement::{Agreement, AtLimit, Limit, OVERAGE_PERCENT, PerCall, Pricing, Quantity, Status, Transition, Window},
     api::AgreementState,
 };
 
@@ -38,7 +38,7 @@ fn agreed(terms: &Agreement, status: Status) -> String {
     };
     let at_limit = match at_limit {
         AtLimit::Deny => "calls are refused",
-        AtLimit::Overage => "calls go on, and are counted and priced",
+        AtLimit::Overage => &beyond(pricing),
     };
     format!(
         "The provider {provider}, on node {provider_node},\n{lets} the consumer {consumer}, on node {consumer_node},\n\
@@ -78,7 +78,18 @@ pub(super) fn one_call(PerCall { fuel, wall_ms, result_bytes }: &PerCall) -> Str
     format!("{} fuel, {wall} of running, {} bytes of result", grouped(*fuel), grouped(*result_bytes))
 }
 
-fn costs(Pricing { currency, per_call, per_million_fuel }: &Pricing) -> String {
+/// What happens beyond a limit.
+fn beyond(pricing: &Pricing) -> String {
+    let Pricing { currency, overage_percent, .. } = pricing;
+    let (per_call, per_million_fuel) = pricing.overage_rates();
+    let percent = overage_percent.unwrap_or(OVERAGE_PERCENT);
+    format!(
+        "calls go on, up to {percent} % of it beyond, where a call costs {per_call} {currency} and a million of fuel \
+         {per_million_fuel} {currency}; then they are refused"
+    )
+}
+
+fn costs(Pricing { currency, per_call, per_million_fuel, .. }: &Pricing) -> String {
     match (per_call.is_zero(), per_million_fuel.is_zero()) {
         (true, true) => "It is free of charge.".into(),
         (false, true) => format!("A call costs {per_call} {currency}."),

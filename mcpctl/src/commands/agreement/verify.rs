@@ -26,8 +26,8 @@ pub(crate) struct Verified {
     verified: bool,
     id: AgreementId,
     mesh: MeshId,
-    status: Status,
-    reason: Option<Reason>,
+    pub(super) status: Status,
+    pub(super) reason: Option<Reason>,
     provider: Did,
     consumer: Did,
     signers: Vec<Did>,
@@ -38,15 +38,27 @@ pub(crate) struct Verified {
     expires_at: Timestamp,
     transitions: Vec<Transition>,
     receipt: Option<Stated>,
+    /// The number of the newest receipt that both signed.
+    pub(super) acknowledged: u64,
+}
+
+impl Verified {
+    /// What was used in all, what of it passed limits, and what that costs; nothing where there is no receipt.
+    pub(super) fn totals(&self) -> (Usage, Usage, Option<Decimal>) {
+        let said = self.receipt.as_ref();
+        said.map(|said| (said.used, said.overage, Some(said.price))).unwrap_or_default()
+    }
 }
 
 /// What the provider stated last.
 #[derive(Debug, Serialize)]
 struct Stated {
-    signed_by: Did,
+    signed_by: Vec<Did>,
+    number: u64,
     at: Timestamp,
     operation: OperationId,
     used: Usage,
+    overage: Usage,
     price: Decimal,
     currency: String,
     trace: protocol::receipt::Position,
@@ -67,7 +79,7 @@ pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem
         progress.apply(&terms, number, transition.document()).map_err(of)?;
         transitions.push(transition.document().clone());
     }
-    let receipt = bundle.receipt.map(|sealed| receipt(sealed, &terms, expect)).transpose()?;
+    let (receipt, acknowledged) = receipts((bundle.receipt, bundle.countersigned), &terms, expect)?;
     if progress.status != Status::Closed && now >= terms.header.expires_at {
         progress = Progress { status: Status::Closed, reason: Some(Reason::Expired), by: None };
     }
@@ -87,6 +99,7 @@ pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem
         methods: terms.methods,
         transitions,
         receipt,
+        acknowledged,
     })
 }
 
@@ -156,38 +169,52 @@ impl Progress {
 }
 
 /// Opens a receipt and holds it against the terms it claims to be under.
-fn receipt(sealed: Sealed<Receipt>, terms: &Agreement, expect: Expect<'_>) -> Result<Stated, Problem> {
+fn receipt(sealed: Sealed<Receipt>, terms: &Agreement, expect: Expect<'_>) -> Result<Signed<Receipt>, Problem> {
     let signed: Signed<Receipt> = sealed.open(expect)?;
-    let receipt = signed.document();
     signed.require(terms.provider)?;
-    let differs = |what: String| Err(Problem::new(Code::ProofFailed, format!("the receipt for {} {what}", receipt.operation)));
-    if receipt.agreement != terms.id {
-        return differs(format!("is of {}, not of {}", receipt.agreement, terms.id));
+    let receipt = signed.document();
+    receipt.check(terms).map_err(|why| Problem::new(Code::ProofFailed, format!("the receipt for {} {why}", receipt.operation)))?;
+    Ok(signed)
+}
+
+/// Opens both receipts of a bundle: what the provider signed last, and the last that the consumer signed too, which may be
+/// the same.
+fn receipts(
+    bundle: (Option<Sealed<Receipt>>, Option<Sealed<Receipt>>),
+    terms: &Agreement,
+    expect: Expect<'_>,
+) -> Result<(Option<Stated>, u64), Problem> {
+    let open = |sealed: Option<Sealed<Receipt>>| sealed.map(|sealed| receipt(sealed, terms, expect)).transpose();
+    let (newest, countersigned) = (open(bundle.0)?, open(bundle.1)?);
+    if let Some(countersigned) = &countersigned {
+        countersigned.require(terms.consumer)?;
+        let wrong = |why: String| Problem::new(Code::ProofFailed, format!("the receipts: {why}"));
+        let newest = newest.as_ref().ok_or_else(|| wrong("there is one that both signed, and not the newest".into()))?.document();
+        newest.check_beside(countersigned.document()).map_err(wrong)?;
+        if newest.sequence < countersigned.document().sequence {
+            return Err(wrong("the one that both signed is newer than the newest".into()));
+        }
     }
-    if receipt.provider != terms.provider || receipt.agent != terms.agent || receipt.trace.log != terms.provider_node {
-        return differs("names another provider, agent or node than the terms".into());
+    let both = |signed: &&Signed<Receipt>| signed.require(terms.consumer).is_ok();
+    let acknowledged = newest.iter().chain(&countersigned).filter(both).map(|signed| signed.document().sequence).max();
+    Ok((newest.as_ref().map(Stated::of), acknowledged.unwrap_or_default()))
+}
+
+impl Stated {
+    fn of(signed: &Signed<Receipt>) -> Self {
+        let receipt = signed.document();
+        Self {
+            signed_by: signed.signers().to_vec(),
+            number: receipt.sequence,
+            at: receipt.header.issued_at,
+            operation: receipt.operation,
+            used: receipt.total,
+            overage: receipt.overage,
+            price: receipt.price,
+            currency: receipt.currency.clone(),
+            trace: receipt.trace,
+        }
     }
-    if !terms.covers(&receipt.method) {
-        return differs(format!("is for {:?}, which the terms don't cover", receipt.method));
-    }
-    if !receipt.usage.within(receipt.total) {
-        return differs("states less in all than for its own operation".into());
-    }
-    let price = terms.pricing.price(&receipt.total);
-    if price != Some(receipt.price) || receipt.currency != terms.pricing.currency {
-        let expected = price.map_or_else(|| "not expressible".into(), |price| price.to_string());
-        let currency = &terms.pricing.currency;
-        return differs(format!("states {} {}; by the terms its usage costs {expected} {currency}", receipt.price, receipt.currency));
-    }
-    Ok(Stated {
-        signed_by: terms.provider,
-        at: receipt.header.issued_at,
-        operation: receipt.operation,
-        used: receipt.total,
-        price: receipt.price,
-        currency: receipt.currency.clone(),
-        trace: receipt.trace,
-    })
 }
 
 /// The findings, for a person.
@@ -211,8 +238,12 @@ pub(crate) fn describe(found: &Verified) -> String {
         ("costs", receipt.map_or_else(String::new, |stated| format!("{} {}", stated.price, stated.currency))),
         (
             "receipt",
-            receipt.map_or_else(String::new, |stated| format!("{} at {}, signed by {}", stated.operation, stated.at, stated.signed_by)),
+            receipt.map_or_else(String::new, |stated| {
+                let signers: Vec<String> = stated.signed_by.iter().map(ToString::to_string).collect();
+                format!("number {}, {} at {}, signed by {}", stated.number, stated.operation, stated.at, signers.join(" and "))
+            }),
         ),
+        ("by both", if found.acknowledged == 0 { "nothing yet".into() } else { format!("up to number {}", found.acknowledged) }),
     ]);
     steps.iter().fold(text, |text, step| format!("{text}  {step}\n"))
 }

@@ -36,7 +36,7 @@ fn case() -> Case {
         template: "standard".into(),
         limits: Vec::new(),
         per_call: PerCall { fuel: 1, wall_ms: 1, result_bytes: 1 },
-        pricing: Pricing { currency: "EUR".into(), per_call: Decimal::new(1, 2), per_million_fuel: Decimal::ZERO },
+        pricing: Pricing { currency: "EUR".into(), per_call: Decimal::new(1, 2), per_million_fuel: Decimal::ZERO, ..Pricing::free() },
         at_limit: AtLimit::Deny,
     };
     Case { provider, consumer, terms }
@@ -45,7 +45,7 @@ fn case() -> Case {
 impl Case {
     fn bundle(&self) -> Bundle {
         let agreement = Signed::sign(self.terms.clone(), &[&self.consumer, &self.provider]).into();
-        Bundle { agreement, transitions: Vec::new(), receipt: Some(self.receipt(|_| {}, &self.provider)) }
+        Bundle { agreement, transitions: Vec::new(), receipt: Some(self.receipt(|_| {}, &self.provider)), countersigned: None }
     }
 
     fn receipt(&self, change: impl FnOnce(&mut Receipt), key: &Key) -> Sealed<Receipt> {
@@ -59,7 +59,9 @@ impl Case {
             params: Digest::sha256(b"{}"),
             result: Digest::sha256(b"[]"),
             usage: Usage { calls: 1, ..Usage::default() },
+            sequence: 12,
             total: Usage { calls: 12, ..Usage::default() },
+            overage: Usage::default(),
             price: Decimal::new(12, 2),
             currency: "EUR".into(),
             trace: Position { log: self.terms.provider_node, index: 11, leaf: [0; 32] },
