@@ -13,7 +13,7 @@ use agreement::policy::{Acceptance, Policy};
 use protocol::{MeshId, agreement::Pricing, api::Setting, credential::Zone, manifest::Import};
 use toml::Value;
 
-use crate::{egress, node::Share};
+use crate::{egress, node::Share, owner};
 
 use self::keys::{KEYS, Key, OTHER_VARIABLES};
 
@@ -86,6 +86,7 @@ pub(crate) struct Config {
     pub(crate) mesh_id: Option<MeshId>,
     /// A file with a join token, for machines that nobody types at.
     pub(crate) join_token_file: Option<PathBuf>,
+    pub(crate) owner: owner::Settings,
     /// Where this node is, in an open mesh.
     pub(crate) zone: Option<Zone>,
     /// How long the credentials are valid that this node issues, if it has the authority's key.
@@ -259,6 +260,7 @@ impl Layers {
             mesh: self.bool("mesh.enabled").then_some(mesh),
             mesh_id: (!self.str("mesh.id").is_empty()).then(|| self.get("mesh.id")).transpose()?,
             join_token_file: Some(self.str("mesh.join_token_file")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            owner: self.owner()?,
             zone: (!self.str("node.zone").is_empty()).then(|| self.get("node.zone")).transpose()?,
             credential_seconds: self.number("mesh.credential_seconds").max(1),
             cpu_percent: self.number("kernel.cpu_percent") as u32,
@@ -282,6 +284,17 @@ impl Layers {
             strange_variables,
             settings: self.settings(),
         })
+    }
+
+    fn owner(&self) -> Result<owner::Settings, Error> {
+        let text = |name| Some(self.str(name)).filter(|text| !text.is_empty());
+        let owner = owner::Settings {
+            pkcs11: text("owner.pkcs11").map(str::to_owned),
+            passphrase_file: text("owner.passphrase_file").map(PathBuf::from),
+        };
+        let wrong = |message| Error::Value { origin: self.0["owner.pkcs11"].1.clone(), message: format!("owner.pkcs11: {message}") };
+        owner.check().map_err(wrong)?;
+        Ok(owner)
     }
 
     fn imports(&self) -> Result<Vec<Import>, Error> {
@@ -400,6 +413,7 @@ mod tests {
         assert!(wrong("", &[("MCP_PROFILE", "desktop")]).contains("server, edge, dev"));
         assert!(wrong("[kernel]\nimports = [\"files\"]", &[]).contains("kernel.imports: \"files\" is not an import: state"));
         assert!(wrong("[kernel]\nhttp_allow = [\"a/b\"]", &[]).contains("kernel.http_allow"));
+        assert!(wrong("[owner]\npkcs11 = \"pkcs11:object=o\"", &[]).contains("module-path"));
         assert!(wrong("", &[("MCP_KERNEL_HTTP_NETWORKS", "10.0.0.0/40")]).contains("kernel.http_networks"));
     }
 }

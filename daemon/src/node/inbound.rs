@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use mesh::Items;
 use protocol::{
     Code, Digest, Expect, Header, NodeId, OperationId, Problem, Signed, Timestamp, Usage,
+    agreement::Agreement,
     document::Sealed,
     entry::{Action, InclusionProof},
     receipt::Receipt,
@@ -129,9 +130,11 @@ impl Node {
         if contract.consumer_node() == from
             && let Some(ran) = self.repeated(id, &agent, &execute.method, execute.idempotency_key.as_deref(), &execute.params).await?
         {
-            return Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran));
+            return self.executed(&terms, &agent, &execute.method, &execute.params, ran).await;
         }
         check_chain(&execute.chain, &execute.agent)?;
+        // What can't be receipted is neither run nor charged.
+        self.owner_key.ready().await?;
         let request = agreement::authorize::Request { caller_node: from, agent: execute.agent, method: &execute.method };
         let held = contract.reserve(&request, Timestamp::now())?;
         let run = Run {
@@ -144,7 +147,7 @@ impl Node {
             chain: execute.chain,
         };
         let ran = self.run(&caller(terms.consumer), run).await?;
-        Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran))
+        self.executed(&terms, &agent, &execute.method, &execute.params, ran).await
     }
 
     /// Runs a call of this node's owner, who comes by way of another of its nodes.
@@ -161,16 +164,21 @@ impl Node {
         Ok(Executed { outcome, operation, usage, receipt: None })
     }
 
-    /// A call's answer with its receipt.
-    fn executed(&self, terms: &protocol::agreement::Agreement, agent: &Agent, method: &str, params: &[u8], ran: Ran) -> Executed {
+    /// A call's answer with its receipt. Without one it isn't given: it is kept, and its receipt is signed when it is asked for
+    /// again.
+    async fn executed(&self, terms: &Agreement, agent: &Agent, method: &str, params: &[u8], ran: Ran) -> Result<Executed, Problem> {
         let receipt = self.receipt(terms, agent, method, params, &ran);
         let Answered { outcome, operation, usage, .. } = ran.answered;
-        Executed { outcome, operation, usage, receipt: Some(receipt.into()) }
+        let receipt = Signed::sign_by(receipt, &self.owner_key).await.map_err(|problem| {
+            let detail = format!("operation {operation} ran, but its receipt can't be signed now: {}", problem.detail);
+            Problem::new(problem.code, detail).hint("call again with the same idempotency key: the answer is kept")
+        })?;
+        Ok(Executed { outcome, operation, usage, receipt: Some(receipt.into()) })
     }
 
-    fn receipt(&self, terms: &protocol::agreement::Agreement, agent: &Agent, method: &str, params: &[u8], ran: &Ran) -> Signed<Receipt> {
+    fn receipt(&self, terms: &Agreement, agent: &Agent, method: &str, params: &[u8], ran: &Ran) -> Receipt {
         let total: Usage = ran.total;
-        let receipt = Receipt {
+        Receipt {
             header: Header::new::<Receipt>(&self.mesh_id, Timestamp::now(), RECEIPT_VALIDITY),
             agreement: terms.id,
             provider: self.owner,
@@ -184,8 +192,7 @@ impl Node {
             price: terms.pricing.price(&total).unwrap_or_default(),
             currency: terms.pricing.currency.clone(),
             trace: ran.at,
-        };
-        Signed::sign(receipt, &[&self.owner_key])
+        }
     }
 
     /// Proves an operation to the consumer under whose agreement it ran; nobody else learns of it.

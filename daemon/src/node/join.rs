@@ -96,7 +96,7 @@ impl Node {
         }
         let keys = self.keys();
         let membership = Arc::new(Membership::new(mesh_id.clone(), self.node_id));
-        membership.hold(Pending { token, grant, node: keys.node.clone(), owner: keys.owner.clone() });
+        membership.hold(Pending { token, grant, node: keys.node.clone(), owner: Arc::clone(&keys.owner) });
         let mut attempts: FuturesUnordered<_> = (0u32..)
             .zip(&mut items)
             .map(async |(turn, item)| {
