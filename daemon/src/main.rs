@@ -61,17 +61,19 @@ fn start(arguments: &Arguments) -> Result<(), Problem> {
     let _ = rustls::crypto::ring::default_provider().install_default();
 
     let directory = Arc::new(DataDir::open(&arguments.data_dir())?);
-    let owner = OwnerKey::open(&directory, &config.owner)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    runtime.block_on(async {
+    let owner = OwnerKey::open(&directory, &config.owner)?;
+    let ran = runtime.block_on(async {
         loop {
             let supervisor = Supervisor::bind(Arc::clone(&directory), config.clone(), owner.clone(), arguments.socket()).await?;
             if supervisor.run(parent.as_ref()).await? == Outcome::Stopped {
                 return Ok(());
             }
         }
-    })
+    });
+    owner.close();
+    ran
 }

@@ -69,6 +69,7 @@ pub(crate) fn run(command: Command, directory: &DataDir, settings: &Settings) ->
             OwnerKey::of(super::Held::Here { key, encrypted: false }, directory.join(FILE).display().to_string())
         }
     };
+    key.close();
     let did = key.did();
     Ok(Shown { did, public_key: did.to_pem(), kept: key.kept(), place: key.0.place.clone(), unavailable: None })
 }
@@ -102,6 +103,7 @@ fn in_token(directory: &DataDir, text: &str) -> Result<OwnerKey, Problem> {
     // As the node will: whoever made a key that can't be found again should hear of it now.
     let token = Token::open(uri)?;
     if token.did() != made {
+        token.close();
         return Err(Problem::new(Code::KeyUnavailable, format!("the token was given the key {made}, and has {}", token.did())));
     }
     keep_elsewhere(directory, &token)?;

@@ -3,7 +3,7 @@
 //! ```text
 //! owner.pkcs11, owner.token ──> token: the key never leaves it, a thread speaks to it
 //! owner.key, encrypted ───────> passphrase from a file, systemd or a terminal
-//! owner.key ──────────────────> made at the first start, if nothing says otherwise
+//! owner.key ──────────────────> made at the first start, if nothing says otherwise; encrypted, if there is a passphrase
 //! ```
 //!
 //! Whatever can't be opened is an error: no other key is ever made, or used, in its place.
@@ -70,7 +70,7 @@ struct Elsewhere {
 }
 
 impl OwnerKey {
-    /// Opens the owner's key, which is made in a plain file where there is none and nothing says where it is. Blocks.
+    /// Opens the owner's key, which is made in a file where there is none and nothing says where it is. Blocks.
     ///
     /// # Errors
     /// `invalid_config`: the passphrase or the PIN is missing or wrong, or the key isn't the one of before;
@@ -92,6 +92,7 @@ impl OwnerKey {
         }
         let token = Token::open(Uri::parse(uri)?)?;
         if let Some(known) = known.filter(|known| known.did != token.did()) {
+            token.close();
             let problem = format!("this node's owner is {}, but the token has the key of {}", known.did, token.did());
             return Err(Problem::new(Code::InvalidConfig, problem).hint("correct owner.pkcs11, or plug in the token of before"));
         }
@@ -103,15 +104,22 @@ impl OwnerKey {
 
     fn in_file(directory: &DataDir, settings: &Settings) -> Result<Self, Problem> {
         let place = directory.join(FILE).display().to_string();
-        let pem = directory.secret(FILE, || Ok(Key::generate().to_pem()))?;
+        let file = settings.passphrase_file.as_deref();
+        let pem = directory.secret(FILE, || {
+            let (key, passphrase) = (Key::generate(), passphrase::provided(file)?);
+            Ok(passphrase.map_or_else(|| key.to_pem(), |passphrase| key.to_encrypted_pem(&passphrase)))
+        })?;
         let encrypted = is_encrypted(&pem);
         let failed = |error: protocol::key::Error| Problem::new(Code::InvalidConfig, format!("{place}: {error}"));
         let key = if encrypted {
-            let passphrase = passphrase::existing(settings.passphrase_file.as_deref())?;
+            let passphrase = passphrase::existing(file)?;
             Key::from_encrypted_pem(&pem, &passphrase).map_err(|error| {
                 failed(error).hint("see that owner.passphrase_file names the file with this key's passphrase; no other key was made")
             })?
         } else {
+            if file.is_some() {
+                tracing::warn!("there is a passphrase for the owner's key, which isn't encrypted: 'mcpctl key encrypt' does it");
+            }
             Key::from_pem(&pem).map_err(failed)?
         };
         Ok(Self::of(Held::Here { key, encrypted }, place))
@@ -146,6 +154,13 @@ impl OwnerKey {
         match &self.0.held {
             Held::Here { .. } => Ok(()),
             Held::Token(token) => token.ready().await,
+        }
+    }
+
+    /// Lets go of the token: to be called before the process ends. Blocks for a moment.
+    pub(crate) fn close(&self) {
+        if let Held::Token(token) = &self.0.held {
+            token.close();
         }
     }
 
@@ -219,14 +234,13 @@ mod tests {
     #[test]
     fn an_encrypted_key_opens_with_its_passphrase_alone() {
         let (place, directory) = directory();
-        let key = Key::generate();
-        let phrase = protocol::Passphrase::read(&b"right"[..]).expect("a passphrase");
-        directory.replace_secret(FILE, &key.to_encrypted_pem(&phrase)).expect("kept");
+        let made = OwnerKey::open(&directory, &Settings { passphrase_file: Some(secret(&place, "right")), ..Settings::default() });
+        let owner = made.expect("made at the first start").did();
         let before = fs::read(directory.join(FILE)).expect("read");
         let open =
             |text: &str| OwnerKey::open(&directory, &Settings { passphrase_file: Some(secret(&place, text)), ..Settings::default() });
         let opened = open("right\n").expect("the passphrase");
-        assert_eq!((opened.did(), opened.kept()), (key.did(), KeyKept::EncryptedFile));
+        assert_eq!((opened.did(), opened.kept()), (owner, KeyKept::EncryptedFile));
         let refused = open("wrong").expect_err("another passphrase");
         assert_eq!(refused.code, Code::InvalidConfig);
         assert!(refused.detail.contains("passphrase is wrong") && refused.hint.is_some(), "{refused}");

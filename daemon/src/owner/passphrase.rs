@@ -45,7 +45,11 @@ pub(super) fn new(file: Option<&Path>) -> Result<Passphrase, Problem> {
     }
 }
 
-fn provided(file: Option<&Path>) -> Result<Option<Passphrase>, Problem> {
+/// The passphrase that was set up, if one was.
+///
+/// # Errors
+/// `invalid_config`: it can't be read.
+pub(super) fn provided(file: Option<&Path>) -> Result<Option<Passphrase>, Problem> {
     if let Some(file) = file {
         check_mode(file)?;
         return read(file).map(Some);

@@ -22,7 +22,7 @@ use super::{passphrase::check_mode, uri::Uri};
 const BY_NAME: &[u8] = b"\x13\x0cedwards25519";
 const BY_IDENTIFIER: &[u8] = b"\x06\x03\x2b\x65\x70";
 
-/// A token's library, loaded once: what loads its own threads and handlers is better not unloaded.
+/// A token's library, as long as it is used.
 #[derive(Debug)]
 pub(super) struct Module {
     library: Pkcs11,
@@ -47,6 +47,8 @@ impl Module {
             problem.hint("module-path names the token's PKCS#11 library, such as /usr/lib/softhsm/libsofthsm2.so")
         };
         let library = Pkcs11::new(&uri.module).map_err(failed)?;
+        // For good: a library that is unloaded may leave handlers behind, for threads' ends and the process's, that crash it.
+        std::mem::forget(library.clone());
         Ok(Self { library, uri, refused: None })
     }
 
@@ -136,6 +138,13 @@ impl Module {
                     .hint("see that it is plugged in, and that the URI names it"))
             }
         }
+    }
+}
+
+impl Drop for Module {
+    /// Before the process ends: what a library has open then, it may look for too late.
+    fn drop(&mut self) {
+        let _ = self.library.clone().finalize();
     }
 }
 

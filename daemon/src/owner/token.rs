@@ -28,22 +28,32 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const FRESH: Duration = Duration::from_secs(1);
 /// After a failure the token is left alone for this long: looking for it may take its time.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long the library may take to close at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// What probes sign; documents begin otherwise (`DSSEv1`), so that no probe is ever the signature of one.
 const PROBE: &[u8] = b"mcp-zero: can this key sign? ";
 
-/// A token's key. Cheap to clone; the session ends with the last one.
+/// A token's key. Cheap to clone; the session ends with the last one, or when it is closed.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     did: Did,
     uri: String,
     orders: mpsc::Sender<Order>,
     signed: Arc<Mutex<Option<Instant>>>,
+    thread: Arc<Mutex<Option<Running>>>,
 }
 
 #[derive(Debug)]
-struct Order {
-    message: Vec<u8>,
-    reply: oneshot::Sender<Result<[u8; 64], Problem>>,
+enum Order {
+    Sign { message: Vec<u8>, reply: oneshot::Sender<Result<[u8; 64], Problem>> },
+    End,
+}
+
+/// The thread, and a channel that ends when it has nothing more to do.
+#[derive(Debug)]
+struct Running {
+    handle: thread::JoinHandle<()>,
+    done: std::sync::mpsc::Receiver<()>,
 }
 
 impl Token {
@@ -52,15 +62,17 @@ impl Token {
         let text = uri.as_str().to_owned();
         let (orders, queue) = mpsc::channel(MAX_WAITING);
         let (told, opened) = std::sync::mpsc::sync_channel(1);
+        let (working, done) = std::sync::mpsc::sync_channel(1);
         let signed = Arc::default();
         let worker = (Arc::clone(&signed), queue);
         let run = move || {
+            let _working: std::sync::mpsc::SyncSender<()> = working;
             // Loaded by the thread that uses it: some libraries are particular about that.
             match Module::load(uri).and_then(|mut module| module.connect().map(|open| (module, open))) {
                 Ok((module, open)) => {
                     let did = open.did;
                     let _ = told.send(Ok(did));
-                    Driver { module, did, open: Some(open), failed: None, signed: worker.0 }.run(worker.1);
+                    Driver { open: Some(open), module, did, failed: None, signed: worker.0 }.run(worker.1);
                 }
                 Err(problem) => {
                     let _ = told.send(Err(problem));
@@ -68,9 +80,25 @@ impl Token {
             }
         };
         let failed = |error: &dyn std::fmt::Display| Problem::new(Code::KeyUnavailable, format!("the token's thread can't start: {error}"));
-        thread::Builder::new().name("token".into()).spawn(run).map_err(|error| failed(&error))?;
-        let did = opened.recv().map_err(|error| failed(&error))??;
-        Ok(Self { did, uri: text, orders, signed })
+        let handle = thread::Builder::new().name("token".into()).spawn(run).map_err(|error| failed(&error))?;
+        match opened.recv().map_err(|error| failed(&error))? {
+            Ok(did) => Ok(Self { did, uri: text, orders, signed, thread: Arc::new(Mutex::new(Some(Running { handle, done }))) }),
+            Err(problem) => {
+                let _ = handle.join();
+                Err(problem)
+            }
+        }
+    }
+
+    /// Ends the session and the thread, whoever holds the key still: a library that is at work while the process ends may crash
+    /// it. Blocks for a moment.
+    pub(super) fn close(&self) {
+        let Some(Running { handle, done }) = self.thread.lock().take() else { return };
+        let told = self.orders.try_send(Order::End).is_ok();
+        // Nothing is ever sent: the channel's end is the message.
+        if told && done.recv_timeout(FAREWELL) == Err(std::sync::mpsc::RecvTimeoutError::Disconnected) {
+            let _ = handle.join();
+        }
     }
 
     pub(super) fn did(&self) -> Did {
@@ -84,7 +112,7 @@ impl Token {
     pub(super) async fn sign(&self, message: &[u8]) -> Result<[u8; 64], Problem> {
         let (reply, answer) = oneshot::channel();
         let signing = async {
-            self.orders.send(Order { message: message.to_vec(), reply }).await.ok()?;
+            self.orders.send(Order::Sign { message: message.to_vec(), reply }).await.ok()?;
             answer.await.ok()
         };
         match tokio::time::timeout(PATIENCE, signing).await {
@@ -109,16 +137,17 @@ impl Token {
 
 /// The thread's own.
 struct Driver {
+    /// Closed before the library is.
+    open: Option<Open>,
     module: Module,
     did: Did,
-    open: Option<Open>,
     failed: Option<(Instant, Problem)>,
     signed: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Driver {
     fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        while let Some(Order { message, reply }) = orders.blocking_recv() {
+        while let Some(Order::Sign { message, reply }) = orders.blocking_recv() {
             // Whoever has stopped waiting doesn't hold up the others.
             if reply.is_closed() {
                 continue;

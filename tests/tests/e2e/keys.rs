@@ -10,7 +10,10 @@ use protocol::{Code, Key, api::OwnerKey};
 use serde_json::{Value, json};
 use tests::{Answer, Cluster, Node, SoftToken, command, run, until, value};
 
-use crate::fixtures::{Pair, counter};
+use crate::{
+    fixtures::{Pair, counter},
+    membership,
+};
 
 /// A file with a secret, for its owner alone.
 fn secret(place: &Path, name: &str, text: &str) -> PathBuf {
@@ -252,4 +255,40 @@ async fn a_node_whose_key_is_in_a_token_never_becomes_another_owner() {
     token.put_back();
     node.restart().await;
     assert_eq!(node.json(&["id"]).await["owner"], owner["did"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_token_signs_for_an_owners_nodes_and_none_enters_a_mesh_without_it() {
+    let cluster = Cluster::new();
+    let authority = membership::founder(&cluster).await;
+    let token = SoftToken::new(&cluster.place().join("hsm"));
+    let ours = |name: &str| cluster.lone_node(name).env("SOFTHSM2_CONF", &token.settings());
+    let (one, two) = (ours("one"), ours("two"));
+    let create = ["key", "create", "--owner", "--pkcs11", &token.uri("owner")];
+    let owner = mcpctl(&one.directory(), Some(&token), &create).await.exits(0).json();
+    fs::create_dir(two.directory()).expect("a new node");
+    fs::copy(one.directory().join("owner.token"), two.directory().join("owner.token")).expect("where the key is");
+    let (mut one, mut two) = (one.start().await, two.start().await);
+
+    let ticket = membership::token(&authority, &["--uses", "2"]).await;
+    token.take_away();
+    let refused = until("the token to be missed", async || {
+        let answer = one.mcpctl(&["join", &ticket, "--json"]).await;
+        // What has just been signed with isn't asked whether it is there.
+        (answer.json()["code"] == "key_unavailable").then_some(answer)
+    });
+    refused.await.exits(1);
+    token.put_back();
+    for node in [&mut one, &mut two] {
+        until("the owner to sign that its node enters", async || {
+            let joined = node.mcpctl(&["join", &ticket, "--json"]).await;
+            (joined.code == Some(0) && joined.json()["member"] == true).then_some(())
+        })
+        .await;
+        node.look_again().await;
+    }
+    assert_eq!((json!(one.identity().owner), json!(two.identity().owner)), (owner["did"].clone(), owner["did"].clone()));
+    let members = authority.json(&["members"]).await;
+    let theirs = members["items"].as_array().expect("a list").iter().filter(|member| member["owner"] == owner["did"]);
+    assert_eq!(theirs.count(), 2, "{members}");
 }
