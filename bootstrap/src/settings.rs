@@ -143,7 +143,7 @@ impl Settings {
     pub(crate) fn config(self, key: Key) -> Result<Config, Error> {
         let papers = Papers::at(&self.data_dir);
         // An entry node owns itself: it has no agreements that an owner would sign.
-        let keys = Keys { node: key.clone(), owner: key.clone() };
+        let keys = Keys { node: key.clone(), owner: std::sync::Arc::new(key.clone()) };
         let token = self.token.as_ref().map(|token| token.as_str());
         let membership = papers.membership(self.mesh.as_ref(), &keys, token, Timestamp::now()).map_err(Error::Membership)?;
         let membership = membership.ok_or_else(|| {

@@ -1,10 +1,15 @@
 //! The command line of `mcpd`.
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use protocol::{Code, Problem, api::OwnerKey};
 
-use crate::{config::Sources, data_dir::DataDir};
+use crate::{
+    config::{Config, Sources},
+    data_dir::DataDir,
+    owner,
+};
 
 /// The MCP-ZERO node: hosts agents, meets other nodes, executes under agreements.
 ///
@@ -30,6 +35,37 @@ pub(crate) struct Arguments {
     /// Ends when the process that started it ends.
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
+    /// Something else than to run the node.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What the program does for `mcpctl`, which tells people of it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Cares for the owner's key of a node that doesn't run.
+    #[command(subcommand, hide = true)]
+    Key(owner::Command),
+}
+
+impl Command {
+    /// Does it; the answer is for a program.
+    pub(crate) fn run(self, arguments: &Arguments) -> Result<OwnerKey, Problem> {
+        let Self::Key(command) = self;
+        let config = Config::load(&arguments.sources()).map_err(|error| Problem::new(Code::InvalidConfig, error.to_string()))?;
+        owner::run(command, &DataDir::open(&arguments.data_dir())?, &config.owner)
+    }
+}
+
+/// Writes an answer as JSON: what was done, or the problem.
+pub(crate) fn answer(answered: Result<OwnerKey, Problem>) -> ExitCode {
+    let text = match &answered {
+        Ok(key) => serde_json::to_string(key),
+        Err(problem) => serde_json::to_string(problem),
+    };
+    // A reader that has left doesn't change what was done.
+    let _ = writeln!(std::io::stdout().lock(), "{}", text.unwrap_or_default());
+    answered.map_or_else(|problem| ExitCode::from(problem.code.exit() as u8), |_| ExitCode::SUCCESS)
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

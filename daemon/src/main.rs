@@ -7,6 +7,7 @@ mod data_dir;
 mod egress;
 mod logging;
 mod node;
+mod owner;
 mod parent;
 mod supervisor;
 
@@ -19,6 +20,7 @@ use crate::{
     arguments::Arguments,
     config::Config,
     data_dir::DataDir,
+    owner::OwnerKey,
     parent::Parent,
     supervisor::{Outcome, Supervisor},
 };
@@ -28,7 +30,11 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == kernel::COMPILE_ARG) {
         return kernel::compile_worker();
     }
-    match start(&Arguments::parse()) {
+    let mut arguments = Arguments::parse();
+    if let Some(command) = arguments.command.take() {
+        return arguments::answer(command.run(&arguments));
+    }
+    match start(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             let mut stderr = std::io::stderr().lock();
@@ -59,12 +65,15 @@ fn start(arguments: &Arguments) -> Result<(), Problem> {
         .enable_all()
         .build()
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    runtime.block_on(async {
+    let owner = OwnerKey::open(&directory, &config.owner)?;
+    let ran = runtime.block_on(async {
         loop {
-            let supervisor = Supervisor::bind(Arc::clone(&directory), config.clone(), arguments.socket()).await?;
+            let supervisor = Supervisor::bind(Arc::clone(&directory), config.clone(), owner.clone(), arguments.socket()).await?;
             if supervisor.run(parent.as_ref()).await? == Outcome::Stopped {
                 return Ok(());
             }
         }
-    })
+    });
+    owner.close();
+    ran
 }

@@ -22,6 +22,7 @@ use crate::{
     data_dir::DataDir,
     egress::Egress,
     node::{Node, Parts, grants::Allowed},
+    owner::OwnerKey,
     parent::Parent,
 };
 
@@ -52,9 +53,13 @@ pub(crate) enum Outcome {
 
 impl Supervisor {
     /// Restores the node and binds its sockets.
-    pub(crate) async fn bind(directory: Arc<DataDir>, config: Config, socket: Option<PathBuf>) -> Result<Self, Problem> {
+    pub(crate) async fn bind(
+        directory: Arc<DataDir>,
+        config: Config,
+        owner_key: OwnerKey,
+        socket: Option<PathBuf>,
+    ) -> Result<Self, Problem> {
         let node_key = directory.key("node.key")?;
-        let owner_key = directory.key("owner.key")?;
         let cache_key = directory.random("cache.key")?;
         let store: Arc<dyn Store> = Arc::new(Sqlite::open(&directory.subdirectory("store")?.join("mcp-zero.sqlite"))?);
         let kernel = kernel::Kernel::new(kernel::Config {
@@ -168,7 +173,7 @@ fn compiler() -> Result<kernel::Compiler, Problem> {
 }
 
 /// Which mesh the node is in, by its papers, its configuration and the token that it may have been given.
-fn membership(directory: &DataDir, config: &Config, node: &Key, owner: &Key) -> Result<Option<Arc<mesh::Membership>>, Problem> {
+fn membership(directory: &DataDir, config: &Config, node: &Key, owner: &OwnerKey) -> Result<Option<Arc<mesh::Membership>>, Problem> {
     let unreadable = |path: &std::path::Path, error: &std::io::Error| {
         Problem::new(Code::InvalidConfig, format!("can't read the join token in {}: {error}", path.display()))
     };
@@ -177,7 +182,7 @@ fn membership(directory: &DataDir, config: &Config, node: &Key, owner: &Key) -> 
         None => std::env::var("MCP_JOIN_TOKEN").ok().filter(|token| !token.is_empty()),
     };
     let given = given.map(zeroize::Zeroizing::new);
-    let keys = mesh::Keys { node: node.clone(), owner: owner.clone() };
+    let keys = mesh::Keys { node: node.clone(), owner: Arc::new(owner.clone()) };
     let papers = mesh::Papers::at(directory.path());
     let membership =
         papers.membership(config.mesh_id.as_ref(), &keys, given.as_ref().map(|token| token.as_str()), protocol::Timestamp::now())?;

@@ -88,7 +88,7 @@ enum Command {
     /// Show or validate the configuration
     #[command(subcommand)]
     Config(config::Command),
-    /// Make API keys and publishers' signing keys
+    /// Make API keys, publishers' signing keys, and the key of a node's owner
     #[command(subcommand)]
     Key(key::Command),
     /// Print a shell's completion script
@@ -193,7 +193,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result {
         Command::Events(arguments) => events::run(arguments, &client, output).await,
         Command::Webhook(command) => webhook::run(command, &client, output).await,
         Command::Config(command) => config::run(command, cli.data_dir.as_deref(), &client, output).await,
-        Command::Key(command) => key::run(command, &client, output).await,
+        Command::Key(command) => key::run(command, cli.data_dir.as_deref(), &client, output).await,
         Command::Completions(arguments) => completions::run(&arguments, Cli::command(), output),
         Command::Devstack(arguments) => devstack::run(arguments, output).await,
     }
@@ -236,6 +236,12 @@ mod tests {
             "mcpctl trace verify --socket /s",
             "mcpctl key create ci --ttl 30d",
             "mcpctl key create --signing publisher.pem",
+            "mcpctl key create --signing publisher.pem --encrypted --passphrase-file f",
+            "mcpctl key create --owner --encrypted --data-dir /d",
+            "mcpctl key create --owner --pkcs11 pkcs11:object=o?module-path=/m.so",
+            "mcpctl key encrypt --passphrase-file f",
+            "mcpctl key export --public",
+            "mcpctl plugin sign --key k.pem --passphrase-file f greeter",
             "mcpctl plugin sign --key k.pem --name docs --release 0.1.0 --imports state,log docs.wasm",
             "mcpctl plugin sign --key k.pem greeter",
             "mcpctl plugin new greeter --language rust",
@@ -260,6 +266,11 @@ mod tests {
             "mcpctl key create",
             "mcpctl key create ci --signing file",
             "mcpctl key create --signing file --ttl 1d",
+            "mcpctl key create ci --owner",
+            "mcpctl key create ci --encrypted",
+            "mcpctl key create --owner --passphrase-file f",
+            "mcpctl key create --owner --encrypted --pkcs11 u",
+            "mcpctl key export",
             "mcpctl agent execute ../id search",
             "mcpctl plugin new greeter --language cobol",
             "mcpctl plugin revoke docs",

@@ -368,6 +368,45 @@ pub struct ApiKey {
     pub expires_at: Option<Timestamp>,
 }
 
+/// How a node keeps its owner's private key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyKept {
+    /// In a file.
+    File,
+    /// In a file, encrypted with a passphrase.
+    EncryptedFile,
+    /// In a token (PKCS#11), which it never leaves.
+    Token,
+}
+
+impl KeyKept {
+    /// As it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::EncryptedFile => "encrypted_file",
+            Self::Token => "token",
+        }
+    }
+}
+
+/// `GET /v1/keys/owner`: the key that signs agreements, transitions, receipts and snapshots.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OwnerKey {
+    /// The owner, named by the public key.
+    pub did: Did,
+    /// The public key: PEM, SubjectPublicKeyInfo.
+    pub public_key: String,
+    /// How the private key is kept.
+    pub kept: KeyKept,
+    /// Where: a file's path, or a token's `pkcs11:` URI.
+    pub place: String,
+    /// Why it can't sign now; none where it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
+}
+
 /// `POST /v1/keys/resolve`: a gateway asks whose key this is. Answered with an [`ApiKey`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ResolveKey {

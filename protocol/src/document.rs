@@ -5,9 +5,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 
 use crate::{
     envelope::{self, Envelope},
-    error::Code,
+    error::{Code, Problem},
     id::MeshId,
     key::{Did, Key},
+    signer::Signer,
 };
 
 /// How far another party's clock may run ahead of ours.
@@ -181,6 +182,14 @@ impl<D: Document> Signed<D> {
         Self { envelope, signers: keys.iter().map(|key| key.did()).collect(), document }
     }
 
+    /// Signs a document by a key that may be elsewhere.
+    ///
+    /// # Errors
+    /// `key_unavailable`: then there is no document.
+    pub async fn sign_by(document: D, signer: &dyn Signer) -> Result<Self, Problem> {
+        Self::sign(document, &[]).countersign_by(signer).await
+    }
+
     /// Verifies signatures, type, version, mesh and validity, in this order.
     pub fn open(envelope: Envelope, expect: Expect<'_>) -> Result<Self, Error> {
         if envelope.payload_type != D::payload_type() {
@@ -203,6 +212,18 @@ impl<D: Document> Signed<D> {
             self.signers.push(key.did());
         }
         self
+    }
+
+    /// Adds a signature over the very same bytes, by a key that may be elsewhere.
+    ///
+    /// # Errors
+    /// `key_unavailable`.
+    pub async fn countersign_by(mut self, signer: &dyn Signer) -> Result<Self, Problem> {
+        if !self.signers.contains(&signer.did()) {
+            self.envelope.countersign_by(signer).await?;
+            self.signers.push(signer.did());
+        }
+        Ok(self)
     }
 
     /// Requires the signature of `party`.

@@ -196,6 +196,13 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
     },
+    /// The owner's key is kept in another way than before, or is another one.
+    Key {
+        /// The owner.
+        owner: Did,
+        /// How the key is kept from now on.
+        kept: crate::api::KeyKept,
+    },
     /// An agreement reached a status.
     Agreement {
         /// The status reached.

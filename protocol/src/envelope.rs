@@ -6,7 +6,11 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
-use crate::key::{Did, Key};
+use crate::{
+    error::Problem,
+    key::{Did, Key},
+    signer::Signer,
+};
 
 /// Parties that may sign one document: two for an agreement, and room for witnesses.
 pub const MAX_SIGNATURES: usize = 8;
@@ -67,6 +71,17 @@ impl Envelope {
     pub fn countersign(&mut self, key: &Key) -> Result<(), Error> {
         let payload = self.decode()?;
         self.push(&payload, key);
+        Ok(())
+    }
+
+    /// Adds a signature over the payload as it stands, by a key that may be elsewhere.
+    ///
+    /// # Errors
+    /// The key can't be used now.
+    pub(crate) async fn countersign_by(&mut self, signer: &dyn Signer) -> Result<(), Problem> {
+        let payload = self.decode().map_err(|error| Problem::from(crate::document::Error::from(error)))?;
+        let sig = signer.sign(&pre_authentication_encoding(&self.payload_type, &payload)).await?;
+        self.signatures.push(Signature { keyid: signer.did(), sig: STANDARD.encode(sig) });
         Ok(())
     }
 

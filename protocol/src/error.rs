@@ -114,6 +114,8 @@ codes! {
     Unsigned = "unsigned", 422, Exit::NotAuthorized;
     /// A signature doesn't verify, or the content isn't what was signed.
     BadSignature = "bad_signature", 422, Exit::NotAuthorized;
+    /// The owner's key is in a token that doesn't sign now. Nothing was signed with another instead.
+    KeyUnavailable = "key_unavailable", 503, Exit::Failure;
     /// The publisher isn't trusted on this node.
     UntrustedPublisher = "untrusted_publisher", 403, Exit::NotAuthorized;
     /// The document isn't of the expected type or can't be read.

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 
 use ed25519_dalek::{
     Signature, SigningKey, VerifyingKey,
-    pkcs8::{DecodePrivateKey, EncodePrivateKey, spki::der::pem::LineEnding},
+    pkcs8::{DecodePrivateKey, EncodePrivateKey, EncodePublicKey, KeypairBytes, spki::der::pem::LineEnding},
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -16,6 +16,12 @@ pub enum Error {
     /// The private key's text isn't an unencrypted PKCS#8 PEM of an Ed25519 key.
     #[error("not an Ed25519 private key in PKCS#8 PEM form")]
     Pem,
+    /// The private key is encrypted in a way that isn't read here.
+    #[error("not encrypted by PBES2 with scrypt or PBKDF2, or at a cost without measure")]
+    Cipher,
+    /// The private key doesn't decrypt.
+    #[error("the passphrase is wrong, or the file is damaged")]
+    Passphrase,
     /// The public key isn't a point on the curve, or is a weak one.
     #[error("not a valid Ed25519 public key")]
     Public,
@@ -57,9 +63,14 @@ impl Key {
         SigningKey::from_pkcs8_pem(pem).map(Self).map_err(|_| Error::Pem)
     }
 
-    /// Writes PKCS#8 PEM (RFC 8410).
+    /// Writes PKCS#8 PEM (RFC 8410), as OpenSSL reads it.
     pub fn to_pem(&self) -> Zeroizing<String> {
-        self.0.to_pkcs8_pem(LineEnding::LF).expect("an Ed25519 key always encodes")
+        self.bytes().to_pkcs8_pem(LineEnding::LF).expect("an Ed25519 key always encodes")
+    }
+
+    /// Without the public half beside it, which OpenSSL 3.0 can't read.
+    pub(crate) fn bytes(&self) -> KeypairBytes {
+        KeypairBytes { secret_key: self.0.to_bytes(), public_key: None }
     }
 
     /// Signs `message`.
@@ -76,6 +87,12 @@ impl Key {
     /// The node whose transport identity this is.
     pub fn node_id(&self) -> NodeId {
         NodeId(Public(self.0.verifying_key().to_bytes()))
+    }
+}
+
+impl From<SigningKey> for Key {
+    fn from(key: SigningKey) -> Self {
+        Self(key)
     }
 }
 
@@ -156,6 +173,14 @@ pub struct NodeId(Public);
 public_name!(Did);
 public_name!(NodeId);
 
+impl Did {
+    /// The public key as PEM (SubjectPublicKeyInfo, RFC 8410), as `openssl pkey -pubout` writes it.
+    pub fn to_pem(&self) -> String {
+        let key = VerifyingKey::from_bytes(self.as_bytes()).expect("it was checked to be a point");
+        key.to_public_key_pem(LineEnding::LF).expect("an Ed25519 key always encodes")
+    }
+}
+
 /// Multicodec `ed25519-pub` as a varint.
 const DID_PREFIX: [u8; 2] = [0xed, 0x01];
 /// Identity multihash of 36 bytes, over the protobuf `PublicKey { type: Ed25519, data: 32 bytes }` (libp2p peer-id spec).
@@ -230,5 +255,13 @@ mod tests {
         assert_eq!(crate::digest::hex(key.did().as_bytes()), "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
         assert!(crate::digest::hex(&key.sign(b"")).starts_with("e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e06522490155"));
         assert!(!format!("{key:?}").contains("9d61b19d"));
+        // As OpenSSL has them: `openssl pkey`, and `openssl pkey -pubout`.
+        assert!(key.to_pem().contains("\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n"));
+        let with_public = "-----BEGIN PRIVATE KEY-----\n\
+            MFECAQEwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+            gSEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
+            -----END PRIVATE KEY-----\n";
+        assert_eq!(Key::from_pem(with_public).expect("as this program wrote it once").did(), key.did());
+        assert!(key.did().to_pem().contains("\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n"));
     }
 }

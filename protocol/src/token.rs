@@ -22,6 +22,7 @@ use crate::{
     error::{Code, Problem},
     id::{MeshId, TokenId},
     key::{Did, Key, NodeId},
+    signer::Signer,
     wire,
 };
 
@@ -193,10 +194,13 @@ impl Token {
     }
 
     /// Asks for `node` of `owner` to be enrolled: signed with the one-time key, and by both.
-    pub fn enrol(&self, grant: &Grant, node: &Key, owner: &Key, now: Timestamp) -> Signed<Enrolment> {
+    ///
+    /// # Errors
+    /// `key_unavailable`: the owner's key can't be used now.
+    pub async fn enrol(&self, grant: &Grant, node: &Key, owner: &dyn Signer, now: Timestamp) -> Result<Signed<Enrolment>, Problem> {
         let header = Header::new::<Enrolment>(&grant.mesh, now, ENROLMENT_VALIDITY);
         let enrolment = Enrolment { header, grant: self.signed.clone(), node: node.node_id(), owner: owner.did() };
-        Signed::sign(enrolment, &[&self.one_time_key(), node, owner])
+        Signed::sign(enrolment, &[&self.one_time_key(), node]).countersign_by(owner).await
     }
 
     /// The string that an operator hands out. It is a secret.
@@ -357,7 +361,11 @@ mod tests {
     fn an_enrolment_needs_token_node_and_owner() {
         let case = Case::new();
         let (node, owner) = (Key::generate(), Key::generate());
-        let signed = case.token().enrol(&case.grant, &node, &owner, case.now);
+        let token = case.token();
+        // Keys at hand sign at once.
+        let mut enrolling = std::pin::pin!(token.enrol(&case.grant, &node, &owner, case.now));
+        let polled = enrolling.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        let std::task::Poll::Ready(Ok(signed)) = polled else { panic!("{polled:?}") };
         let size = serde_json::to_vec(&signed).expect("json").len();
         assert!(size < 3_500, "{size} bytes don't fit the first exchange");
         let mesh = &case.grant.mesh;

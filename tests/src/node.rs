@@ -29,6 +29,7 @@ pub struct NodeBuilder {
     place: Arc<TempDir>,
     name: String,
     settings: Vec<(String, String)>,
+    variables: Vec<(String, PathBuf)>,
     host: Option<Host>,
 }
 
@@ -43,7 +44,13 @@ impl NodeBuilder {
             ("mesh.private_addresses", "true"),
             ("mesh.bootstrap_peers", &entries.join(",")),
         ];
-        Self { place, host: None, name: name.into(), settings: settings.map(|(key, value)| (key.into(), value.into())).into() }
+        Self {
+            place,
+            host: None,
+            name: name.into(),
+            variables: Vec::new(),
+            settings: settings.map(|(key, value)| (key.into(), value.into())).into(),
+        }
     }
 
     /// Changes a setting.
@@ -52,6 +59,18 @@ impl NodeBuilder {
         self.settings.retain(|(known, _)| known != key);
         self.settings.push((key.into(), value.into()));
         self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, variable: &str, value: &Path) -> Self {
+        self.variables.push((variable.into(), value.into()));
+        self
+    }
+
+    /// Where its data will be.
+    pub fn directory(&self) -> PathBuf {
+        self.place.path().join(&self.name)
     }
 
     /// Runs it on a host of a network of our own, on the usual ports, as on the internet.
@@ -82,6 +101,7 @@ impl NodeBuilder {
             name: self.name,
             directory,
             settings: self.settings,
+            variables: self.variables,
             host: self.host,
             process: None,
             client,
@@ -106,6 +126,7 @@ pub struct Node {
     name: String,
     directory: PathBuf,
     settings: Vec<(String, String)>,
+    variables: Vec<(String, PathBuf)>,
     host: Option<Host>,
     process: Option<Process>,
     client: Client,
@@ -117,6 +138,7 @@ impl Node {
     pub fn command(&self) -> Command {
         let mut command = command("mcpd");
         command.arg("--with-parent").arg("--data-dir").arg(&self.directory);
+        command.envs(self.variables.iter().map(|(variable, value)| (variable, value)));
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
@@ -175,6 +197,7 @@ impl Node {
     pub async fn mcpctl(&self, arguments: &[&str]) -> Answer {
         let mut command = command("mcpctl");
         command.arg("--data-dir").arg(&self.directory).args(arguments);
+        command.envs(self.variables.iter().map(|(variable, value)| (variable, value)));
         run(command).await
     }
 

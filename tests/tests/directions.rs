@@ -28,6 +28,7 @@ const HEAVY: &[(&str, &[&str])] = &[
     ("wasmtime", &["kernel"]),
     ("wasmparser", &["kernel"]),
     ("rusqlite", &["store"]),
+    ("cryptoki", &["mcpd"]),
     ("mongodb", &["store"]),
     ("axum", &["mcpd", "mcp-gateway"]),
     ("clap", &["mcpd", "mcp-gateway", "mcpctl", "mcp-bootstrap"]),

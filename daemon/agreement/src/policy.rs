@@ -305,7 +305,7 @@ mod tests {
         assert!(says(Pricing { per_million_fuel: Decimal::ZERO, ..offered.clone() }, "for a million fuel is below"));
         assert!(says(Pricing { currency: "USD".into(), ..offered.clone() }, "\"USD\""));
         let dear = Pricing { overage_per_call: Some(Decimal::ONE), overage_percent: Some(20), ..offered.clone() };
-        let decide = |pricing: Pricing| auto().decide(&Agreement { pricing, ..terms("trial", &[]) }, &dear, now());
+        let decide = |pricing: Pricing| auto().decide(&Agreement { pricing, ..terms("trial", &[]) }, &dear, false, now());
         let says = |pricing, what: &str| matches!(decide(pricing), Decision::Refuse(reason) if reason.contains(what));
         assert_eq!(decide(dear.clone()), Decision::Accept);
         assert!(says(Pricing { overage_per_call: None, ..dear.clone() }, "for a call beyond a limit is below"));

@@ -138,7 +138,7 @@ async fn driving(muxer: &mut StreamMuxerBox, exchange: impl Future<Output = io::
 type Verdicts = (Verdict, Verdict);
 
 async fn as_dialler(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: NodeId, membership: &Membership) -> io::Result<Verdicts> {
-    let shown = membership.hello(Timestamp::now());
+    let shown = membership.introduce(Timestamp::now()).await.map_err(io::Error::other)?;
     timely(write(stream, &shown)).await?;
     let hello: Hello = timely(read(stream)).await?;
     let theirs = heard(stream, membership).await?;
@@ -155,7 +155,7 @@ async fn as_dialler(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: No
 
 async fn as_listener(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), node: NodeId, membership: &Membership) -> io::Result<Verdicts> {
     let hello = timely(read::<Hello>(stream)).await;
-    let shown = membership.hello(Timestamp::now());
+    let shown = membership.introduce(Timestamp::now()).await.map_err(io::Error::other)?;
     timely(write(stream, &shown)).await?;
     let ours = match hello {
         Ok(hello) => verdict(node, hello, membership).await,

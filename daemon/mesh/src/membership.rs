@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use protocol::{
-    Code, Credential, Key, MeshId, NodeId, Problem, Signed, SignedDuration, Timestamp, Token,
+    Code, Credential, Key, MeshId, NodeId, Problem, Signed, SignedDuration, Signer, Timestamp, Token,
     admission::{Hello, Offer, Refusal, VERSION},
     api,
     credential::{Member, Revocations, Revoked},
@@ -70,8 +70,8 @@ pub struct Pending {
     pub grant: Grant,
     /// The node's key.
     pub node: Key,
-    /// The key of its owner.
-    pub owner: Key,
+    /// The key of its owner, which may be elsewhere.
+    pub owner: Arc<dyn Signer>,
 }
 
 impl fmt::Debug for Pending {
@@ -96,7 +96,7 @@ pub struct Membership {
 #[derive(Default)]
 struct State {
     own: Option<Signed<Credential>>,
-    pending: Option<Pending>,
+    pending: Option<Arc<Pending>>,
     /// A credential of before, which has expired: shown as long as there is no other, as it may be prolonged.
     past: Option<Sealed<Credential>>,
     entries: Vec<String>,
@@ -166,7 +166,7 @@ impl Membership {
 
     /// Holds a token: whoever connects is told of it, as it may be somebody who can enrol this node.
     pub fn hold(&self, pending: Pending) {
-        self.state.write().pending = Some(pending);
+        self.state.write().pending = Some(Arc::new(pending));
     }
 
     /// Holds a credential that has expired.
@@ -301,15 +301,30 @@ impl Membership {
         self.state.read().desk.as_ref().and_then(Weak::upgrade)
     }
 
-    /// The first message to a peer.
-    pub(crate) fn hello(&self, now: Timestamp) -> Hello {
+    /// The first message to a peer: by a token, if that is all that this node has.
+    ///
+    /// # Errors
+    /// The owner's key can't be used now.
+    pub(crate) async fn introduce(&self, now: Timestamp) -> Result<Hello, Problem> {
+        let hello = self.hello();
+        // Taken out of the lock: a signature may take its time.
+        let pending = {
+            let state = self.state.read();
+            state.pending.clone().filter(|_| !self.is_open() && state.own.is_none())
+        };
+        let Some(pending) = pending else { return Ok(hello) };
+        let Pending { token, grant, node, owner } = &*pending;
+        let enrolment = token.enrol(grant, node, owner.as_ref(), now).await?;
+        Ok(Hello { offer: Offer::Enrolment(enrolment.into()), ..hello })
+    }
+
+    fn hello(&self) -> Hello {
         let state = self.state.read();
-        let offer = match (&state.own, &state.pending, &state.past) {
+        let offer = match (&state.own, &state.past) {
             _ if self.is_open() => Offer::Nothing,
-            (Some(own), ..) => Offer::Credential(own.clone().into()),
-            (None, None, Some(past)) => Offer::Credential(past.clone()),
-            (None, Some(pending), _) => Offer::Enrolment(pending.token.enrol(&pending.grant, &pending.node, &pending.owner, now).into()),
-            (None, None, None) => Offer::Nothing,
+            (Some(own), _) => Offer::Credential(own.clone().into()),
+            (None, Some(past)) => Offer::Credential(past.clone()),
+            (None, None) => Offer::Nothing,
         };
         Hello { version: VERSION, mesh: self.mesh.clone(), offer }
     }
@@ -428,19 +443,19 @@ mod tests {
         let (case, key, other) = (Case::new(), Key::generate(), Key::generate());
         let (membership, peer) = (case.member(&key), case.member(&other));
         let judge = |hello, now| code(&membership.judge(other.node_id(), hello, now));
-        assert_eq!(judge(peer.hello(case.now), case.now), None);
+        assert_eq!(judge(peer.hello(), case.now), None);
         assert_eq!(membership.of(other.node_id()).expect("kept").document().owner, other.did());
-        assert_eq!(judge(peer.hello(case.now), case.now + MAX_VALIDITY), Some(Code::Expired));
+        assert_eq!(judge(peer.hello(), case.now + MAX_VALIDITY), Some(Code::Expired));
         assert!(membership.still(other.node_id(), case.now).is_ok());
         assert_eq!(membership.still(other.node_id(), case.now + MAX_VALIDITY).expect_err("expired").code, Code::Expired);
         // What is shown is held against who shows it.
-        assert_eq!(code(&membership.judge(key.node_id(), peer.hello(case.now), case.now)), Some(Code::StolenCredential));
+        assert_eq!(code(&membership.judge(key.node_id(), peer.hello(), case.now)), Some(Code::StolenCredential));
 
         assert!(membership.learn(case.revocations(2, &[other.node_id()]), case.now).expect("genuine"));
-        assert_eq!(judge(peer.hello(case.now), case.now), Some(Code::Revoked));
+        assert_eq!(judge(peer.hello(), case.now), Some(Code::Revoked));
         assert_eq!(membership.still(other.node_id(), case.now).expect_err("revoked").code, Code::Revoked);
         assert!(!membership.learn(case.revocations(1, &[]), case.now).expect("genuine"), "an older list is no news");
-        assert_eq!(judge(peer.hello(case.now), case.now), Some(Code::Revoked));
+        assert_eq!(judge(peer.hello(), case.now), Some(Code::Revoked));
         let foreign = Case::new();
         assert_eq!(membership.learn(foreign.revocations(9, &[]), case.now).expect_err("foreign").code, Code::ForeignMesh);
     }
@@ -450,11 +465,11 @@ mod tests {
         let (case, key) = (Case::new(), Key::generate());
         let (membership, node) = (case.member(&key), Key::generate().node_id());
         let judge = |hello| code(&membership.judge(node, hello, case.now));
-        assert_eq!(judge(Membership::new(case.mesh.clone(), node).hello(case.now)), Some(Code::NotAMember));
-        assert_eq!(judge(Membership::new("open".parse().expect("a name"), node).hello(case.now)), Some(Code::ForeignMesh));
+        assert_eq!(judge(Membership::new(case.mesh.clone(), node).hello()), Some(Code::NotAMember));
+        assert_eq!(judge(Membership::new("open".parse().expect("a name"), node).hello()), Some(Code::ForeignMesh));
         let foreign = Case::new();
-        assert_eq!(judge(foreign.member(&Key::generate()).hello(case.now)), Some(Code::ForeignMesh));
-        let later = Hello { version: VERSION + 1, ..membership.hello(case.now) };
+        assert_eq!(judge(foreign.member(&Key::generate()).hello()), Some(Code::ForeignMesh));
+        let later = Hello { version: VERSION + 1, ..membership.hello() };
         assert_eq!(judge(later), Some(Code::UnknownVersion));
     }
 
@@ -464,7 +479,7 @@ mod tests {
         let (one, two) = (Key::generate().node_id(), Key::generate().node_id());
         let (membership, peer) = (Membership::new(mesh.clone(), one), Membership::new(mesh, two));
         let now = Timestamp::now();
-        assert_eq!(code(&membership.judge(two, peer.hello(now), now)), None);
+        assert_eq!(code(&membership.judge(two, peer.hello(), now)), None);
         assert!(membership.still(two, now + SignedDuration::from_hours(9999)).is_ok());
     }
 }

@@ -13,10 +13,11 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use protocol::{
-    Code, Credential, Key, MeshId, NodeId, Problem, Signed, Timestamp, Token, api,
+    Code, Credential, Key, MeshId, NodeId, Problem, Signed, Signer, Timestamp, Token, api,
     credential::Revocations,
     document::{Document, Sealed},
     token,
@@ -97,7 +98,7 @@ impl Papers {
             // A member needs the token no more, but may have no other address to begin with.
             membership.set_entries(grant.addresses.clone());
             if membership.credential().is_none() {
-                membership.hold(Pending { token, grant, node: keys.node.clone(), owner: keys.owner.clone() });
+                membership.hold(Pending { token, grant, node: keys.node.clone(), owner: Arc::clone(&keys.owner) });
             }
         }
         if let Some(problem) = expired.filter(|_| membership.credential().is_none()) {
@@ -232,8 +233,8 @@ pub(crate) struct KnownPeer {
 pub struct Keys {
     /// The node's.
     pub node: Key,
-    /// Its owner's.
-    pub owner: Key,
+    /// Its owner's, which may be elsewhere.
+    pub owner: Arc<dyn Signer>,
 }
 
 /// The mesh that a credential claims to be of, before anything of it is verified.
@@ -271,7 +272,12 @@ mod tests {
     impl Case {
         fn new() -> Self {
             let place = tempfile::tempdir().expect("a directory");
-            Self { place, authority: Key::generate(), keys: Keys { node: Key::generate(), owner: Key::generate() }, now: Timestamp::now() }
+            Self {
+                place,
+                authority: Key::generate(),
+                keys: Keys { node: Key::generate(), owner: Arc::new(Key::generate()) },
+                now: Timestamp::now(),
+            }
         }
 
         fn papers(&self) -> Papers {

@@ -2,7 +2,7 @@
 
 use axum::{Extension, extract::State};
 use protocol::{
-    api::{ApiKey, CreateKey, CreatedKey, List, ResolveKey},
+    api::{ApiKey, CreateKey, CreatedKey, List, OwnerKey, ResolveKey},
     id::KeyId,
 };
 
@@ -25,6 +25,11 @@ pub(super) async fn create(
 pub(super) async fn list(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Json<List<ApiKey>>, Failure> {
     require_owner(&api, &caller)?;
     Ok(Json(api.node.api_keys.list().await?.into()))
+}
+
+pub(super) async fn owner(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Json<OwnerKey>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.owner_key.show().await))
 }
 
 pub(super) async fn revoke(

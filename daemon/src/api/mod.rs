@@ -122,6 +122,7 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/webhooks/{id}/retry", post(events::retry))
         .route("/v1/keys", post(keys::create).get(keys::list))
         .route("/v1/keys/{id}", delete(keys::revoke))
+        .route("/v1/keys/owner", get(keys::owner))
         .route("/v1/keys/resolve", post(keys::resolve))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .route("/v1/blobs/{digest}", put(plugins::upload).get(plugins::download).layer(DefaultBodyLimit::max(MAX_COMPONENT)))

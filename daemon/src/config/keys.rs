@@ -60,6 +60,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("mesh.private_addresses", "MCP_MESH_PRIVATE_ADDRESSES", Kind::Bool, "false"),
     key("mesh.peers", "MCP_MESH_PEERS", Kind::Number(512), "40"),
     key("mesh.max_memory_mib", "MCP_MESH_MAX_MEMORY_MIB", Kind::Number(1 << 20), "1024"),
+    key("owner.passphrase_file", "MCP_OWNER_PASSPHRASE_FILE", Kind::Text, "\"\""),
+    key("owner.pkcs11", "MCP_OWNER_PKCS11", Kind::Text, "\"\""),
     key("node.zone", "MCP_NODE_ZONE", Kind::Text, "\"\""),
     key("kernel.cpu_percent", "MCP_KERNEL_CPU_PERCENT", Kind::Number(100_000), "0"),
     key("kernel.max_concurrent", "MCP_KERNEL_MAX_CONCURRENT", Kind::Number(64), "64"),

@@ -19,7 +19,7 @@ use protocol::{
 };
 use toml::Value;
 
-use crate::{egress, node::Share};
+use crate::{egress, node::Share, owner};
 
 use self::keys::{KEYS, Key, OTHER_VARIABLES};
 
@@ -92,6 +92,7 @@ pub(crate) struct Config {
     pub(crate) mesh_id: Option<MeshId>,
     /// A file with a join token, for machines that nobody types at.
     pub(crate) join_token_file: Option<PathBuf>,
+    pub(crate) owner: owner::Settings,
     /// Where this node is, in an open mesh.
     pub(crate) zone: Option<Zone>,
     /// How long the credentials are valid that this node issues, if it has the authority's key.
@@ -279,6 +280,7 @@ impl Layers {
             mesh: self.bool("mesh.enabled").then_some(mesh),
             mesh_id: self.maybe("mesh.id")?,
             join_token_file: Some(self.str("mesh.join_token_file")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            owner: self.owner()?,
             zone: self.maybe("node.zone")?,
             credential_seconds: self.number("mesh.credential_seconds").max(1),
             cpu_percent: self.number("kernel.cpu_percent") as u32,
@@ -304,6 +306,17 @@ impl Layers {
             strange_variables,
             settings: self.settings(),
         })
+    }
+
+    fn owner(&self) -> Result<owner::Settings, Error> {
+        let text = |name| Some(self.str(name)).filter(|text| !text.is_empty());
+        let owner = owner::Settings {
+            pkcs11: text("owner.pkcs11").map(str::to_owned),
+            passphrase_file: text("owner.passphrase_file").map(PathBuf::from),
+        };
+        let wrong = |message| Error::Value { origin: self.0["owner.pkcs11"].1.clone(), message: format!("owner.pkcs11: {message}") };
+        owner.check().map_err(wrong)?;
+        Ok(owner)
     }
 
     fn limits(&self) -> Limits {
@@ -472,6 +485,7 @@ mod tests {
         assert!(wrong("", &[("MCP_PROFILE", "desktop")]).contains("server, edge, dev"));
         assert!(wrong("[kernel]\nimports = [\"files\"]", &[]).contains("kernel.imports: \"files\" is not an import: state"));
         assert!(wrong("[kernel]\nhttp_allow = [\"a/b\"]", &[]).contains("kernel.http_allow"));
+        assert!(wrong("[owner]\npkcs11 = \"pkcs11:object=o\"", &[]).contains("module-path"));
         assert!(wrong("", &[("MCP_KERNEL_HTTP_NETWORKS", "10.0.0.0/40")]).contains("kernel.http_networks"));
     }
 }

@@ -123,7 +123,7 @@ impl Node {
         let Some(contract) = contract else {
             return self.ask_home(home, &agent, wire::Request::Execute(request), &caller.request_id, timeout).await;
         };
-        let signed = contract.to_acknowledge(&self.owner_key);
+        let signed = contract.to_acknowledge(&self.owner_key).await?;
         let number = signed.as_ref().map_or(0, |receipt| receipt.document().sequence);
         let again = request.clone();
         request.acknowledged = signed.map(Into::into);

@@ -5,7 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use mesh::Items;
 use protocol::{
-    Code, Digest, Expect, NodeId, OperationId, Problem, Timestamp,
+    Code, Digest, Expect, NodeId, OperationId, Problem, Signed, Timestamp,
+    agreement::Agreement,
     document::Sealed,
     entry::{Action, InclusionProof},
     wire::{self, Announcement, Execute, Executed, Request, Response},
@@ -130,9 +131,11 @@ impl Node {
             && let Some(ran) = self.repeated(id, &agent, &execute.method, execute.idempotency_key.as_deref(), &execute.params).await?
         {
             self.acknowledge_beside(&contract, acknowledged);
-            return Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran));
+            return self.executed(&terms, &agent, &execute.method, &execute.params, ran).await;
         }
         check_chain(&execute.chain, &execute.agent)?;
+        // What can't be receipted is neither run nor charged.
+        self.owner_key.ready().await?;
         let request = agreement::authorize::Request { caller_node: from, agent: execute.agent, method: &execute.method };
         let held = match (contract.reserve(&request, Timestamp::now()), acknowledged) {
             // What it brings may be what is waited for.
@@ -156,7 +159,7 @@ impl Node {
             chain: execute.chain,
         };
         let ran = self.run(&caller(terms.consumer), run).await?;
-        Ok(self.executed(&terms, &agent, &execute.method, &execute.params, ran))
+        self.executed(&terms, &agent, &execute.method, &execute.params, ran).await
     }
 
     /// Runs a call of this node's owner, who comes by way of another of its nodes.
@@ -173,12 +176,17 @@ impl Node {
         Ok(Executed { outcome, operation, usage, receipt: None })
     }
 
-    /// A call's answer with its receipt.
-    fn executed(&self, terms: &protocol::agreement::Agreement, agent: &Agent, method: &str, params: &[u8], ran: Ran) -> Executed {
+    /// A call's answer with its receipt. Without one it isn't given: it is kept, and its receipt is signed when it is asked for
+    /// again.
+    async fn executed(&self, terms: &Agreement, agent: &Agent, method: &str, params: &[u8], ran: Ran) -> Result<Executed, Problem> {
         let charged = charged(agent.outline.id, method, params, &ran.answered);
         let receipt = self.receipt(terms, charged, ran.total, ran.at);
         let Answered { outcome, operation, usage, .. } = ran.answered;
-        Executed { outcome, operation, usage, receipt: Some(receipt.into()) }
+        let receipt = Signed::sign_by(receipt, &self.owner_key).await.map_err(|problem| {
+            let detail = format!("operation {operation} ran, but its receipt can't be signed now: {}", problem.detail);
+            Problem::new(problem.code, detail).hint("call again with the same idempotency key: the answer is kept")
+        })?;
+        Ok(Executed { outcome, operation, usage, receipt: Some(receipt.into()) })
     }
 
     /// Proves an operation to the consumer under whose agreement it ran; nobody else learns of it.

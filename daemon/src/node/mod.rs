@@ -53,8 +53,8 @@ use std::{
 use agreement::policy::Policy;
 use kernel::Kernel;
 use mesh::{Keys, Membership, Mesh, Papers};
-use protocol::{Code, Did, Key, MeshId, NodeId, Problem, SignedDuration, credential::Zone};
-use store::{Blobs, Store};
+use protocol::{Code, Did, Key, MeshId, NodeId, Problem, SignedDuration, api::KeyKept, credential::Zone, entry::Action};
+use store::{Blobs, Commit, Kind, RecordWrite, Store};
 use tokio::{
     sync::{Notify, Semaphore},
     time::{Instant, MissedTickBehavior},
@@ -75,12 +75,14 @@ use self::{
     webhooks::Webhooks,
 };
 pub(crate) use self::{feed::Feed, sharing::Share, webhooks::check as check_filter};
-use crate::data_dir::DataDir;
+use crate::{data_dir::DataDir, owner::OwnerKey};
 
 /// Adverts fetched at once after gossip told of them; what is skipped is found by the next reconciliation.
 const MAX_FETCHES: usize = 16;
 /// How often the node renews its advert, reconciles with a neighbour, and forgets what has expired.
 const RENEWAL: Duration = Duration::from_secs(60);
+/// Under which name a node remembers how its owner's key was kept.
+const KEPT: &str = "owner_key";
 
 /// For whom, and under which id, something is done.
 #[derive(Debug, Clone)]
@@ -95,7 +97,7 @@ pub(crate) struct Caller {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) node_key: Key,
-    pub(crate) owner_key: Key,
+    pub(crate) owner_key: OwnerKey,
     /// What the operator says; the node's papers say it otherwise.
     pub(crate) configured_mesh: Option<MeshId>,
     pub(crate) membership: Option<Arc<Membership>>,
@@ -130,7 +132,7 @@ pub(crate) struct Rooms {
     pub(crate) mesh_id: MeshId,
     pub(crate) owner: Did,
     node_key: Key,
-    owner_key: Key,
+    pub(crate) owner_key: OwnerKey,
     configured_mesh: Option<MeshId>,
     membership: Option<Arc<Membership>>,
     /// Where this node has the key of the mesh's authority.
@@ -241,8 +243,23 @@ impl Node {
         };
         let node = Self(Arc::new(rooms));
         node.clear_staged().await?;
+        node.note_key().await?;
         node.begin_webhooks();
         Ok(node)
+    }
+
+    /// Enters into the trace that the owner's key is kept in another way than before; a plain file is where it begins.
+    async fn note_key(&self) -> Result<(), Problem> {
+        let plain = |owner| Action::Key { owner, kept: KeyKept::File };
+        let before = self.journal.store().record(Kind::Meta, KEPT).await?;
+        let before = before.map(|bytes| journal::decode("note of the owner's key", &bytes)).transpose()?;
+        let action = Action::Key { owner: self.owner, kept: self.owner_key.kept() };
+        if before.unwrap_or_else(|| plain(self.owner)) == action {
+            return Ok(());
+        }
+        let record = RecordWrite { kind: Kind::Meta, id: KEPT.into(), value: Some(journal::encode(&action)) };
+        let entry = self.journal.append(journal::Note::plain(self.owner, ""), action);
+        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await.map(drop)
     }
 
     /// Joins the mesh: from now on peers reach this node and it reaches them.
@@ -264,7 +281,7 @@ impl Node {
     }
 
     fn keys(&self) -> Keys {
-        Keys { node: self.node_key.clone(), owner: self.owner_key.clone() }
+        Keys { node: self.node_key.clone(), owner: Arc::new(self.owner_key.clone()) }
     }
 
     /// What this node accepts to do.

@@ -68,7 +68,7 @@ impl Node {
             AgreementId::new(),
             Timestamp::now(),
         )?;
-        let signed = Signed::sign(terms, &[&self.owner_key]);
+        let signed = Signed::sign_by(terms, &self.owner_key).await?;
         let answer = self.offer(&caller.request_id, offer.node, &signed).await?;
         let contract = self.agreements.keep(caller, answer).await?;
         Ok(self.agreements.show(&contract))
@@ -115,7 +115,7 @@ impl Node {
         }
         let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
         let signed = match self.policy.decide(terms, &agent.outline.pricing, self.accepts_beforehand(terms, from), Timestamp::now()) {
-            Decision::Accept => signed.countersign(&self.owner_key),
+            Decision::Accept => signed.countersign_by(&self.owner_key).await?,
             Decision::Ask => signed,
             Decision::Refuse(why) => {
                 return Err(Problem::new(Code::AgreementRefused, format!("the provider's policy refuses these terms: {why}")));
@@ -139,7 +139,7 @@ impl Node {
                 format!("agreement {id} is {}, not proposed", contract.status(Timestamp::now())),
             ));
         }
-        let contract = self.agreements.keep(caller, contract.signed().countersign(&self.owner_key)).await?;
+        let contract = self.agreements.keep(caller, contract.signed().countersign_by(&self.owner_key).await?).await?;
         self.tell(terms.consumer_node, Request::Accept(contract.signed().into()), caller);
         Ok(self.agreements.show(&contract))
     }
@@ -200,7 +200,7 @@ impl Node {
             note,
             by: self.owner,
         };
-        let sealed = Sealed::from(Signed::sign(transition, &[&self.owner_key]));
+        let sealed = Sealed::from(Signed::sign_by(transition, &self.owner_key).await?);
         self.agreements.apply(caller, &contract, sealed.clone()).await?;
         let (request, shown) = (Request::Transition(sealed), self.agreements.show(&contract));
         if terms.provider == self.owner {

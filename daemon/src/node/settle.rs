@@ -49,16 +49,10 @@ const AT_ONCE: usize = 8;
 const READS: usize = 64;
 
 impl Node {
-    /// The receipt of an operation, signed.
-    pub(super) fn receipt(
-        &self,
-        terms: &Agreement,
-        charged: Charged,
-        (total, overage): (Usage, Usage),
-        trace: Position,
-    ) -> Signed<Receipt> {
+    /// The receipt of an operation, to be signed.
+    pub(super) fn receipt(&self, terms: &Agreement, charged: Charged, (total, overage): (Usage, Usage), trace: Position) -> Receipt {
         let Charged { operation, agent, method, params, result, usage, at: _ } = charged;
-        let receipt = Receipt {
+        Receipt {
             header: Header::new::<Receipt>(&self.mesh_id, Timestamp::now(), RECEIPT_VALIDITY),
             agreement: terms.id,
             provider: self.owner,
@@ -74,8 +68,7 @@ impl Node {
             price: terms.pricing.price(&total, &overage).unwrap_or_default(),
             currency: terms.pricing.currency.clone(),
             trace,
-        };
-        Signed::sign(receipt, &[&self.owner_key])
+        }
     }
 
     /// The provider's newest receipt, as the store has it.
@@ -97,7 +90,8 @@ impl Node {
                 Some(at) => at,
                 None => self.logged_at(&charged.operation).await?,
             };
-            return Ok(Some(self.receipt(&contract.terms(), charged, (total, overage), at)));
+            let receipt = self.receipt(&contract.terms(), charged, (total, overage), at);
+            return Ok(Some(Signed::sign_by(receipt, &self.owner_key).await?));
         }
         Err(Problem::new(Code::Overloaded, format!("agreement {id} is too busy to say where it stands")))
     }
@@ -177,7 +171,7 @@ impl Node {
         let _settling = contract.settling.lock().await;
         let terms = contract.terms();
         for _ in 0..ROUNDS {
-            let receipt = contract.countersigned(&self.owner_key);
+            let receipt = contract.countersigned(&self.owner_key).await?;
             let number = receipt.as_ref().map_or(0, |receipt| receipt.document().sequence);
             // Calls that go wrong from here on say so anew.
             contract.set_settled(true);
@@ -256,7 +250,7 @@ impl Node {
             if let Err(problem) = self.settle_receipts(&contract, &caller.request_id).await {
                 tracing::info!(agreement = %id, %problem, "stated without asking the provider");
             }
-            contract.countersigned(&self.owner_key);
+            contract.countersigned(&self.owner_key).await?;
         }
         let state = self.with_receipts(&contract, self.agreements.show(&contract)).await?;
         let open =
@@ -278,7 +272,7 @@ impl Node {
             currency: terms.pricing.currency.clone(),
             acknowledged,
         };
-        Ok(Signed::sign(statement, &[&self.owner_key]))
+        Signed::sign_by(statement, &self.owner_key).await
     }
 
     /// What an agreement has used, and what is left. The consumer asks the provider, which counts.

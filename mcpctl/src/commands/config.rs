@@ -62,7 +62,7 @@ fn validate(file: Option<&Path>, data_dir: Option<&Path>, output: Output) -> Res
 }
 
 /// The daemon's program: the one installed with this one, or the first on the PATH.
-fn daemon() -> PathBuf {
+pub(super) fn daemon() -> PathBuf {
     let beside = std::env::current_exe().ok().map(|own| own.with_file_name("mcpd"));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| "mcpd".into())
 }

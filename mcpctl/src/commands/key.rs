@@ -1,61 +1,125 @@
-//! `key`: API keys for gateways, and publishers' signing keys. Secrets are made here or in the daemon, never typed.
+//! `key`: API keys for gateways, publishers' signing keys, and the key of a node's owner. Secrets are made here, in the daemon or
+//! in a token, never on a command line.
+
+mod owner;
+mod signing;
 
 use std::{
-    fs::OpenOptions,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use protocol::{
-    Client, Key, Problem,
-    api::{ApiKey, CreateKey, CreatedKey, List},
-    error::Code,
+    Client,
+    api::{ApiKey, CreateKey, CreatedKey, List, OwnerKey},
     id::KeyId,
 };
 use serde::{Serialize, de::IgnoredAny};
 use zeroize::Zeroize as _;
 
-use crate::{error::Result, output::Output, parse};
+pub(super) use self::signing::{new_key, read_key};
+use crate::{
+    error::Result,
+    output::{Output, table},
+    parse,
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Make an API key, shown this once; or, with --signing, a publisher's Ed25519 key
-    Create {
-        /// What the API key is for
-        #[arg(required_unless_present = "signing")]
-        name: Option<String>,
-        /// How long the API key is valid; for ever if not given
-        #[arg(long, value_name = "TIME", value_parser = parse::duration, conflicts_with = "signing")]
-        ttl: Option<Duration>,
-        /// Write a new signing key (PKCS#8 PEM, mode 0600) to FILE, which must not exist
-        #[arg(long, value_name = "FILE", conflicts_with = "name")]
-        signing: Option<PathBuf>,
-    },
-    /// List API keys
+    /// Make an API key, shown this once; or, with --signing, a publisher's Ed25519 key; or, with --owner, a new node's
+    Create(Create),
+    /// List API keys, and say where the owner's key is
     List,
     /// Revoke an API key
     Revoke {
         /// Its id
         id: KeyId,
     },
+    /// Encrypt the owner's key of a stopped node; it asks for the passphrase at each start from then on
+    Encrypt {
+        /// The file with the passphrase; asked for on a terminal if not given
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Decrypt the owner's key of a stopped node
+    Decrypt {
+        /// The file with the passphrase; asked for on a terminal if not given
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Print the public key of the node's owner, or of a publisher (PEM, SubjectPublicKeyInfo)
+    Export {
+        /// The public half; the private one is never printed
+        #[arg(long, required = true)]
+        public: bool,
+        /// Of the signing key in FILE
+        #[arg(long, value_name = "FILE")]
+        signing: Option<PathBuf>,
+        /// The file with its passphrase
+        #[arg(long, value_name = "FILE", requires = "signing")]
+        passphrase_file: Option<PathBuf>,
+    },
 }
 
-pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Result {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Create {
+    /// What the API key is for
+    #[arg(required_unless_present_any = ["signing", "owner"])]
+    name: Option<String>,
+    /// How long the API key is valid; for ever if not given
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, conflicts_with_all = ["signing", "owner"])]
+    ttl: Option<Duration>,
+    /// Write a new signing key (PKCS#8 PEM, mode 0600) to FILE, which must not exist
+    #[arg(long, value_name = "FILE", conflicts_with = "name")]
+    signing: Option<PathBuf>,
+    /// Make the owner's key in a data directory in which no node has started yet
+    #[arg(long, conflicts_with_all = ["name", "signing"])]
+    owner: bool,
+    /// Encrypt the key's file with a passphrase
+    #[arg(long, conflicts_with = "name")]
+    encrypted: bool,
+    /// The file with the passphrase; asked for on a terminal if not given
+    #[arg(long, value_name = "FILE", requires = "encrypted")]
+    passphrase_file: Option<PathBuf>,
+    /// Make the owner's key in a token: pkcs11:token=…;object=…?module-path=…&pin-source=file:…
+    #[arg(long, value_name = "URI", requires = "owner", conflicts_with_all = ["encrypted", "name", "signing"])]
+    pkcs11: Option<String>,
+}
+
+pub(crate) async fn run(command: Command, data_dir: Option<&Path>, client: &Client, output: Output) -> Result {
     match command {
-        Command::Create { signing: Some(file), .. } => create_signing(&file, output),
-        Command::Create { name, ttl, signing: None } => create(name.unwrap_or_default(), ttl, client, output).await,
-        Command::List => {
-            let keys: List<ApiKey> = client.get("/v1/keys").await?;
-            output.list(&keys, ["id", "name", "principal", "created", "expires"], |key| {
-                [key.id.to_string(), key.name.clone(), key.principal.to_string(), key.created_at.to_string(), expiry(key)]
-            })
-        }
+        Command::Create(create) => create.run(data_dir, client, output).await,
+        Command::List => list(client, output).await,
         Command::Revoke { id } => {
             client.delete::<IgnoredAny>(&format!("/v1/keys/{id}")).await?;
             output.show(&serde_json::json!({ "id": id, "revoked": true }), |_| format!("{id} revoked"))
         }
+        Command::Encrypt { passphrase_file } => owner::run(&["encrypt"], passphrase_file.as_deref(), data_dir, output),
+        Command::Decrypt { passphrase_file } => owner::run(&["decrypt"], passphrase_file.as_deref(), data_dir, output),
+        Command::Export { signing: Some(file), passphrase_file, .. } => {
+            let did = read_key(&file, passphrase_file.as_deref(), output)?.did();
+            export(&Public { did, public_key: did.to_pem() }, output)
+        }
+        Command::Export { signing: None, .. } => {
+            let OwnerKey { did, public_key, .. } = client.get("/v1/keys/owner").await?;
+            export(&Public { did, public_key }, output)
+        }
+    }
+}
+
+impl Create {
+    async fn run(self, data_dir: Option<&Path>, client: &Client, output: Output) -> Result {
+        let passphrase_file = self.passphrase_file.as_deref();
+        if let Some(file) = &self.signing {
+            return signing::create(file, self.encrypted, passphrase_file, output);
+        }
+        if !self.owner {
+            return create(self.name.unwrap_or_default(), self.ttl, client, output).await;
+        }
+        let mut arguments = vec!["create"];
+        arguments.extend(self.encrypted.then_some("--encrypted"));
+        arguments.extend(self.pkcs11.iter().flat_map(|uri| ["--pkcs11", uri]));
+        owner::run(&arguments, passphrase_file, data_dir, output)
     }
 }
 
@@ -68,37 +132,44 @@ async fn create(name: String, ttl: Option<Duration>, client: &Client, output: Ou
     shown
 }
 
+/// All keys that there are to speak of.
+#[derive(Serialize)]
+struct Keys {
+    owner: OwnerKey,
+    #[serde(flatten)]
+    keys: List<ApiKey>,
+}
+
+async fn list(client: &Client, output: Output) -> Result {
+    let keys = Keys { owner: client.get("/v1/keys/owner").await?, keys: client.get("/v1/keys").await? };
+    output.show(&keys, |Keys { owner, keys }| {
+        let state = owner.unavailable.as_ref().map(|why| format!(" (can't sign now: {why})")).unwrap_or_default();
+        let mut text = format!("owner {} in {}: {}{state}\n", owner.did, owner::kept(owner.kept), owner.place);
+        if !keys.items.is_empty() {
+            text.push_str(&table(
+                ["id", "name", "principal", "created", "expires"],
+                keys.items
+                    .iter()
+                    .map(|key| [key.id.to_string(), key.name.clone(), key.principal.to_string(), key.created_at.to_string(), expiry(key)]),
+            ));
+        }
+        text
+    })
+}
+
 fn expiry(key: &ApiKey) -> String {
     key.expires_at.map_or_else(|| "never".into(), |at| at.to_string())
 }
 
-/// A publisher's new key, as `key create --signing` reports it.
+/// A public key, as `key export --public` prints it.
 #[derive(Serialize)]
-struct SigningKey {
+struct Public {
     did: protocol::Did,
-    file: PathBuf,
+    public_key: String,
 }
 
-fn create_signing(file: &Path, output: Output) -> Result {
-    let key = new_signing(file)?;
-    output.show(&SigningKey { did: key.did(), file: file.into() }, |key| key.did.to_string())
-}
-
-/// Makes a signing key in a file that isn't there yet.
-pub(super) fn new_signing(file: &Path) -> Result<Key, Problem> {
-    let key = Key::generate();
-    save(file, key.to_pem().as_bytes()).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Problem::new(Code::AlreadyExists, format!("{} exists and is left as it is", file.display())).hint("name another file")
-        }
-        _ => Problem::new(Code::InvalidRequest, format!("can't write {}: {error}", file.display())),
-    })?;
-    Ok(key)
-}
-
-/// Creates a file that nobody else can read; never follows a link and never overwrites.
-fn save(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+/// The PEM alone on stdout, so that it can be redirected to a file.
+fn export(public: &Public, output: Output) -> Result {
+    output.note(&public.did.to_string());
+    output.show(public, |public| public.public_key.clone())
 }

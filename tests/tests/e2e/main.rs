@@ -10,6 +10,7 @@ mod events;
 mod fixtures;
 mod gateway;
 mod identity;
+mod keys;
 mod lifecycle;
 mod membership;
 mod mesh;

@@ -219,12 +219,12 @@ async fn a_token_enrols_whoever_dials_and_whoever_is_dialled() {
     let key = Key::generate();
     let waiting = config(&key, issuer.mesh(), tcp(0));
     let (token, grant) = issuer.token(Vec::new());
-    waiting.membership.hold(Pending { token, grant, node: key.clone(), owner: key.clone() });
+    waiting.membership.hold(Pending { token, grant, node: key.clone(), owner: Arc::new(key.clone()) });
     let newcomer = Node::spawn(Config { bootstrap: vec![entry.address("tcp")], ..waiting }).await;
     eventually("enrolled through a member", || newcomer.mesh.membership().credential().is_some()).await;
     newcomer.sees(&entry).await;
     for address in &at {
-        let keys = Keys { node: Key::generate(), owner: Key::generate() };
+        let keys = Keys { node: Key::generate(), owner: Arc::new(Key::generate()) };
         let membership = Arc::new(Membership::new(issuer.mesh(), keys.node.node_id()));
         let (token, grant) = issuer.token(Vec::new());
         membership.hold(Pending { token, grant, node: keys.node.clone(), owner: keys.owner.clone() });
@@ -238,7 +238,7 @@ async fn a_token_enrols_whoever_dials_and_whoever_is_dialled() {
     let key = Key::generate();
     let waiting = config(&key, issuer.mesh(), tcp(0));
     let (token, grant) = issuer.token(Vec::new());
-    waiting.membership.hold(Pending { token, grant, node: key.clone(), owner: key.clone() });
+    waiting.membership.hold(Pending { token, grant, node: key.clone(), owner: Arc::new(key.clone()) });
     let waiting = Node::spawn(waiting).await;
     assert_eq!(headquarters.join(&waiting.address("tcp"), PATIENCE).await.expect("enrolled, and then a member"), waiting.id());
     eventually("enrolled by a call", || waiting.mesh.membership().credential().is_some()).await;
@@ -247,7 +247,7 @@ async fn a_token_enrols_whoever_dials_and_whoever_is_dialled() {
 
 /// A node that has nothing but a credential which has expired.
 async fn late(issuer: &Issuer, place: &std::path::Path, entry: &Node) -> Node {
-    let keys = Keys { node: Key::generate(), owner: Key::generate() };
+    let keys = Keys { node: Key::generate(), owner: Arc::new(Key::generate()) };
     let papers = Papers::at(place);
     let now = Timestamp::now();
     papers.keep_credential(&issuer.credential(keys.node.node_id(), now - MAX_VALIDITY, MAX_VALIDITY)).expect("written");
@@ -290,7 +290,7 @@ async fn the_step_that_fails_is_named() {
         let key = Key::generate();
         let membership = Arc::new(Membership::new(issuer.mesh(), key.node_id()));
         let (token, grant) = issuer.token(Vec::new());
-        membership.hold(Pending { token, grant, node: key.clone(), owner: key.clone() });
+        membership.hold(Pending { token, grant, node: key.clone(), owner: Arc::new(key.clone()) });
         enrol(&key, &membership, &address, Duration::from_secs(3)).await.expect_err("nobody enrols there").step
     };
     assert_eq!(attempt("nonsense".into()).await, Step::Address);

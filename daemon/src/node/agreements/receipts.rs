@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use protocol::{
-    AgentId, AgreementId, Code, Did, Digest, Key, OperationId, Problem, Signed, Timestamp, Usage,
+    AgentId, AgreementId, Code, Did, Digest, OperationId, Problem, Signed, Signer, Timestamp, Usage,
     agreement::Status,
     document::Sealed,
     receipt::{Position, Receipt},
@@ -94,24 +94,27 @@ impl Contract {
     }
 
     /// The consumer's newest receipt with its signature, unless the provider has it.
-    pub(crate) fn to_acknowledge(&self, key: &Key) -> Option<Signed<Receipt>> {
+    pub(crate) async fn to_acknowledge(&self, key: &dyn Signer) -> Result<Option<Signed<Receipt>>, Problem> {
         let delivered = self.standing.lock().delivered.number;
-        self.countersigned(key).filter(|receipt| receipt.document().sequence > delivered)
+        if self.receipt_number() <= delivered {
+            return Ok(None);
+        }
+        self.countersigned(key).await
     }
 
     /// The consumer's newest receipt with its signature.
-    pub(crate) fn countersigned(&self, key: &Key) -> Option<Signed<Receipt>> {
-        let receipt = self.receipt()?;
+    pub(crate) async fn countersigned(&self, key: &dyn Signer) -> Result<Option<Signed<Receipt>>, Problem> {
+        let Some(receipt) = self.receipt() else { return Ok(None) };
         if receipt.require(key.did()).is_ok() {
-            return Some(receipt);
+            return Ok(Some(receipt));
         }
         // Not under the lock: others go on meanwhile. Whoever signs the same comes to the same.
-        let receipt = receipt.countersign(key);
+        let receipt = receipt.countersign_by(key).await?;
         let mut standing = self.standing.lock();
         if standing.receipt.as_ref().is_some_and(|have| have.envelope().payload == receipt.envelope().payload) {
             standing.receipt = Some(receipt.clone());
         }
-        Some(receipt)
+        Ok(Some(receipt))
     }
 
     /// The provider has the receipt of this number with both signatures.

@@ -43,6 +43,7 @@ impl Node {
         keep: Option<u32>,
     ) -> Result<api::SnapshotOutline, Problem> {
         let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        self.owner_key.ready().await?;
         // One at a time: what one writes, another must not take for nobody's.
         let _alone = self.snapshotting.lock().await;
         let Cutting { state, mark, chunks, keys, bytes } = self.cut(&agent).await?;
@@ -65,7 +66,7 @@ impl Node {
             bytes,
             index,
         };
-        let signed = Signed::sign(snapshot, &[&self.owner_key]);
+        let signed = Signed::sign_by(snapshot, &self.owner_key).await?;
         let snapshot = signed.document();
         let digest = Digest::sha256(signed.envelope().payload.as_bytes());
         let entry = self.journal.append(caller.note(), Action::Snapshot { agent: shown.id, snapshot: snapshot.id, digest });

@@ -1,7 +1,6 @@
 //! Signing plugins, and reading what was signed: neither needs a node.
 
 use std::{
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,7 +13,6 @@ use protocol::{
     manifest::{Health, INTERFACE, Import, MAX_COMPONENT, Manifest},
 };
 use serde::Serialize;
-use zeroize::Zeroizing;
 
 use super::{beside, component, revoking, same};
 use crate::{
@@ -26,8 +24,6 @@ use crate::{
     project::Project,
 };
 
-/// A PEM key takes 119 bytes.
-const MAX_KEY: usize = 16 * 1024;
 /// How long a plugin may run that is being worked on.
 const DEV_VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -36,6 +32,9 @@ pub(crate) struct Sign {
     /// The publisher's private key (PKCS#8 PEM), as 'key create --signing' writes it
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
+    /// The file with the key's passphrase, if it is encrypted; asked for on a terminal if not given
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
     /// The plugin's name
     #[arg(long, value_parser = parse::plugin)]
     name: Option<String>,
@@ -87,7 +86,7 @@ impl From<&Project> for Release {
 }
 
 pub(super) fn sign(arguments: Sign, output: Output) -> Result {
-    let key = read_key(&arguments.key, output)?;
+    let key = commands::key::read_key(&arguments.key, arguments.passphrase_file.as_deref(), output)?;
     let Sign { name, release, imports, health, ttl, file, .. } = arguments;
     let (component, stated) = if file.is_dir() {
         let project = Project::open(&file)?;
@@ -146,24 +145,11 @@ fn write(stated: Release, file: &Path, manifest_file: PathBuf, key: &Key, ttl: D
 /// The key in a file, which is made if it isn't there.
 pub(super) fn key_or_new(file: &Path, output: Output) -> Result<Key, Problem> {
     if file.exists() {
-        return read_key(file, output);
+        return commands::key::read_key(file, None, output);
     }
     let failed = |error: std::io::Error| Problem::new(Code::InvalidRequest, format!("can't write {}: {error}", file.display()));
     std::fs::create_dir_all(file.parent().unwrap_or(file)).map_err(failed)?;
-    commands::key::new_signing(file)
-}
-
-fn read_key(file: &Path, output: Output) -> Result<Key, Problem> {
-    let open_to_others = std::fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o077 != 0);
-    if open_to_others {
-        output.note(&format!("warning: {} can be read by others; run 'chmod 600' on it", file.display()));
-    }
-    let pem = Zeroizing::new(input::read(file, MAX_KEY)?);
-    let key = std::str::from_utf8(&pem).ok().and_then(|pem| Key::from_pem(pem).ok());
-    key.ok_or_else(|| {
-        let problem = Problem::new(Code::MalformedDocument, format!("{} is not an Ed25519 private key in PKCS#8 PEM form", file.display()));
-        problem.hint("make one with 'mcpctl key create --signing FILE'")
-    })
+    commands::key::new_key(file, None)
 }
 
 /// What `inspect` found, after the signature and, where it is there, the component were verified.

@@ -109,7 +109,6 @@ impl Case {
             by: self.provider.did(),
             status: Status::Closed,
             reason: Some(Reason::Completed),
-            note: None,
             bundle: self.bundle(),
             total: newest.total,
             overage: newest.overage,

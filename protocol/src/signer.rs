@@ -1,0 +1,33 @@
+//! Who signs in a principal's name: a key at hand, or one that is elsewhere and may not answer.
+
+use std::{fmt, pin::Pin};
+
+use crate::{
+    error::Problem,
+    key::{Did, Key},
+};
+
+/// A signature that is on its way.
+pub type Signing<'a> = Pin<Box<dyn Future<Output = Result<[u8; 64], Problem>> + Send + 'a>>;
+
+/// Signs in the name of one principal.
+pub trait Signer: fmt::Debug + Send + Sync {
+    /// In whose name.
+    fn did(&self) -> Did;
+
+    /// Signs `message` (Ed25519, RFC 8032).
+    ///
+    /// # Errors
+    /// `key_unavailable`: the key can't be used now. Nothing is signed with another instead.
+    fn sign<'a>(&'a self, message: &'a [u8]) -> Signing<'a>;
+}
+
+impl Signer for Key {
+    fn did(&self) -> Did {
+        Self::did(self)
+    }
+
+    fn sign<'a>(&'a self, message: &'a [u8]) -> Signing<'a> {
+        Box::pin(std::future::ready(Ok(Self::sign(self, message))))
+    }
+}
