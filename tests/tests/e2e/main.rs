@@ -9,6 +9,7 @@ mod egress;
 mod fixtures;
 mod gateway;
 mod identity;
+mod killed;
 mod lifecycle;
 mod membership;
 mod mesh;
