@@ -140,7 +140,7 @@ impl Node {
         let held = match (contract.reserve(&request, Timestamp::now()), acknowledged) {
             // What it brings may be what is waited for.
             (Err(problem), Some(acknowledged)) if problem.code == Code::AgreementUnacknowledged => {
-                self.take_acknowledgement(&contract, acknowledged).await?;
+                self.take_acknowledgement(&contract, acknowledged)?;
                 contract.reserve(&request, Timestamp::now())?
             }
             (held, acknowledged) => {

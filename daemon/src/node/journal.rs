@@ -23,11 +23,14 @@ pub(crate) struct Journal {
     /// Commits whose loss in a crash the next one makes good.
     waiting: Arc<Mutex<Vec<Commit>>>,
     /// Records of which only the newest counts, by their ids, with their numbers.
-    newest: Arc<Mutex<HashMap<(Kind, String), (u64, RecordWrite)>>>,
+    newest: Arc<Mutex<Newest>>,
     flushing: Arc<tokio::sync::Mutex<()>>,
     /// The length of the trace, for those who follow it.
     grown: watch::Sender<u64>,
 }
+
+/// Records by their ids, with their numbers.
+type Newest = HashMap<(Kind, String), (u64, RecordWrite)>;
 
 /// What an entry says beside the action itself.
 #[derive(Debug)]

@@ -118,7 +118,7 @@ impl Node {
 
     /// Verifies and keeps a receipt that the consumer has signed; one that is no news isn't even verified. Answers whether it
     /// was news.
-    pub(super) async fn take_acknowledgement(&self, contract: &Contract, sealed: Sealed<Receipt>) -> Result<bool, Problem> {
+    pub(super) fn take_acknowledgement(&self, contract: &Contract, sealed: Sealed<Receipt>) -> Result<bool, Problem> {
         if !contract.is_news(claimed_number(&sealed)?) {
             return Ok(false);
         }
@@ -139,7 +139,7 @@ impl Node {
         let Some(sealed) = sealed else { return };
         let (node, contract) = (self.clone(), Arc::clone(contract));
         self.tasks.spawn(async move {
-            if let Err(problem) = node.take_acknowledgement(&contract, sealed).await {
+            if let Err(problem) = node.take_acknowledgement(&contract, sealed) {
                 tracing::warn!(agreement = %contract.id(), %problem, "the consumer's signature under a receipt was not taken");
             }
         });
@@ -154,7 +154,7 @@ impl Node {
         }
         self.require_at_home(&terms)?;
         if let Some(receipt) = acknowledge.receipt
-            && self.take_acknowledgement(&contract, receipt).await?
+            && self.take_acknowledgement(&contract, receipt)?
         {
             self.journal.flush().await;
         }

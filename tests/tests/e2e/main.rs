@@ -11,6 +11,7 @@ mod fixtures;
 mod gateway;
 mod identity;
 mod keys;
+mod killed;
 mod lifecycle;
 mod membership;
 mod mesh;
