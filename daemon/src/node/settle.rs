@@ -233,7 +233,11 @@ impl Node {
     pub(super) async fn with_receipts(&self, contract: &Contract, mut state: AgreementState) -> Result<AgreementState, Problem> {
         if state.terms.provider == self.owner {
             let countersigned = contract.receipt();
-            let newest = self.newest_receipt(contract).await?;
+            let newest = match self.newest_receipt(contract).await {
+                // What was used is known without it; the newest that both signed is here.
+                Err(problem) if problem.code == Code::KeyUnavailable => countersigned.clone(),
+                newest => newest?,
+            };
             let number = |receipt: &Option<Signed<Receipt>>| receipt.as_ref().map(|receipt| receipt.document().sequence);
             state.bundle.countersigned = countersigned.filter(|_| number(&contract.receipt()) != number(&newest)).map(Into::into);
             state.bundle.receipt = newest.map(Into::into);
