@@ -25,6 +25,7 @@ use crate::{
     receipt::Receipt,
     token::Enrolment,
     usage::Usage,
+    witness::{Shown, Witnessed},
 };
 
 /// The largest result of a call.
@@ -197,6 +198,11 @@ pub enum Request {
     Revoked(Sealed<Revocations>),
     /// Among nodes of one owner: about its agents.
     Custody(Box<Custody>),
+    /// My trace's newest checkpoint: remember it, and cosign it if it only adds to what you remember.
+    Witness(Box<Shown>),
+    /// Checkpoints of others that I remember, signed notes: do you know another history of one? At most
+    /// [`MAX_TOLD`](crate::witness::MAX_TOLD).
+    Checkpoints(Vec<String>),
 }
 
 /// A call of an agent's method.
@@ -248,6 +254,8 @@ pub enum Response {
     Held(Vec<Held>),
     /// Whether this node has become the agent's home.
     Settled(bool),
+    /// What it makes of the checkpoint.
+    Witnessed(Witnessed),
 }
 
 /// A call's answer.

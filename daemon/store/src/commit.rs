@@ -211,7 +211,7 @@ kinds! {
     ApiKey = 7, "api_key";
     /// A peer known from before.
     Peer = 8, "peer";
-    /// A signed checkpoint, ours or a peer's.
+    /// A signed checkpoint of ours.
     Checkpoint = 9, "checkpoint";
     /// A signed advert.
     Advert = 10, "advert";
@@ -239,6 +239,8 @@ kinds! {
     Webhook = 21, "webhook";
     /// Events that a webhook was not told, by webhook and index.
     DeadLetter = 22, "dead_letter";
+    /// What is remembered of another node's trace, and what speaks against it.
+    Witnessed = 23, "witnessed";
 }
 
 /// How a commit came out.

@@ -24,3 +24,4 @@ mod swarm;
 mod tampered;
 mod terms;
 mod web;
+mod witness;
