@@ -1,17 +1,20 @@
 //! Peers remember what a node's trace was, cosign it, and prove it where the node shows another past.
 
-use std::{fs, path::Path};
+use std::{fs, net::Ipv4Addr, path::Path, sync::Arc};
 
+use mesh::{Config, Listen, Mesh};
 use protocol::{
-    NodeId,
+    Code, Key, NodeId, Problem,
     api::{List, SignedCheckpoint, WitnessedLog},
+    checkpoint::Checkpoint,
     cosignature,
-    witness::Finding,
+    wire::{Request, Response},
+    witness::{Finding, MAX_TOLD, Shown, Witnessed},
 };
 use serde_json::{Value, json};
-use tests::{Cluster, Node, until};
+use tests::{Cluster, Node, PATIENCE, until};
 
-use crate::fixtures::counter;
+use crate::{fixtures::counter, rogue::Deaf};
 
 /// What `node` remembers of the trace of `other`, once it is as wanted.
 async fn remembers(node: &Node, other: NodeId, what: &str, wanted: impl Fn(&WitnessedLog) -> bool) -> WitnessedLog {
@@ -129,4 +132,86 @@ async fn a_node_that_shows_another_past_is_named_and_proven() {
     // The peer's operator may let it go.
     peer.json(&["trace", "witness", "--forget", &node]).await;
     remembers(&peer, owner.id(), "it to be believed again", |log| log.evidence.is_none()).await;
+}
+
+/// A log's owner that signs whatever it likes.
+struct Liar {
+    key: Key,
+    mesh: Mesh,
+    peer: NodeId,
+}
+
+impl Liar {
+    async fn meets(cluster: &Cluster, peer: &Node) -> Self {
+        let key = Key::generate();
+        let config = Config {
+            listen: Listen { host: Ipv4Addr::LOCALHOST.into(), tcp: Some(0), quic: None, wss: None },
+            private_addresses: true,
+            ..Config::new(key.clone(), cluster.mesh_id().clone())
+        };
+        let mesh = Mesh::spawn(config, Arc::new(Deaf)).await.expect("a peer");
+        mesh.join(peer.address("tcp"), PATIENCE).await.expect("it answers");
+        Self { key, mesh, peer: peer.id() }
+    }
+
+    fn says(&self, size: u64, root: u8) -> String {
+        Checkpoint { node: self.key.node_id(), size, root: [root; 32] }.sign(&self.key)
+    }
+
+    async fn ask(&self, request: Request) -> Result<Response, Problem> {
+        self.mesh.request(self.peer, request, "liar", PATIENCE).await.map_err(Problem::from)
+    }
+
+    async fn shows(&self, note: String) -> Result<Witnessed, Problem> {
+        match self.ask(Request::Witness(Box::new(Shown { note, link: None }))).await? {
+            Response::Witnessed(witnessed) => Ok(witnessed),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn liars_are_told_apart_from_those_they_lie_about() {
+    let cluster = Cluster::new();
+    let peer = cluster.node("peer").start().await;
+    let (one, two) = (Liar::meets(&cluster, &peer).await, Liar::meets(&cluster, &peer).await);
+    let evidence = async |of: &Liar| {
+        let logs: List<WitnessedLog> = peer.client().get("/v1/trace/witness").await.expect("a list");
+        logs.items.into_iter().find(|log| log.node == of.key.node_id()).and_then(|log| log.evidence)
+    };
+    // Only of one's own log, and signed.
+    for note in [two.says(10, 1), one.says(10, 1).replace("\n10\n", "\n11\n"), "nothing".into(), one.says(10, 1) + &"x".repeat(2_000)] {
+        assert_eq!(one.shows(note).await.expect_err("not its checkpoint").code, Code::BadSignature);
+    }
+    for liar in [&one, &two] {
+        let Witnessed::Cosigned(line) = liar.shows(liar.says(10, 1)).await.expect("the first one") else { panic!("not cosigned") };
+        let shown = Checkpoint::verify(&liar.says(10, 1)).expect("its own");
+        assert_eq!(cosignature::verify(&line, &shown).map(|(by, _)| by), Some(peer.id()));
+    }
+    // A neighbour's word is nothing without the signature of the log's owner; with it, it is a proof.
+    let made_up = Checkpoint { node: one.key.node_id(), size: 10, root: [2; 32] }.sign(&two.key);
+    for (told, proven) in [(made_up, false), (one.says(11, 2), false), (one.says(10, 1), false), (one.says(10, 2), true)] {
+        assert_eq!(two.ask(Request::Checkpoints(vec![told])).await, Ok(Response::Done));
+        assert_eq!(evidence(&one).await.is_some(), proven);
+    }
+    let proof = evidence(&one).await.expect("a proof");
+    assert_eq!(proof.finding, Finding::Fork);
+    proof.verify().expect("it verifies offline");
+    assert_eq!(one.shows(one.says(10, 1)).await.expect_err("two histories").code, Code::ProofFailed);
+    let many = vec![one.says(10, 2); MAX_TOLD + 1];
+    assert_eq!(two.ask(Request::Checkpoints(many)).await.expect_err("too many").code, Code::TooLarge);
+
+    // Who never links is suspected, and nobody asks without end.
+    let mut shown = 0;
+    let refused = loop {
+        match two.shows(two.says(11, 3)).await {
+            Ok(Witnessed::Remembered(note)) => assert_eq!(note, two.says(10, 1)),
+            Ok(other) => panic!("{other:?}"),
+            Err(problem) => break problem,
+        }
+        shown += 1;
+        assert!(shown < 200, "nothing bounds it");
+        assert_eq!(evidence(&two).await.map(|evidence| evidence.finding), (shown >= 8).then_some(Finding::Withheld));
+    };
+    assert_eq!(refused.code, Code::Overloaded, "{refused}");
 }
