@@ -167,7 +167,7 @@ impl Node {
     fn own_past_is_lost(&self, peer: NodeId, past: &Checkpoint, theirs: String) {
         if std::mem::replace(&mut *self.witness.own.denied.lock(), theirs.clone()) != theirs {
             tracing::error!(
-                witness = %peer, size = past.size, note = %theirs,
+                witness = %peer, size = past.size, note = ?theirs,
                 "a peer remembers a checkpoint that this node's key signed and this node's trace doesn't contain: the data \
                  directory is an old copy, or another node runs with this key"
             );

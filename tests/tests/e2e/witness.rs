@@ -159,7 +159,7 @@ impl Liar {
     }
 
     async fn ask(&self, request: Request) -> Result<Response, Problem> {
-        self.mesh.request(self.peer, request, "liar", PATIENCE).await.map_err(Problem::from)
+        self.mesh.request(self.peer, request, "liar", PATIENCE).await
     }
 
     async fn shows(&self, note: String) -> Result<Witnessed, Problem> {

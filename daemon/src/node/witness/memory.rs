@@ -43,9 +43,13 @@ pub(crate) struct Witness {
     journal: Journal,
     /// Each log under a lock of its own: two histories that come at once are judged one after the other.
     places: Mutex<BTreeMap<NodeId, Arc<tokio::sync::Mutex<Place>>>>,
-    counted: Mutex<BTreeMap<NodeId, (Instant, u32)>>,
+    counted: Mutex<Counted>,
     pub(super) own: Own,
 }
+
+/// When each peer's window began, and its requests since.
+#[derive(Debug, Default)]
+struct Counted(BTreeMap<NodeId, (Instant, u32)>);
 
 #[derive(Debug, Default)]
 struct Place {
@@ -65,6 +69,24 @@ struct Log {
     times: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     evidence: Option<Evidence>,
+}
+
+impl Counted {
+    fn admits(&mut self, from: NodeId, now: Instant) -> bool {
+        if self.0.len() >= MAX_COUNTED {
+            self.0.retain(|_, (since, _)| now.duration_since(*since) < WINDOW);
+        }
+        let room = self.0.len() < MAX_COUNTED;
+        let (since, count) = match self.0.entry(from) {
+            Entry::Vacant(_) if !room => return false,
+            entry => entry.or_insert((now, 0)),
+        };
+        if now.duration_since(*since) >= WINDOW {
+            (*since, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+        *count <= MAX_REQUESTS
+    }
 }
 
 impl Place {
@@ -92,26 +114,7 @@ impl Witness {
 
     /// Counts a peer's request.
     pub(super) fn pace(&self, from: NodeId) -> Result<(), Problem> {
-        let (mut counted, now) = (self.counted.lock(), Instant::now());
-        if counted.len() >= MAX_COUNTED {
-            counted.retain(|_, (since, _)| now.duration_since(*since) < WINDOW);
-        }
-        let room = counted.len() < MAX_COUNTED;
-        let admitted = match counted.entry(from) {
-            Entry::Vacant(entry) if room => {
-                entry.insert((now, 1));
-                true
-            }
-            Entry::Vacant(_) => false,
-            Entry::Occupied(mut entry) => {
-                let (since, count) = entry.get_mut();
-                if now.duration_since(*since) >= WINDOW {
-                    (*since, *count) = (now, 0);
-                }
-                *count = count.saturating_add(1);
-                *count <= MAX_REQUESTS
-            }
-        };
+        let admitted = self.counted.lock().admits(from, Instant::now());
         if admitted { Ok(()) } else { Err(Problem::new(Code::Overloaded, "too many requests about checkpoints")) }
     }
 
@@ -201,7 +204,7 @@ impl Witness {
         let link = link.filter(|_| Checkpoint::read(&new).is_ok_and(|new| new.size != known.size));
         let evidence = Evidence { finding, old: log.note.clone(), new, link, found_at: Timestamp::now() };
         tracing::error!(
-            node = %known.node, old = %evidence.old, new = %evidence.new,
+            node = %known.node, old = ?evidence.old, new = ?evidence.new,
             "{} ('mcpctl trace witness --evidence {}' exports it)", finding.describe(), known.node
         );
         let log_with = Log { evidence: Some(evidence), ..log.clone() };
@@ -278,4 +281,55 @@ fn oust(places: &mut BTreeMap<NodeId, Arc<tokio::sync::Mutex<Place>>>) -> Result
 fn remembered(place: &Place) -> Result<Witnessed, Problem> {
     let nothing = || Problem::new(Code::Internal, "nothing is remembered of this log");
     place.known.as_ref().map(|(_, log)| Witnessed::Remembered(log.note.clone())).ok_or_else(nothing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> NodeId {
+        Key::generate().node_id()
+    }
+
+    fn log(days: i64, evidence: bool) -> (Checkpoint, Log) {
+        let at = Timestamp::now() - SignedDuration::from_hours(days * 24);
+        let finding = Finding::Withheld;
+        let evidence = evidence.then(|| Evidence { finding, old: String::new(), new: String::new(), link: None, found_at: at });
+        let log = Log { note: String::new(), first_at: at, seen_at: at, times: 1, evidence };
+        (Checkpoint { node: node(), size: 1, root: [1; 32] }, log)
+    }
+
+    fn places(days: &[(i64, bool)]) -> (BTreeMap<NodeId, Arc<tokio::sync::Mutex<Place>>>, Vec<NodeId>) {
+        let known: Vec<_> = days.iter().map(|(days, evidence)| log(*days, *evidence)).collect();
+        let nodes = known.iter().map(|(checkpoint, _)| checkpoint.node).collect();
+        let place = |known| Arc::new(tokio::sync::Mutex::new(Place { known: Some(known), ..Place::default() }));
+        (known.into_iter().map(|known| (known.0.node, place(known))).collect(), nodes)
+    }
+
+    #[test]
+    fn a_flood_of_newcomers_ousts_neither_fresh_memories_nor_evidence() {
+        let (mut fresh, _) = places(&[(0, false), (6, false), (400, true)]);
+        assert_eq!(oust(&mut fresh).expect_err("all stay").code, Code::Overloaded);
+        assert_eq!(fresh.len(), 3);
+        let (mut some, nodes) = places(&[(0, false), (8, false), (30, false), (400, true)]);
+        // Who is being judged stays, too.
+        let (busy, held) = (Arc::clone(&some[&nodes[2]]), Arc::clone(&some[&nodes[1]]));
+        let judging = busy.try_lock().expect("free");
+        assert_eq!(oust(&mut some).expect("one is stale"), nodes[1]);
+        assert!(held.try_lock().expect("free").gone, "nothing is written there any more");
+        drop(judging);
+        assert_eq!(oust(&mut some).expect("the other"), nodes[2]);
+        assert_eq!(some.len(), 2);
+    }
+
+    #[test]
+    fn each_peer_has_its_share_of_requests_and_all_have_a_bound() {
+        let (mut counted, now, peer) = (Counted::default(), Instant::now(), node());
+        assert_eq!((0..1_000).filter(|_| counted.admits(peer, now)).count(), MAX_REQUESTS as usize);
+        assert!(counted.admits(node(), now), "another's share is its own");
+        assert!(counted.admits(peer, now + WINDOW));
+        counted.0.extend((0..MAX_COUNTED).map(|_| (node(), (now, 1))));
+        assert!(!counted.admits(node(), now), "no memory for more");
+        assert!(counted.admits(node(), now + WINDOW) && counted.0.len() <= 3, "windows end");
+    }
 }
