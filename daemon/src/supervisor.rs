@@ -118,6 +118,7 @@ impl Supervisor {
         });
         let every = Duration::from_secs(config.checkpoint_seconds);
         parts.spawn(part("checkpoints", Arc::clone(&node.trace).run(every, stop.clone())));
+        parts.spawn(part("the witnesses", node.clone().be_witnessed(stop.clone())));
         parts.spawn(part("housekeeping", node.clone().keep_house(stop.clone())));
         parts.spawn(part("the snapshots", node.clone().keep_snapshots(stop.clone())));
         parts.spawn(part("the replicas", node.clone().keep_replicas(stop.clone())));

@@ -22,6 +22,7 @@ use crate::{
     key::{Did, NodeId},
     manifest::{self, Manifest},
     usage::Usage,
+    witness::Evidence,
 };
 
 pub use self::{agents::*, events::*, mesh::*, terms::*};
@@ -305,15 +306,50 @@ pub struct Proof {
     pub inclusion: InclusionProof,
 }
 
-/// `GET /v1/trace/checkpoint`
+/// `GET /v1/trace/checkpoint`: the newest one; with `?cosigned=true` the newest that a peer has cosigned.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SignedCheckpoint {
-    /// The signed note.
+    /// The signed note, cosigned by [`Self::cosigners`].
     pub note: String,
     /// Its size.
     pub size: u64,
     /// The key in C2SP form, for other tools.
     pub verifier_key: String,
+    /// The peers that have seen it and nothing that contradicts it.
+    #[serde(default)]
+    pub cosigners: Vec<Cosigner>,
+}
+
+/// A peer that cosigned a checkpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cosigner {
+    /// The peer.
+    pub node: NodeId,
+    /// When, by its clock.
+    pub time: Timestamp,
+    /// The key of its cosignatures in C2SP form, for other tools.
+    pub verifier_key: String,
+}
+
+/// An item of `GET /v1/trace/witness`: another node's trace, as far as this node remembers it. `DELETE
+/// /v1/trace/witness/{node}` forgets it, with the evidence.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WitnessedLog {
+    /// The log's node.
+    pub node: NodeId,
+    /// The size of the newest checkpoint that it has shown to be an extension of all before.
+    pub size: u64,
+    /// That checkpoint: a signed note.
+    pub note: String,
+    /// When it showed the first one.
+    pub first_at: Timestamp,
+    /// When it showed this one.
+    pub seen_at: Timestamp,
+    /// How many it has shown.
+    pub times: u64,
+    /// What speaks against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
 }
 
 /// The answer of `POST /v1/trace/verify`: the whole log, recomputed from its entries.

@@ -49,32 +49,35 @@ pub enum Error {
 impl Checkpoint {
     /// The log's origin line.
     pub fn origin(&self) -> String {
-        format!("mcp-zero/{}", self.node)
+        name(&self.node)
     }
 
     /// The key in C2SP verifier form (`<name>+<key id>+<key>`), for other tools.
     pub fn verifier_key(&self) -> String {
-        let origin = self.origin();
-        let key = [&[ED25519][..], self.node.as_bytes()].concat();
-        format!("{origin}+{}+{}", crate::digest::hex(&key_id(&origin, &self.node)), STANDARD.encode(key))
+        verifier_key(ED25519, &self.node)
     }
 
     /// Signs it as a note with the node's key.
     pub fn sign(&self, key: &Key) -> String {
         let (origin, body) = (self.origin(), self.body());
-        let signature = [&key_id(&origin, &self.node)[..], &key.sign(body.as_bytes())].concat();
+        let signature = [&key_id(ED25519, &self.node)[..], &key.sign(body.as_bytes())].concat();
         format!("{body}\n— {origin} {}\n", STANDARD.encode(signature))
+    }
+
+    /// Reads what a note says, whoever signed it.
+    pub fn read(note: &str) -> Result<Self, Error> {
+        if note.len() > MAX_NOTE {
+            return Err(Error::Malformed);
+        }
+        note.rsplit_once("\n\n").and_then(|(text, _)| Self::parse(text)).ok_or(Error::Malformed)
     }
 
     /// Reads a note and verifies the signature of the node that its origin names. Other signatures are ignored.
     pub fn verify(note: &str) -> Result<Self, Error> {
-        if note.len() > MAX_NOTE {
-            return Err(Error::Malformed);
-        }
+        let checkpoint = Self::read(note)?;
         let (text, signatures) = note.rsplit_once("\n\n").ok_or(Error::Malformed)?;
-        let checkpoint = Self::parse(text).ok_or(Error::Malformed)?;
         let origin = checkpoint.origin();
-        let id = key_id(&origin, &checkpoint.node);
+        let id = key_id(ED25519, &checkpoint.node);
         let body = checkpoint.body();
         let verifies = signatures.lines().any(|line| {
             let encoded = line.strip_prefix("— ").and_then(|rest| rest.strip_prefix(origin.as_str())?.strip_prefix(' '));
@@ -92,15 +95,27 @@ impl Checkpoint {
         Some(Self { node: node.parse().ok()?, size: size.parse().ok()?, root: base64_hash::parse(root)? })
     }
 
-    fn body(&self) -> String {
+    /// What is signed.
+    pub(crate) fn body(&self) -> String {
         format!("{}\n{}\n{}\n", self.origin(), self.size, STANDARD.encode(self.root))
     }
 }
 
-/// The first four bytes of `SHA-256(name ‖ 0x0A ‖ 0x01 ‖ public key)`.
-fn key_id(name: &str, node: &NodeId) -> [u8; 4] {
-    let hash = Sha256::new().chain_update(name).chain_update([b'\n', ED25519]).chain_update(node.as_bytes()).finalize();
+/// The name of a node's key, and the origin of its log.
+pub(crate) fn name(node: &NodeId) -> String {
+    format!("mcp-zero/{node}")
+}
+
+/// The first four bytes of `SHA-256(name ‖ 0x0A ‖ signature type ‖ public key)`.
+pub(crate) fn key_id(signature: u8, node: &NodeId) -> [u8; 4] {
+    let hash = Sha256::new().chain_update(name(node)).chain_update([b'\n', signature]).chain_update(node.as_bytes()).finalize();
     [hash[0], hash[1], hash[2], hash[3]]
+}
+
+/// A node's key in C2SP verifier form, for one type of signatures.
+pub(crate) fn verifier_key(signature: u8, node: &NodeId) -> String {
+    let key = [&[signature][..], node.as_bytes()].concat();
+    format!("{}+{}+{}", name(node), crate::digest::hex(&key_id(signature, node)), STANDARD.encode(key))
 }
 
 #[cfg(test)]

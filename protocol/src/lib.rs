@@ -11,6 +11,7 @@
 //! grant                      what an agent may reach outside of itself
 //! token, admission           how a node enters a private mesh, and what two nodes show one another first
 //! merkle, checkpoint, entry  the trace: RFC 6962 proofs, C2SP checkpoints
+//! cosignature, witness       what nodes say of one another's trace
 //! bundle                     an agent in one file
 //! wire, frame                mesh messages, their size limits, and how they are cut
 //! api, client                the local API and its client over the Unix socket
@@ -26,6 +27,7 @@ pub mod bundle;
 pub mod checkpoint;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod cosignature;
 pub mod credential;
 pub mod custody;
 pub mod digest;
@@ -49,6 +51,7 @@ pub mod token;
 pub mod tree;
 pub mod usage;
 pub mod wire;
+pub mod witness;
 
 #[cfg(feature = "client")]
 pub use client::Client;

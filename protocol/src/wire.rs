@@ -25,6 +25,7 @@ use crate::{
     receipt::Receipt,
     token::Enrolment,
     usage::Usage,
+    witness::{Shown, Witnessed},
 };
 
 /// The largest result of a call.
@@ -199,6 +200,11 @@ pub enum Request {
     Custody(Box<Custody>),
     /// By the consumer of an agreement, where no next call says it.
     Acknowledge(Box<Acknowledge>),
+    /// My trace's newest checkpoint: remember it, and cosign it if it only adds to what you remember.
+    Witness(Box<Shown>),
+    /// Checkpoints of others that I remember, signed notes: do you know another history of one? At most
+    /// [`MAX_TOLD`](crate::witness::MAX_TOLD).
+    Checkpoints(Vec<String>),
 }
 
 /// The newest receipt that a consumer has of an agreement; asks whether there is a newer one.
@@ -274,6 +280,8 @@ pub enum Response {
     Settled(bool),
     /// How the agreement stands.
     Standing(Box<Standing>),
+    /// What it makes of the checkpoint.
+    Witnessed(Witnessed),
 }
 
 /// A call's answer.

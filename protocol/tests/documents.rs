@@ -19,6 +19,7 @@ use protocol::{
     merkle,
     receipt::Receipt,
     wire::{self, Announcement, Call, Executed, Request, Response},
+    witness::{Link, Shown, Witnessed},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -111,6 +112,9 @@ proptest! {
         let (key, sibling) = (Key::from_seed(&seed), merkle::leaf_hash(b"another"));
         let root = merkle::node_hash(&merkle::leaf_hash(text.as_bytes()), &sibling);
         let checkpoint = Checkpoint { node: key.node_id(), size: 2, root }.sign(&key);
+        let shown = Shown { note: checkpoint.clone(), link: Some(Link { from: 1, root: sibling, hashes: vec![root] }) };
+        survives_cbor(&call(Request::Witness(Box::new(shown))))?;
+        survives_cbor(&Response::Witnessed(Witnessed::Remembered(checkpoint.clone())))?;
         let proof = InclusionProof { index: 0, entry: text, hashes: vec![sibling], checkpoint };
         survives_cbor(&Response::Proof(proof.clone()))?;
         prop_assert_eq!(proof.verify().expect("it is in the log").1, written);

@@ -115,6 +115,8 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/trace/checkpoint", get(trace::checkpoint))
         .route("/v1/trace/consistency", get(trace::consistency))
         .route("/v1/trace/verify", post(trace::verify))
+        .route("/v1/trace/witness", get(trace::witnessed))
+        .route("/v1/trace/witness/{node}", delete(trace::forget_witnessed))
         .route("/v1/events", get(events::follow))
         .route("/v1/webhooks", post(events::create).get(events::list))
         .route("/v1/webhooks/{id}", delete(events::remove))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{Extension, extract::State};
 use protocol::{
     Code, NodeId, OperationId, Problem,
-    api::{List, Proof, SignedCheckpoint, TraceItem, TraceVerified},
+    api::{List, Proof, SignedCheckpoint, TraceItem, TraceVerified, WitnessedLog},
     entry::ConsistencyProof,
     wire::{Request, Response},
 };
@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::{
     Api,
     reply::{Failure, Json, Path, Query},
+    require_owner,
 };
 use crate::node::Caller;
 
@@ -68,8 +69,29 @@ pub(super) async fn prove(
     Ok(Json(Proof { inclusion }))
 }
 
-pub(super) async fn checkpoint(State(api): State<Api>) -> Result<Json<SignedCheckpoint>, Failure> {
-    Ok(Json(api.node.trace.checkpoint().await?))
+#[derive(Debug, Deserialize)]
+pub(super) struct Which {
+    /// The newest one that a peer has cosigned.
+    #[serde(default)]
+    cosigned: bool,
+}
+
+pub(super) async fn checkpoint(State(api): State<Api>, Query(which): Query<Which>) -> Result<Json<SignedCheckpoint>, Failure> {
+    let newest = api.node.trace.checkpoint().await?;
+    Ok(Json(if which.cosigned { api.node.witness.newest_cosigned()? } else { api.node.witness.with_cosignatures(newest) }))
+}
+
+pub(super) async fn witnessed(State(api): State<Api>) -> Json<List<WitnessedLog>> {
+    Json(List { items: api.node.witness.logs().await, next: None })
+}
+
+pub(super) async fn forget_witnessed(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(node): Path<NodeId>,
+) -> Result<Json<WitnessedLog>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.witness.forget(node).await?))
 }
 
 #[derive(Debug, Deserialize)]

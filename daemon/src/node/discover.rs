@@ -202,8 +202,10 @@ impl Node {
         if peers.is_empty() {
             return;
         }
-        let turn = self.started.elapsed().as_secs() / 60;
-        self.pull(peers[turn as usize % peers.len()].node_id).await;
+        let turn = (self.started.elapsed().as_secs() / 60) as usize;
+        let neighbour = peers[turn % peers.len()].node_id;
+        self.pull(neighbour).await;
+        self.tell_checkpoints(neighbour, turn).await;
     }
 
     /// Gossip says that a newer advert exists: it is fetched, unless too many fetches are under way.
@@ -222,11 +224,14 @@ impl Node {
         });
     }
 
-    /// A new neighbour: what it knows is taken over.
+    /// A new neighbour: what it knows is taken over, and it is shown this node's trace.
     pub(super) fn on_connected(&self, peer: NodeId) {
         // It may be a provider that was away.
         self.agreements.unsettled.notify_one();
-        self.in_background(move |node| async move { node.pull(peer).await });
+        self.in_background(move |node| async move {
+            node.pull(peer).await;
+            node.seek_cosignature(peer).await;
+        });
     }
 
     fn in_background<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Self) -> F) {

@@ -48,6 +48,8 @@ impl mesh::Handler for Inbound {
             }
             Request::Prove(operation) => node.prove_to(from, &operation).await.map(Response::Proof),
             Request::Manifest(component) => node.manifest_for(from, &component).await.map(Response::Manifest),
+            Request::Witness(shown) => node.witness(from, *shown).await.map(Response::Witnessed),
+            Request::Checkpoints(notes) => node.compare_checkpoints(from, notes).await.map(|()| Response::Done),
             Request::Adverts(_) | Request::Fetch { .. } | Request::Custody(_) => {
                 Err(Problem::new(Code::InvalidRequest, "this answer comes in items, and the caller has no window for them"))
             }

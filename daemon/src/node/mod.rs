@@ -6,6 +6,7 @@
 //! inbound ─┘   (peers: only local)  └─ remote: agreement, mesh request, receipt
 //!
 //! journal      every write, with its trace entry      trace_log    checkpoints and proofs
+//! witness      cosignatures under them, for them; other nodes' histories
 //! outside      what calls reach: the web, other agents
 //! agents       who lives here                         plugins      what they run
 //! agreements   what is owed, and metered              directory    who offers what
@@ -43,6 +44,7 @@ mod templates;
 pub(crate) mod trace_log;
 mod view;
 mod webhooks;
+mod witness;
 
 use std::{
     ops::Deref,
@@ -73,6 +75,7 @@ use self::{
     templates::Templates,
     trace_log::TraceLog,
     webhooks::Webhooks,
+    witness::Witness,
 };
 pub(crate) use self::{feed::Feed, sharing::Share, webhooks::check as check_filter};
 use crate::{data_dir::DataDir, owner::OwnerKey};
@@ -166,6 +169,8 @@ pub(crate) struct Rooms {
     pub(crate) agreements: Agreements,
     pub(crate) directory: Directory,
     pub(crate) trace: Arc<TraceLog>,
+    /// What is known of the traces of others, and who cosigned this one's.
+    pub(crate) witness: Witness,
     pub(crate) api_keys: ApiKeys,
     mesh: OnceLock<Mesh>,
     /// Work that outlives the request that began it: commits, fetches of adverts, news for the other party.
@@ -230,6 +235,7 @@ impl Node {
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner, parts.max_unacknowledged).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),
+            witness: Witness::open(journal.clone()).await?,
             api_keys: ApiKeys::new(journal.clone(), owner),
             node_key: parts.node_key,
             owner_key: parts.owner_key,

@@ -15,6 +15,7 @@ use protocol::{
     checkpoint::Checkpoint,
     entry::{ConsistencyProof, InclusionProof},
     merkle::Hash,
+    witness::Link,
 };
 use store::{Commit, Kind, LoggedEntry, RecordWrite, Store, TreeNode};
 use tokio::sync::Mutex;
@@ -77,7 +78,25 @@ impl TraceLog {
         }
         let checkpoint = Checkpoint { node: self.key.node_id(), size: head.tree.size(), root: head.tree.root() };
         let note = head.note.clone().unwrap_or_default();
-        Ok(SignedCheckpoint { note, size: checkpoint.size, verifier_key: checkpoint.verifier_key() })
+        Ok(SignedCheckpoint { note, size: checkpoint.size, verifier_key: checkpoint.verifier_key(), cosigners: Vec::new() })
+    }
+
+    /// The newest checkpoint that was signed, and its note; none before the first.
+    pub(crate) async fn signed(&self) -> Option<(Checkpoint, String)> {
+        let head = self.head.lock().await;
+        let checkpoint = Checkpoint { node: self.key.node_id(), size: head.tree.size(), root: head.tree.root() };
+        head.note.clone().map(|note| (checkpoint, note))
+    }
+
+    /// How this log came from a size that it once had to a checkpoint's. Of a size that it doesn't have there is nothing to show.
+    pub(crate) async fn link(&self, from: u64, to: &Checkpoint) -> Result<Link, Problem> {
+        if from > to.size {
+            return Ok(Link { from, root: to.root, hashes: Vec::new() });
+        }
+        let store = self.journal.store().as_ref();
+        let (past, plan) = (trace::proof::frontier(from), trace::proof::consistency(from, to.size)?);
+        let root = Tree::restore(from, past.assemble(read(store, &past).await?)?)?.root();
+        Ok(Link { from, root, hashes: plan.assemble(read(store, &plan).await?)? })
     }
 
     /// Appends the leaves up to `size`; returns the subtrees that they completed.

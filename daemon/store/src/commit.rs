@@ -232,7 +232,7 @@ kinds! {
     ApiKey = 7, "api_key";
     /// A peer known from before.
     Peer = 8, "peer";
-    /// A signed checkpoint, ours or a peer's.
+    /// A signed checkpoint of ours.
     Checkpoint = 9, "checkpoint";
     /// A signed advert.
     Advert = 10, "advert";
@@ -262,6 +262,8 @@ kinds! {
     DeadLetter = 22, "dead_letter";
     /// What the newest receipt of an agreement says beside its totals, written with the charge.
     Charged = 23, "charged";
+    /// What is remembered of another node's trace, and what speaks against it.
+    Witnessed = 24, "witnessed";
 }
 
 /// How a commit came out.

@@ -18,12 +18,14 @@
 //! prove:    proof::inclusion(index, size) -> Plan::reads -> (the store) -> Plan::assemble -> proof
 //! restart:  proof::frontier(size)         -> Plan::reads -> (the store) -> Plan::assemble -> Tree::restore
 //! audit:    entries and signed checkpoints in order -> Auditor -> Audited
+//! witness:  what is remembered of another log, what is shown -> witness::judge -> Verdict
 //! ```
 
 pub mod audit;
 mod error;
 pub mod proof;
 mod tree;
+pub mod witness;
 
 pub use audit::{Audited, Auditor};
 pub use error::Error;

@@ -4,6 +4,8 @@
 //! prove OP -o proof.json  --to whom it concerns-->  verify proof.json (no node needed)
 //! ```
 
+mod witness;
+
 use std::path::{Path, PathBuf};
 
 use protocol::{
@@ -12,6 +14,7 @@ use protocol::{
     checkpoint::Checkpoint,
     entry::{Action, ConsistencyProof, Entry, InclusionProof, ProofError},
     error::Code,
+    witness::Evidence,
 };
 use serde::{Deserialize, Serialize};
 
@@ -63,13 +66,19 @@ pub(crate) enum Command {
     },
     /// Verify a proof offline; without a file, let the daemon recompute its whole log
     Verify(VerifyArguments),
-    /// Show the node's newest signed checkpoint
-    Checkpoint,
+    /// Show the node's newest signed checkpoint, and which peers have cosigned it
+    Checkpoint {
+        /// The newest one that a peer has cosigned
+        #[arg(long)]
+        cosigned: bool,
+    },
+    /// List other nodes' traces as this node remembers them, and what speaks against them
+    Witness(witness::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArguments {
-    /// A proof, as 'trace prove' or 'trace consistency' wrote it, or '-' for stdin
+    /// A proof, as 'trace prove', 'trace consistency' or 'trace witness --evidence' wrote it, or '-' for stdin
     file: Option<PathBuf>,
 }
 
@@ -107,10 +116,13 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
                 format!("{} entries and {} checkpoints verified\n{}", verified.entries, verified.checkpoints, verified.checkpoint)
             })
         }
-        Command::Checkpoint => {
-            let checkpoint: SignedCheckpoint = client.get("/v1/trace/checkpoint").await?;
-            output.show(&checkpoint, |checkpoint| checkpoint.note.clone())
+        Command::Checkpoint { cosigned } => {
+            let checkpoint: SignedCheckpoint = client.get(&format!("/v1/trace/checkpoint?cosigned={cosigned}")).await?;
+            output.show(&checkpoint, |checkpoint| checkpoint.note.clone())?;
+            output.note(&witness::cosigners(&checkpoint));
+            Ok(())
         }
+        Command::Witness(arguments) => witness::run(&arguments, client, output).await,
     }
 }
 
@@ -219,15 +231,17 @@ fn hand_out<T: Serialize>(proof: &T, file: Option<&Path>, output: Output, findin
 enum AnyProof {
     Wrapped { inclusion: InclusionProof },
     Inclusion(InclusionProof),
+    Evidence(Evidence),
     Consistency(ConsistencyProof),
 }
 
 fn verify(file: &Path, output: Output) -> Result {
-    let proof: AnyProof = input::document(file, "an inclusion or consistency proof")?;
+    let proof: AnyProof = input::document(file, "a proof of this program")?;
     match proof {
         AnyProof::Wrapped { inclusion } | AnyProof::Inclusion(inclusion) => {
             output.show(&Inclusion::verify(&inclusion)?, Inclusion::describe)
         }
+        AnyProof::Evidence(evidence) => output.show(&witness::Fork::verify(&evidence)?, witness::Fork::describe),
         AnyProof::Consistency(proof) => output.show(&Consistency::verify(&proof)?, Consistency::describe),
     }
 }

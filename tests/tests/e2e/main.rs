@@ -27,3 +27,4 @@ mod swarm;
 mod tampered;
 mod terms;
 mod web;
+mod witness;

@@ -29,7 +29,7 @@ struct Terms {
 }
 
 /// Answers nothing.
-struct Deaf;
+pub(crate) struct Deaf;
 
 #[async_trait]
 impl Handler for Deaf {

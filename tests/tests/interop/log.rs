@@ -6,7 +6,7 @@ use protocol::{
 };
 use serde_json::json;
 use signed_note::{Note, StandardVerifier, VerifierList};
-use tests::Cluster;
+use tests::{Cluster, until};
 use tlog_tiles::{Hash, check_record, check_tree, record_hash};
 
 use crate::fixtures::counter;
@@ -58,4 +58,24 @@ async fn checkpoints_and_proofs_hold_for_others_at_every_size() {
         let other = record_hash(inclusion.entry.replacen("execute", "executE", 1).as_bytes());
         check_record(&proof, tree.size(), *tree.hash(), inclusion.index, other).expect_err("another entry");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cosigned_checkpoint_is_still_a_checkpoint_to_others() {
+    let mut cluster = Cluster::new();
+    let owner = cluster.node("owner").set("trace.checkpoint_seconds", "1").start().await;
+    cluster.enter_through(&[owner.address("tcp").to_owned()]);
+    let peer = cluster.node("peer").join().await;
+    let cosigned =
+        until("a cosignature", async || owner.client().get::<SignedCheckpoint>("/v1/trace/checkpoint?cosigned=true").await.ok()).await;
+    let checkpoint = opened(&cosigned.note, &cosigned.verifier_key).expect("the node signed it");
+    assert_eq!(checkpoint.size(), cosigned.size);
+    // The other's signatures are read too: name and key id are what the verifier key says, with 72 bytes of time and signature.
+    let note = Note::from_bytes(cosigned.note.as_bytes()).expect("a note");
+    let verifier = StandardVerifier::new(&cosigned.verifier_key).expect("a key");
+    let (owners, others) = note.verify(&VerifierList::new(vec![Box::new(verifier)])).expect("the node signed it");
+    assert_eq!((owners.len(), others.len()), (1, 1));
+    let key: Vec<_> = cosigned.cosigners[0].verifier_key.split('+').collect();
+    assert_eq!((others[0].name(), format!("{:08x}", others[0].id()).as_str()), (key[0], key[1]));
+    assert_eq!((key[0], others[0].signature().len()), (format!("mcp-zero/{}", peer.id()).as_str(), 72));
 }
