@@ -84,6 +84,11 @@ impl Checkpoint {
         if verifies && format!("{text}\n") == body { Ok(checkpoint) } else { Err(Error::Signature) }
     }
 
+    /// Whether the two can't both be of one log: one node, one size, two roots.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        self.node == other.node && self.size == other.size && self.root != other.root
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let node = lines.next()?.strip_prefix("mcp-zero/")?;

@@ -41,6 +41,7 @@ pub mod manifest;
 pub mod merkle;
 pub mod receipt;
 pub mod snapshot;
+pub mod split;
 pub mod template;
 pub mod token;
 pub mod tree;
