@@ -191,6 +191,78 @@ fn proofs_verify_offline_and_a_changed_one_fails() {
     assert_eq!((exit(&refused), stderr(&refused).as_str()), (Some(1), "error: entry 0 is not in the tree of the checkpoint\n"));
 }
 
+/// A directory with what two observers saved of one node's trace of 1, 2 and 3 entries: `one.txt` to `three.txt`, a
+/// checkpoint of another trace of 2, and proofs of consistency between them.
+fn observed() -> TempDir {
+    let node = Key::generate();
+    let [a, b, c] = [b"a", b"b", b"c"].map(|entry| merkle::leaf_hash(entry));
+    let ab = merkle::node_hash(&a, &b);
+    let note = |size, root| Checkpoint { node: node.node_id(), size, root }.sign(&node);
+    let (one, two, three) = (note(1, a), note(2, ab), note(3, merkle::node_hash(&ab, &c)));
+    let other = note(2, merkle::node_hash(&a, &c));
+    let dir = tempfile::tempdir().expect("directory");
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("file");
+    let stranger = Key::generate();
+    write("stranger.txt", &Checkpoint { node: stranger.node_id(), size: 2, root: ab }.sign(&stranger));
+    let signed = protocol::api::SignedCheckpoint { note: one.clone(), size: 1, verifier_key: String::new() };
+    write("one.json", &serde_json::to_string(&signed).expect("json"));
+    for (name, note) in [("one.txt", &one), ("two.txt", &two), ("three.txt", &three), ("other.txt", &other)] {
+        write(name, note);
+    }
+    for (name, old, new, hash) in [("1-2.json", &one, &two, b), ("2-3.json", &two, &three, c), ("1-other.json", &one, &other, c)] {
+        let proof = ConsistencyProof { old: old.clone(), new: new.clone(), hashes: vec![hash] };
+        write(name, &serde_json::to_string(&proof).expect("json"));
+    }
+    dir
+}
+
+#[test]
+fn a_proof_is_held_against_a_checkpoint_that_was_saved() {
+    let dir = observed();
+    let verify = |arguments: &[&str]| run(dir.path(), &[&["trace", "verify"], arguments].concat());
+    for (arguments, found) in [
+        (&["1-2.json", "--checkpoint", "two.txt"][..], "the same trace as in the saved checkpoint of 2 entries"),
+        (&["1-2.json", "--checkpoint", "one.json"], "only adds to the trace of the saved checkpoint of 1 entries"),
+        (&["2-3.json", "--checkpoint", "one.txt", "--consistency", "1-3.json"], "can't read 1-3.json"),
+        (&["1-2.json", "--checkpoint", "three.txt", "--consistency", "2-3.json"], "the saved checkpoint of 3 entries only adds to it"),
+        (
+            &["2-3.json", "--checkpoint", "one.txt"],
+            "a consistency proof from 1 to 3 entries is needed to tell that it is the same trace; the one given leads from 2 to 3",
+        ),
+        (&["1-2.json", "--checkpoint", "stranger.txt"], "the saved checkpoint is of the trace of"),
+        (&["1-2.json", "--checkpoint", "1-2.json"], "1-2.json is not a checkpoint"),
+    ] {
+        let shown = verify(arguments);
+        let text = stdout(&shown) + &stderr(&shown);
+        assert!(text.contains(found), "{arguments:?}: {text}");
+        assert_eq!(exit(&shown), Some(i32::from(text.starts_with("error: "))), "{arguments:?}: {text}");
+    }
+    assert_eq!(exit(&verify(&["--checkpoint", "two.txt"])), Some(2), "there is nothing to hold against it");
+}
+
+#[test]
+fn two_traces_of_one_node_are_proof_against_it() {
+    let dir = observed();
+    let verify = |arguments: &[&str]| run(dir.path(), &[&["trace", "verify"], arguments].concat());
+    let caught = verify(&["1-other.json", "--checkpoint", "two.txt"]);
+    assert!(stderr(&caught).starts_with("error: split view: node 12D3KooW"), "{}", stderr(&caught));
+    assert!(stderr(&caught).contains("hint: '--evidence FILE'"), "{}", stderr(&caught));
+    // Seen by way of the proof between the two, as well.
+    let caught = verify(&["1-other.json", "--checkpoint", "three.txt", "--consistency", "2-3.json", "--evidence", "split.json"]);
+    assert_eq!(exit(&caught), Some(1), "{}", stdout(&caught));
+    let shown = verify(&["split.json"]);
+    assert!(stdout(&shown).starts_with("verified: 12D3KooW") && stdout(&shown).contains("signed two histories"), "{}", stderr(&shown));
+    assert_eq!(exit(&verify(&["split.json", "--checkpoint", "two.txt"])), Some(1), "it stands for itself");
+
+    let evidence = fs::read_to_string(dir.path().join("split.json")).expect("evidence");
+    let mut forged: Value = serde_json::from_str(&evidence).expect("json");
+    forged["new"] = forged["old"].clone();
+    fs::write(dir.path().join("forged.json"), forged.to_string()).expect("file");
+    let refused = verify(&["forged.json"]);
+    assert_eq!(exit(&refused), Some(1));
+    assert!(stderr(&refused).contains("of one history"), "{}", stderr(&refused));
+}
+
 #[test]
 fn without_a_daemon_it_says_so_and_exits_3() {
     let dir = tempfile::tempdir().expect("directory");

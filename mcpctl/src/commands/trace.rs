@@ -4,6 +4,7 @@
 //! prove OP -o proof.json  --to whom it concerns-->  verify proof.json (no node needed)
 //! ```
 
+mod held;
 mod witness;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::held::Held;
 use super::usage;
 use crate::{
     error::Result,
@@ -80,6 +82,8 @@ pub(crate) enum Command {
 pub(crate) struct VerifyArguments {
     /// A proof, as 'trace prove', 'trace consistency' or 'trace witness --evidence' wrote it, or '-' for stdin
     file: Option<PathBuf>,
+    #[command(flatten)]
+    held: held::Arguments,
 }
 
 fn operation_or_index(text: &str) -> Result<String, String> {
@@ -109,8 +113,8 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             let found = Consistency::verify(&proof)?;
             hand_out(&proof, file.as_deref(), output, &found.describe())
         }
-        Command::Verify(VerifyArguments { file: Some(file) }) => verify(&file, output),
-        Command::Verify(VerifyArguments { file: None }) => {
+        Command::Verify(VerifyArguments { file: Some(file), held }) => verify(&file, &held, output),
+        Command::Verify(VerifyArguments { file: None, .. }) => {
             let verified: TraceVerified = client.post("/v1/trace/verify", &serde_json::json!({})).await?;
             output.show(&verified, |verified| {
                 format!("{} entries and {} checkpoints verified\n{}", verified.entries, verified.checkpoints, verified.checkpoint)
@@ -235,14 +239,21 @@ enum AnyProof {
     Consistency(ConsistencyProof),
 }
 
-fn verify(file: &Path, output: Output) -> Result {
+fn verify(file: &Path, held: &held::Arguments, output: Output) -> Result {
     let proof: AnyProof = input::document(file, "a proof of this program")?;
     match proof {
         AnyProof::Wrapped { inclusion } | AnyProof::Inclusion(inclusion) => {
-            output.show(&Inclusion::verify(&inclusion)?, Inclusion::describe)
+            let found = Inclusion::verify(&inclusion)?;
+            output.show(&Inclusion { held: held.hold(&inclusion.checkpoint, None)?, ..found }, Inclusion::describe)
+        }
+        AnyProof::Evidence(_) if !held.is_empty() => {
+            Err(Problem::new(Code::InvalidRequest, "evidence stands for itself: leave '--checkpoint' out").into())
         }
         AnyProof::Evidence(evidence) => output.show(&witness::Fork::verify(&evidence)?, witness::Fork::describe),
-        AnyProof::Consistency(proof) => output.show(&Consistency::verify(&proof)?, Consistency::describe),
+        AnyProof::Consistency(proof) => {
+            let found = Consistency::verify(&proof)?;
+            output.show(&Consistency { held: held.hold(&proof.new, Some(&proof))?, ..found }, Consistency::describe)
+        }
     }
 }
 
@@ -256,18 +267,22 @@ struct Inclusion {
     index: u64,
     entry: Entry,
     time: Timestamp,
+    /// How it stands to a checkpoint that was saved earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<Held>,
 }
 
 impl Inclusion {
     fn verify(proof: &InclusionProof) -> Result<Self, Problem> {
         let (checkpoint, entry) = proof.verify().map_err(refused)?;
         let Checkpoint { node, size, .. } = checkpoint;
-        Ok(Self { verified: true, log: node, mesh: entry.mesh.to_string(), size, index: proof.index, time: entry.time, entry })
+        Ok(Self { verified: true, log: node, mesh: entry.mesh.to_string(), size, index: proof.index, time: entry.time, entry, held: None })
     }
 
     fn describe(&self) -> String {
-        let Self { log, mesh, size, .. } = self;
-        format!("verified: in the trace of {log} in mesh {mesh}, of {size} entries, signed by it\n{}", describe(self.index, &self.entry))
+        let Self { log, mesh, size, held, .. } = self;
+        let entry = describe(self.index, &self.entry);
+        format!("verified: in the trace of {log} in mesh {mesh}, of {size} entries, signed by it{}\n{entry}", against(held))
     }
 }
 
@@ -278,6 +293,9 @@ struct Consistency {
     log: NodeId,
     old_size: u64,
     new_size: u64,
+    /// How the newer stands to a checkpoint that was saved earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<Held>,
 }
 
 impl Consistency {
@@ -285,13 +303,19 @@ impl Consistency {
         proof.verify().map_err(refused)?;
         let read = |note| Checkpoint::verify(note).map_err(|error| refused(error.into()));
         let (old, new) = (read(&proof.old)?, read(&proof.new)?);
-        Ok(Self { verified: true, log: new.node, old_size: old.size, new_size: new.size })
+        Ok(Self { verified: true, log: new.node, old_size: old.size, new_size: new.size, held: None })
     }
 
     fn describe(&self) -> String {
-        let Self { log, old_size, new_size, .. } = self;
-        format!("verified: the trace of {log} with {new_size} entries only adds to that with {old_size}, both signed by it")
+        let Self { log, old_size, new_size, held, .. } = self;
+        let held = against(held);
+        format!("verified: the trace of {log} with {new_size} entries only adds to that with {old_size}, both signed by it{held}")
     }
+}
+
+/// The line about a checkpoint that was saved earlier, if one was given.
+fn against(held: &Option<Held>) -> String {
+    held.as_ref().map(|held| format!("\nverified: {}", held.describe())).unwrap_or_default()
 }
 
 fn refused(error: ProofError) -> Problem {
