@@ -204,7 +204,7 @@ fn observed() -> TempDir {
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("file");
     let stranger = Key::generate();
     write("stranger.txt", &Checkpoint { node: stranger.node_id(), size: 2, root: ab }.sign(&stranger));
-    let signed = protocol::api::SignedCheckpoint { note: one.clone(), size: 1, verifier_key: String::new() };
+    let signed = protocol::api::SignedCheckpoint { note: one.clone(), size: 1, verifier_key: String::new(), cosigners: Vec::new() };
     write("one.json", &serde_json::to_string(&signed).expect("json"));
     for (name, note) in [("one.txt", &one), ("two.txt", &two), ("three.txt", &three), ("other.txt", &other)] {
         write(name, note);
