@@ -12,7 +12,7 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::usage;
+use super::{agreement::verify::mesh, usage};
 use crate::{
     error::Result,
     input,
@@ -51,7 +51,7 @@ impl Found {
             }
             Self::Document(sealed) => {
                 let sealed = Sealed::<Statement>::from(sealed.envelope().clone());
-                let mesh = sealed.claimed_header()?.mesh;
+                let mesh = mesh(sealed.envelope())?;
                 sealed.open(Expect::archived(&mesh))?.document().bundle.clone()
             }
             Self::Shown { bundle } | Self::Bundle(bundle) => bundle,
@@ -92,7 +92,7 @@ impl Found {
 
 /// Verifies a receipt, under `terms` where they are known.
 fn verify(sealed: Sealed<Receipt>, terms: Option<Sealed<Agreement>>) -> Result<Verified, Problem> {
-    let mesh = sealed.claimed_header()?.mesh;
+    let mesh = mesh(sealed.envelope())?;
     let signed: Signed<Receipt> = sealed.open(Expect::archived(&mesh))?;
     let receipt = signed.document();
     signed.require(receipt.provider)?;

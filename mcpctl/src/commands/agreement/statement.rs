@@ -64,7 +64,7 @@ pub(crate) struct Verified {
 
 /// Verifies a statement, and that it says what the documents in it prove; `now` only tells whether the agreement's time is over.
 pub(crate) fn verify(sealed: Sealed<Statement>, now: Timestamp) -> Result<Verified, Problem> {
-    let mesh = sealed.claimed_header()?.mesh;
+    let mesh = verify::mesh(sealed.envelope())?;
     let signed: Signed<Statement> = sealed.open(Expect::archived(&mesh))?;
     let stated = signed.document();
     signed.require(stated.by)?;
@@ -99,7 +99,7 @@ pub(crate) fn verify(sealed: Sealed<Statement>, now: Timestamp) -> Result<Verifi
 }
 
 fn terms(bundle: &Bundle) -> Result<Agreement, Problem> {
-    let mesh = bundle.agreement.claimed_header()?.mesh;
+    let mesh = verify::mesh(bundle.agreement.envelope())?;
     Ok(bundle.agreement.clone().open(Expect::archived(&mesh))?.document().clone())
 }
 

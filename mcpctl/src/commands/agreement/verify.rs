@@ -103,8 +103,9 @@ pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem
     })
 }
 
-/// The mesh that the terms name: offline there is no other to hold them against, and everything else must be of the same.
-fn mesh(envelope: &Envelope) -> Result<MeshId, Problem> {
+/// The mesh that a document names whose signatures verify: offline there is no other to hold it against, and everything else
+/// must be of the same.
+pub(crate) fn mesh(envelope: &Envelope) -> Result<MeshId, Problem> {
     #[derive(Deserialize)]
     struct Outline {
         header: Named,
@@ -115,7 +116,7 @@ fn mesh(envelope: &Envelope) -> Result<MeshId, Problem> {
     }
     let (payload, _) = envelope.verify().map_err(document::Error::from)?;
     let outline: Result<Outline, _> = serde_json::from_slice(&payload);
-    let outline = outline.map_err(|error| Problem::new(Code::MalformedDocument, format!("the agreement can't be read: {error}")))?;
+    let outline = outline.map_err(|error| Problem::new(Code::MalformedDocument, format!("the document can't be read: {error}")))?;
     Ok(outline.header.mesh)
 }
 
