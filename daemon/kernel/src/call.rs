@@ -7,6 +7,7 @@
 
 use std::{
     fmt,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,7 @@ use protocol::{
     wire::{MAX_PARAMS, MAX_RESULT},
 };
 use serde_json::Value;
-use tokio::time::timeout_at;
+use tokio::time::sleep_until;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use crate::{
@@ -259,27 +260,36 @@ impl Sandbox {
         stop: impl Future<Output = ()>,
         inside: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
-        let (started, limit) = (Instant::now(), Duration::from_millis(self.limits.wall_ms));
-        let pass = self.pass.clone();
+        let (pass, limit, begun) = (self.pass.clone(), Duration::from_millis(self.limits.wall_ms), Instant::now());
+        let started = begun.checked_sub(pass.waited()).unwrap_or(begun);
         self.store.data_mut().ends = Some(Ends { at: started + limit, pass: pass.clone() });
-        let ended = {
+        let (ended, at) = {
             let (mut inside, mut stop) = (std::pin::pin!(inside(&mut self.store)), std::pin::pin!(stop));
-            let mut work = std::future::poll_fn(|context| pass.during(|| inside.as_mut().poll(context)));
-            loop {
-                let held = pass.held_back();
-                let ended = tokio::select! {
-                    biased;
-                    () = &mut stop => break Err(Failure::Stopped),
-                    ended = timeout_at((started + limit + held).into(), &mut work) => ended,
-                };
-                match ended {
-                    Ok(ended) => break Ok(ended),
-                    Err(_) if started.elapsed() < limit + pass.held_back() => {}
-                    Err(_) => break Err(Failure::TimedOut { limit_ms: self.limits.wall_ms }),
+            let (mut timer, mut first) = (None, Some(begun));
+            let run = std::future::poll_fn(|context| {
+                let now = first.take().unwrap_or_else(Instant::now);
+                if stop.as_mut().poll(context).is_ready() {
+                    return Poll::Ready((Err(Failure::Stopped), now));
                 }
-            }
+                let (polled, now) = pass.during(now, || inside.as_mut().poll(context));
+                if let Poll::Ready(ended) = polled {
+                    return Poll::Ready((Ok(ended), now));
+                }
+                // Whatever ends at once needs no timer.
+                let mut ends = started + limit + pass.held_back();
+                let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(ends.into())));
+                while timer.as_mut().poll(context).is_ready() {
+                    ends = started + limit + pass.held_back();
+                    if ends <= now {
+                        return Poll::Ready((Err(Failure::TimedOut { limit_ms: self.limits.wall_ms }), now));
+                    }
+                    timer.as_mut().reset(ends.into());
+                }
+                Poll::Pending
+            });
+            run.await
         };
-        self.wall += started.elapsed().saturating_sub(pass.held_back());
+        self.wall += at.duration_since(started).saturating_sub(pass.held_back());
         ended?.map_err(|error| self.failure(&error))
     }
 

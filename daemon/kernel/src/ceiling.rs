@@ -54,7 +54,12 @@ impl Ceiling {
         }
     }
 
-    /// Waits until there is room for another call.
+    /// Whether there is room for another call.
+    pub(crate) fn has_room(&self) -> bool {
+        self.0.as_ref().is_none_or(|room| !room.is_nearly_full())
+    }
+
+    /// Waits until there is.
     pub(crate) async fn room(&self) {
         let Some(room) = &self.0 else { return };
         loop {

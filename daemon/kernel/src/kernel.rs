@@ -4,13 +4,14 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use protocol::{Digest, advert::Effect, api::Limits, manifest::Manifest};
 use tokio::{
-    sync::{Mutex, SemaphorePermit},
+    sync::{Mutex, OwnedSemaphorePermit},
     task::spawn_blocking,
     time::timeout,
 };
 use wasmtime::{Engine, component::Component};
 
 use crate::{
+    aside::Aside,
     cache::Cache,
     call::{self, Call, Outcome, Sandbox},
     ceiling::Ceiling,
@@ -89,6 +90,7 @@ struct Parts {
     compiling: Mutex<()>,
     places: Places,
     shares: Shares,
+    aside: Aside,
     ceiling: Ceiling,
 }
 
@@ -116,6 +118,7 @@ impl Kernel {
             compiling: Mutex::new(()),
             places: Places::new(max_concurrent),
             shares: Shares::new(config.cpu_percent),
+            aside: Aside::new(),
             ceiling: Ceiling::new(config.max_memory),
         };
         Ok(Self(Arc::new(parts)))
@@ -172,23 +175,29 @@ impl Kernel {
         sandbox.enter(std::future::pending(), async |store| pre.instantiate_async(&mut *store).await?.call_describe(store).await).await
     }
 
-    /// Runs one method in an instance of its own. Dropping the future stops the guest; nothing is committed here.
+    /// Runs one method in an instance of its own. Dropping the future stops the guest, a long one at its next tick; nothing is
+    /// committed here.
     pub async fn call(&self, plugin: &Plugin, call: Call) -> Outcome {
         self.call_until(plugin, call, std::future::pending()).await
     }
 
     /// The same, and `stop` stops the guest: unlike dropping the future, this tells what it has used by then.
-    pub async fn call_until(&self, plugin: &Plugin, mut call: Call, stop: impl Future<Output = ()>) -> Outcome {
+    pub async fn call_until(&self, plugin: &Plugin, mut call: Call, stop: impl Future<Output = ()> + Send + 'static) -> Outcome {
         match call::admit(plugin, &call.method, std::mem::take(&mut call.params)).await {
             Ok(params) => call.params = params,
             Err(failure) => return Outcome::refused(failure),
         }
-        let (_place, pass) = match self.place(call.limits.wall_ms, Some(call.depth), Some(call.agent)).await {
+        let (place, pass) = match self.place(call.limits.wall_ms, Some(call.depth), Some(call.agent)).await {
             Ok(entered) => entered,
             Err(failure) => return Outcome::refused(failure),
         };
-        let _clock = self.0.ticker.run();
-        call::run(&self.0.engine, (pass, &self.0.ceiling), plugin, call, stop).await
+        let (kernel, plugin, clock) = (self.clone(), plugin.clone(), self.0.ticker.run());
+        let work = async move |pass| {
+            let outcome = call::run(&kernel.0.engine, (pass, &kernel.0.ceiling), &plugin, call, stop).await;
+            drop((clock, place));
+            outcome
+        };
+        self.0.aside.run(pass.clone(), work(pass)).await
     }
 
     /// How much of the places for calls is taken, in percent.
@@ -197,7 +206,14 @@ impl Kernel {
     }
 
     /// Waits for a place in the sandbox (without a depth: for a plugin that describes itself), for room in memory, and for its turn.
-    async fn place(&self, wait_ms: u64, depth: Option<usize>, whose: Whose) -> Result<(SemaphorePermit<'_>, Pass), Failure> {
+    async fn place(&self, wait_ms: u64, depth: Option<usize>, whose: Whose) -> Result<(OwnedSemaphorePermit, Pass), Failure> {
+        // Most find all that at once, and need no timer.
+        if let Some(place) = depth.and_then(|depth| self.0.places.free(depth))
+            && (depth != Some(0) || self.0.ceiling.has_room())
+            && let Some(pass) = self.0.shares.free(whose)
+        {
+            return Ok((place, pass));
+        }
         let entered = async {
             let place = match depth {
                 Some(depth) => self.0.places.take(depth).await.ok_or(Failure::TooDeep)?,

@@ -8,6 +8,7 @@
 //! It knows neither agents nor the store: a [`Call`] brings the [`State`] that it reads, and its [`Outcome`] the
 //! writes that its caller commits; what a guest reaches outside of itself is the call's [`Outside`]. This is the only crate that names wasmtime.
 
+mod aside;
 mod cache;
 mod call;
 mod ceiling;

@@ -4,15 +4,17 @@
 //! place comes to its end without the places that others wait for. Plugins that are asked what they can do, when they are
 //! loaded, have a place apart: a call may wait for that, too.
 
+use std::sync::Arc;
+
 use protocol::wire::MAX_DEPTH;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Places {
-    by_depth: [Semaphore; MAX_DEPTH],
+    by_depth: [Arc<Semaphore>; MAX_DEPTH],
     first: usize,
-    describing: Semaphore,
+    describing: Arc<Semaphore>,
 }
 
 /// Plugins that describe themselves at once: it takes milliseconds.
@@ -21,7 +23,8 @@ const DESCRIBING: usize = 1;
 impl Places {
     /// `first` places for calls that no other waits for, and half as many for each depth below.
     pub(crate) fn new(first: usize) -> Self {
-        Self { by_depth: std::array::from_fn(|depth| Semaphore::new(at(first, depth))), first, describing: Semaphore::new(DESCRIBING) }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { by_depth: std::array::from_fn(|depth| places(at(first, depth))), first, describing: places(DESCRIBING) }
     }
 
     /// Instances that there may be at once.
@@ -29,14 +32,19 @@ impl Places {
         DESCRIBING + (0..MAX_DEPTH).map(|depth| at(first, depth)).sum::<usize>()
     }
 
+    /// A place, if one is free and nobody waits for it.
+    pub(crate) fn free(&self, depth: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(self.by_depth.get(depth)?).try_acquire_owned().ok()
+    }
+
     /// Waits for a place, first come, first served; none so deep.
-    pub(crate) async fn take(&self, depth: usize) -> Option<SemaphorePermit<'_>> {
-        self.by_depth.get(depth)?.acquire().await.ok()
+    pub(crate) async fn take(&self, depth: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(self.by_depth.get(depth)?).acquire_owned().await.ok()
     }
 
     /// Waits for the place of plugins that describe themselves.
-    pub(crate) async fn describe(&self) -> Option<SemaphorePermit<'_>> {
-        self.describing.acquire().await.ok()
+    pub(crate) async fn describe(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.describing).acquire_owned().await.ok()
     }
 
     /// How much of the places is taken for calls that no other waits for, in percent.

@@ -12,7 +12,10 @@
 //! does, and all of an agent whose calls do so again and again, from their first tick on.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -55,14 +58,29 @@ impl Shares {
 
     /// Lets a call begin. If it pays for its first tick, it waits for its turn.
     pub(crate) async fn enter(&self, whose: Whose) -> Pass {
-        let parts = Arc::clone(&self.0);
-        let tenant = if parts.of_all { Some(parts.tenants.of(whose)) } else { parts.tenants.known(whose).filter(|known| known.is_long()) };
-        let pass = Pass(Arc::new(Ticket { parts, whose, run: Mutex::default() }));
-        match tenant {
-            Some(tenant) => pass.turn(&tenant, true).await,
-            None => pass.0.run.lock().allowed = SHORT,
+        let Some(tenant) = self.who_pays(whose) else { return self.pass(whose, SHORT, false) };
+        let pass = self.pass(whose, Duration::ZERO, !self.0.of_all);
+        let asked = Instant::now();
+        pass.turn(&tenant, true).await;
+        if !self.0.of_all {
+            pass.0.run.lock().waited = asked.elapsed();
         }
         pass
+    }
+
+    /// Lets a call begin that doesn't pay for its first tick.
+    pub(crate) fn free(&self, whose: Whose) -> Option<Pass> {
+        self.who_pays(whose).is_none().then(|| self.pass(whose, SHORT, false))
+    }
+
+    fn who_pays(&self, whose: Whose) -> Option<Arc<Tenant>> {
+        let Parts { of_all, tenants, .. } = &*self.0;
+        if *of_all { Some(tenants.of(whose)) } else { tenants.known(whose).filter(|known| known.is_long()) }
+    }
+
+    fn pass(&self, whose: Whose, allowed: Duration, long: bool) -> Pass {
+        let run = Mutex::new(Run { allowed, ..Run::default() });
+        Pass(Arc::new(Ticket { parts: Arc::clone(&self.0), whose, run, long: AtomicBool::new(long) }))
     }
 }
 
@@ -107,6 +125,8 @@ struct Ticket {
     parts: Arc<Parts>,
     whose: Whose,
     run: Mutex<Run>,
+    /// It has stood in line for going on, or is of an agent whose calls are known for it.
+    long: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +137,8 @@ struct Run {
     /// What it may run until it stands in line.
     allowed: Duration,
     paid: bool,
+    /// How long it waited to begin, where that is its own time.
+    waited: Duration,
     /// What of `ran` its agent is known for.
     told: Duration,
     /// How long it was held back, and since when it is.
@@ -131,13 +153,14 @@ impl Run {
 }
 
 impl Pass {
-    /// Counts how long the guest has a thread for `work`.
-    pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.0.run.lock().since = Some(Instant::now());
-        let done = work();
+    /// Counts how long the guest has a thread for `work`, from `since` on; also says until when.
+    pub(crate) fn during<T>(&self, since: Instant, work: impl FnOnce() -> T) -> (T, Instant) {
+        self.0.run.lock().since = Some(since);
+        let (done, until) = (work(), Instant::now());
         let mut run = self.0.run.lock();
-        (run.ran, run.since) = (run.ran(), None);
-        done
+        run.since = None;
+        run.ran += until.duration_since(since);
+        (done, until)
     }
 
     /// Where a guest stands at each tick: it lets others run, and if it has used what it may, it waits for its turn. What it
@@ -155,7 +178,7 @@ impl Pass {
 
     /// Tells how long it ran; where it stands, if it may not go on.
     fn line(&self) -> Option<Arc<Tenant>> {
-        let Ticket { parts, whose, run, .. } = &*self.0;
+        let Ticket { parts, whose, run, long } = &*self.0;
         let mut run = run.lock();
         let ran = run.ran();
         if ran < HALF {
@@ -165,7 +188,26 @@ impl Pass {
         // A thread that others kept waiting seems to have run for longer than the clock lets a guest run.
         tenant.ran(ran.saturating_sub(run.told).min(TICK).as_secs_f64());
         run.told = ran;
-        (ran + HALF >= run.allowed || !run.paid && tenant.is_long()).then_some(tenant)
+        let stands = ran + HALF >= run.allowed || !run.paid && tenant.is_long();
+        if stands {
+            long.store(true, Ordering::Relaxed);
+        }
+        stands.then_some(tenant)
+    }
+
+    /// Whether others shouldn't wait for its ticks.
+    pub(crate) fn is_long(&self) -> bool {
+        self.0.long.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn make_long(&self) {
+        self.0.long.store(true, Ordering::Relaxed);
+    }
+
+    /// How long it waited to begin, for others like it: as what it waits for them later, that is its own time.
+    pub(crate) fn waited(&self) -> Duration {
+        self.0.run.lock().waited
     }
 
     /// Waits for its turn, and pays for a tick.

@@ -165,7 +165,7 @@ impl Node {
         let (node, caller, stop) = (self.clone(), caller.clone(), gone.clone());
         let _gone = once.is_none().then(|| gone.drop_guard());
         let metered = self.tasks.spawn(async move {
-            let outcome = node.plugins.kernel().call_until(&plugin, call, stop.cancelled()).await;
+            let outcome = node.plugins.kernel().call_until(&plugin, call, stop.cancelled_owned()).await;
             drop(running);
             node.finish(&caller, run, outcome, turn, once).await
         });
