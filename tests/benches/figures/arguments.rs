@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::{measure::Pace, place};
 
 /// The sections there are.
-const SECTIONS: [&str; 9] = ["start", "memory", "kernel", "agents", "snapshot", "local", "remote", "rpc", "scale"];
-const USAGE: &str = "usage: tests/bench [--quick] [--only start,memory,kernel,agents,snapshot,local,remote,rpc,scale] [--json FILE]";
+const SECTIONS: [&str; 11] = ["start", "memory", "kernel", "agents", "snapshot", "agreements", "trace", "local", "remote", "rpc", "scale"];
+const USAGE: &str =
+    "usage: tests/bench [--quick] [--only start,memory,kernel,agents,snapshot,agreements,trace,local,remote,rpc,scale] [--json FILE]";
 
 /// What this process is to do.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) enum Wanted {
     Nothing,
     /// Be the responder of the NATS yardstick.
     Responder { url: String, directory: PathBuf, agents: usize },
+    /// Be the raw parts behind a socket.
+    Served { socket: PathBuf, directory: PathBuf, agents: usize },
     /// Be the echo at the other end.
     Echo,
     /// Measure.
@@ -44,6 +47,9 @@ impl Arguments {
                 "--json" => arguments.json = value()?.into(),
                 "--only" => arguments.only = value()?.split(',').map(str::to_owned).collect(),
                 "--echo" => return Ok(Wanted::Echo),
+                "--served" => {
+                    return Ok(Wanted::Served { socket: value()?.into(), directory: value()?.into(), agents: value()?.parse()? });
+                }
                 "--responder" => return Ok(Wanted::Responder { url: value()?, directory: value()?.into(), agents: value()?.parse()? }),
                 other => bail!("'{other}' is no argument; {USAGE}"),
             }

@@ -4,7 +4,9 @@
 //! main ─► kernel   execute in this process        | wasmtime alone: an instance, the call
 //!      ─► agents   10,000 of them, a neighbour that loops | the same node with few, without it
 //!      ─► snapshot a state, and again after a change  | the first of it; a GB of state
-//!      ─► local    execute through the socket     | the raw parts: sandbox and group commit, in this process
+//!      ─► agreements what they add to a call   | the same commit without, the signature alone
+//!      ─► trace    a log that grows, and proofs   | the same of 1,000 entries
+//!      ─► local    execute through the socket     | the raw parts (sandbox, group commit) in this process, and behind HTTP
 //!      ─► remote   execute on another node        | NATS request/reply to the same raw parts
 //!      ─► rpc      requests of the mesh alone      | NATS request/reply, raw QUIC
 //!      ─► scale    50, 200, 500 nodes in this process
@@ -16,6 +18,7 @@
 //! Nothing here fails for being slow; it fails where a call fails or counts wrong.
 
 mod agents;
+mod agreements;
 mod arguments;
 mod counter;
 mod kernel;
@@ -32,8 +35,10 @@ mod remote;
 mod report;
 mod rpc;
 mod scale;
+mod served;
 mod snapshot;
 mod start;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -49,6 +54,10 @@ async fn main() -> Result<ExitCode> {
         arguments::Wanted::Nothing => return Ok(ExitCode::SUCCESS),
         arguments::Wanted::Responder { url, directory, agents } => {
             nats::respond(&url, &directory, agents).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        arguments::Wanted::Served { socket, directory, agents } => {
+            served::serve(&socket, &directory, agents).await?;
             return Ok(ExitCode::SUCCESS);
         }
         arguments::Wanted::Echo => {
@@ -82,6 +91,12 @@ async fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.wants("snapshot") {
         snapshot::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("agreements") {
+        agreements::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("trace") {
+        trace::measure(&place, arguments, &mut report).await?;
     }
     if arguments.wants("local") {
         local::measure(&place, arguments, &mut report).await?;
