@@ -89,6 +89,7 @@ impl Supervisor {
             share: config.share,
             webhook_attempts: config.webhook_attempts,
             allowed: Allowed { imports: config.imports.clone(), egress: Egress::open(config.egress.clone())? },
+            settings: config.settings().to_vec(),
         };
         let node = Node::open(parts).await?;
         match (&config.mesh, membership) {

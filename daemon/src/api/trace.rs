@@ -91,7 +91,7 @@ pub(super) async fn forget_witnessed(
     Path(node): Path<NodeId>,
 ) -> Result<Json<WitnessedLog>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.witness.forget(node).await?))
+    Ok(Json(api.node.witness.forget(&caller, node).await?))
 }
 
 #[derive(Debug, Deserialize)]

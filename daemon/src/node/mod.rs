@@ -18,6 +18,8 @@ pub(crate) mod agents;
 pub(crate) mod agreements;
 pub(crate) mod api_keys;
 mod authority;
+mod bans;
+mod begin;
 mod custody;
 pub(crate) mod directory;
 pub(crate) mod discover;
@@ -120,6 +122,8 @@ pub(crate) struct Parts {
     /// How often a webhook's delivery is tried.
     pub(crate) webhook_attempts: u32,
     pub(crate) allowed: grants::Allowed,
+    /// All of the configuration, for the trace.
+    pub(crate) settings: Vec<protocol::api::Setting>,
 }
 
 /// A running node. Cheap to clone.
@@ -250,6 +254,7 @@ impl Node {
         let node = Self(Arc::new(rooms));
         node.clear_staged().await?;
         node.note_key().await?;
+        node.note_start(&parts.settings).await?;
         node.begin_webhooks();
         Ok(node)
     }

@@ -171,6 +171,17 @@ pub(super) fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Member { node, standing, .. } => ("member", format!("{node} {}", standing.as_str())),
         Action::Token { token, uses: 0 } => ("token", format!("{token} taken back")),
         Action::Token { token, uses } => ("token", format!("{token} for {uses} uses")),
+        Action::Open { owner, .. } => ("open", owner.to_string()),
+        Action::Config { digest, .. } => ("config", digest.to_string()),
+        Action::Plugin { component, .. } => ("plugin", component.to_string()),
+        Action::Publisher { publisher, .. } => ("publisher", publisher.to_string()),
+        Action::ApiKey { key, .. } => ("api-key", key.to_string()),
+        Action::Ban { node, .. } => ("ban", node.to_string()),
+        Action::Join { into } => ("join", into.to_string()),
+        Action::Leave { from } => ("leave", from.to_string()),
+        Action::Stay { agent, .. } => ("stay", agent.to_string()),
+        Action::Export { agent, snapshot } => ("export", format!("{agent} {snapshot}")),
+        Action::Forget { node } => ("forget", node.to_string()),
     }
 }
 
@@ -200,6 +211,15 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Template { digest, .. } => (None, digest.map_or_else(|| "removed".into(), |digest| digest.to_string())),
         Action::Unrevoke { .. } | Action::Stop { .. } | Action::Start { .. } => (None, String::new()),
         Action::Terminate { .. } | Action::Recover { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
+        Action::Open { kept, .. } => (None, kept.as_str().into()),
+        Action::Config { changed, .. } => (None, changed.join(" ")),
+        Action::Plugin { plugin, .. } => (None, plugin.clone().unwrap_or_else(|| "removed".into())),
+        Action::Publisher { trusted, .. } => (None, if *trusted { "trusted" } else { "no longer trusted" }.into()),
+        Action::ApiKey { valid, .. } => (None, if *valid { "made" } else { "ended" }.into()),
+        Action::Ban { for_s: Some(seconds), reason, .. } => (None, format!("for {seconds} s: {}", reason.as_deref().unwrap_or_default())),
+        Action::Ban { for_s: None, .. } => (None, "may come in again".into()),
+        Action::Stay { epoch, .. } => (None, format!("epoch {epoch}")),
+        Action::Join { .. } | Action::Leave { .. } | Action::Export { .. } | Action::Forget { .. } => (None, String::new()),
     };
     fields([
         ("index", index.to_string()),

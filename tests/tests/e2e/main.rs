@@ -26,5 +26,6 @@ mod snapshots;
 mod swarm;
 mod tampered;
 mod terms;
+mod traced;
 mod web;
 mod witness;
