@@ -290,7 +290,18 @@ pub struct AgreementOutline {
     pub calls: u64,
 }
 
-/// An item of `GET /v1/trace?after=…&limit=…`
+/// `GET /v1/trace?agent=…&action=…&agreement=…&principal=…&since=…&until=…&from=…&limit=…`: the oldest first
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TracePage {
+    /// The entries.
+    pub items: Vec<TraceItem>,
+    /// What to pass as `from` to go on; none where the log ends. A page may have few entries, or none, and go on all the same:
+    /// a request reads only so many that it passes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// An item of `GET /v1/trace`, and `GET /v1/trace/{operation or index}`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TraceItem {
     /// Its index.

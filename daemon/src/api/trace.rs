@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::{Extension, extract::State};
 use protocol::{
-    Code, NodeId, OperationId, Problem,
-    api::{List, Proof, SignedCheckpoint, TraceItem, TraceVerified, WitnessedLog},
+    AgreementId, Code, Did, NodeId, OperationId, Problem, Timestamp,
+    api::{EventFilter, List, Proof, SignedCheckpoint, TraceItem, TracePage, TraceVerified, WitnessedLog},
     entry::ConsistencyProof,
     wire::{Request, Response},
 };
@@ -16,7 +16,7 @@ use super::{
     reply::{Failure, Json, Path, Query},
     require_owner,
 };
-use crate::node::Caller;
+use crate::node::{Caller, Wanted, agents::not_here, check_filter};
 
 /// Entries on one page when the caller doesn't say, and at most.
 const PAGE: usize = 100;
@@ -25,23 +25,34 @@ const MAX_PAGE: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Page {
-    after: Option<u64>,
+    /// The name of an agent that lives here, or an id.
+    agent: Option<String>,
+    /// Actions, with commas.
+    action: Option<String>,
+    agreement: Option<AgreementId>,
+    principal: Option<Did>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    from: Option<u64>,
     limit: Option<usize>,
 }
 
-pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<List<TraceItem>>, Failure> {
-    let from = page.after.map_or(0, |after| after.saturating_add(1));
-    let limit = page.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
-    let items = api.node.trace.page(from, limit).await?;
-    let next = items.last().filter(|_| items.len() == limit).map(|item| item.index.to_string());
-    Ok(Json(List { items, next }))
+pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<TracePage>, Failure> {
+    let Page { agent, action, agreement, principal, since, until, from, limit } = page;
+    // One that is gone is known by its id alone.
+    let id = |name: String| name.parse().or_else(|_| api.node.agents.find(&name).map(|agent| agent.outline.id).ok_or_else(|| not_here(&name)));
+    let agent = agent.map(id).transpose()?;
+    let actions = action.unwrap_or_default().split(',').filter(|action| !action.is_empty()).map(str::to_owned).collect();
+    check_filter(&EventFilter { actions: Vec::clone(&actions), ..EventFilter::default() })?;
+    let wanted = Wanted { agent, actions, agreement, principal, since, until };
+    Ok(Json(api.node.trace.search(&wanted, from.unwrap_or_default(), limit.unwrap_or(PAGE).clamp(1, MAX_PAGE)).await?))
 }
 
 pub(super) async fn show(State(api): State<Api>, Path(entry): Path<String>) -> Result<Json<TraceItem>, Failure> {
     if let Ok(index) = entry.parse::<u64>() {
-        let found = api.node.trace.page(index, 1).await?.pop().filter(|item| item.index == index);
-        return Ok(Json(found.ok_or_else(|| Problem::new(Code::NotFound, format!("the trace has no entry {index}")))?));
+        return Ok(Json(api.node.trace.at(index).await?));
     }
     Ok(Json(api.node.trace.entry(&operation(&entry)?).await?))
 }

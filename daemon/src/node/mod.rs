@@ -5,7 +5,7 @@
 //!          ├─> Node::execute ── is ─┤
 //! inbound ─┘   (peers: only local)  └─ remote: agreement, mesh request, receipt
 //!
-//! journal      every write, with its trace entry      trace_log    checkpoints and proofs
+//! journal      every write, with its trace entry      trace_log    checkpoints and proofs; search looks things up
 //! witness      cosignatures under them, for them; other nodes' histories
 //! outside      what calls reach: the web, other agents
 //! agents       who lives here                         plugins      what they run
@@ -39,6 +39,7 @@ mod rank;
 mod revoked;
 mod routes;
 pub(crate) mod run;
+mod search;
 mod settle;
 mod sharing;
 mod snapshots;
@@ -79,7 +80,7 @@ use self::{
     webhooks::Webhooks,
     witness::Witness,
 };
-pub(crate) use self::{feed::Feed, sharing::Share, webhooks::check as check_filter};
+pub(crate) use self::{feed::Feed, search::Wanted, sharing::Share, webhooks::check as check_filter};
 use crate::{data_dir::DataDir, owner::OwnerKey};
 
 /// Adverts fetched at once after gossip told of them; what is skipped is found by the next reconciliation.

@@ -199,10 +199,11 @@ impl TraceLog {
         Ok(TraceVerified { entries: auditor.size(), checkpoints: matched, checkpoint: checkpoint.note })
     }
 
-    /// A page of the log.
-    pub(crate) async fn page(&self, from: u64, limit: usize) -> Result<Vec<TraceItem>, Problem> {
+    /// The entry at an index.
+    pub(crate) async fn at(&self, index: u64) -> Result<TraceItem, Problem> {
         self.journal.flush().await;
-        self.journal.store().entries(from, limit).await?.into_iter().map(item).collect()
+        let found = self.journal.store().entries(index, 1).await?.pop().filter(|logged| logged.index == index);
+        item(found.ok_or_else(|| Problem::new(Code::NotFound, format!("the trace has no entry {index}")))?)
     }
 
     /// One entry.
@@ -210,6 +211,16 @@ impl TraceLog {
         self.journal.flush().await;
         let logged = self.journal.store().entry_of(operation).await?;
         item(logged.ok_or_else(|| Problem::new(Code::NotFound, format!("operation {operation} is not in this node's trace")))?)
+    }
+
+    /// The store, to read.
+    pub(super) fn store(&self) -> &dyn Store {
+        self.journal.store().as_ref()
+    }
+
+    /// Commits what waits, so that it is there to be read.
+    pub(super) async fn flush(&self) {
+        self.journal.flush().await;
     }
 
     /// Entries so far.

@@ -5,13 +5,14 @@
 //! ```
 
 mod held;
+mod list;
 mod witness;
 
 use std::path::{Path, PathBuf};
 
 use protocol::{
     Client, NodeId, OperationId, Problem, Timestamp,
-    api::{List, Proof, SignedCheckpoint, TraceItem, TraceVerified},
+    api::{Proof, SignedCheckpoint, TraceItem, TraceVerified},
     checkpoint::Checkpoint,
     entry::{Action, ConsistencyProof, Entry, InclusionProof, ProofError},
     error::Code,
@@ -25,20 +26,12 @@ use crate::{
     error::Result,
     input,
     output::{Output, fields},
-    parse,
 };
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List entries, oldest first
-    List {
-        /// Begin after this index
-        #[arg(long, value_name = "INDEX")]
-        after: Option<u64>,
-        /// How many
-        #[arg(long, default_value_t = 50)]
-        limit: u32,
-    },
+    List(list::Arguments),
     /// Show an entry
     Show {
         /// The operation's id, or the entry's index
@@ -53,7 +46,7 @@ pub(crate) enum Command {
         #[arg(long)]
         node: Option<NodeId>,
         /// Write the proof to FILE
-        #[arg(short, long, value_name = "FILE")]
+        #[arg(short, long, visible_alias = "out", value_name = "FILE")]
         output: Option<PathBuf>,
     },
     /// Prove that the trace of one size only adds to that of a smaller one
@@ -63,7 +56,7 @@ pub(crate) enum Command {
         /// The larger size; the newest checkpoint's if not given
         to: Option<u64>,
         /// Write the proof to FILE
-        #[arg(short, long, value_name = "FILE")]
+        #[arg(short, long, visible_alias = "out", value_name = "FILE")]
         output: Option<PathBuf>,
     },
     /// Verify a proof offline; without a file, let the daemon recompute its whole log
@@ -96,7 +89,7 @@ fn operation_or_index(text: &str) -> Result<String, String> {
 
 pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Result {
     match command {
-        Command::List { after, limit } => list(after, limit, client, output).await,
+        Command::List(arguments) => list::run(&arguments, client, output).await,
         Command::Show { entry } => {
             let item: TraceItem = client.get(&format!("/v1/trace/{entry}")).await?;
             output.show(&item, |item| describe(item.index, &item.entry))
@@ -128,17 +121,6 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         }
         Command::Witness(arguments) => witness::run(&arguments, client, output).await,
     }
-}
-
-async fn list(after: Option<u64>, limit: u32, client: &Client, output: Output) -> Result {
-    let after = after.map(|after| format!("&after={}", parse::segment(&after.to_string()))).unwrap_or_default();
-    let items: List<TraceItem> = client.get(&format!("/v1/trace?limit={limit}{after}")).await?;
-    output.list(&items, ["index", "time", "operation", "action", "subject", "outcome"], |item| {
-        let (action, subject) = outline(&item.entry);
-        let outcome = item.entry.failure.map_or_else(|| "ok".into(), |code| code.to_string());
-        let time = item.entry.time.strftime("%FT%TZ").to_string();
-        [item.index.to_string(), time, item.entry.operation.to_string(), action.into(), subject, outcome]
-    })
 }
 
 /// What was done, to what.

@@ -22,6 +22,7 @@ mod proofs;
 mod receipts;
 mod revoked;
 mod rogue;
+mod searched;
 mod snapshots;
 mod swarm;
 mod tampered;
