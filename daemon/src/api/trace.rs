@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use axum::{Extension, extract::State};
+use axum::{
+    Extension,
+    extract::State,
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse as _, Response},
+};
 use protocol::{
     AgreementId, Code, Did, NodeId, OperationId, Problem, Timestamp,
     api::{EventFilter, List, Proof, SignedCheckpoint, TraceItem, TracePage, TraceVerified, WitnessedLog},
     entry::ConsistencyProof,
-    wire::{Request, Response},
+    tile::Tile,
+    wire,
 };
 use serde::Deserialize;
 
@@ -42,7 +48,8 @@ pub(super) struct Page {
 pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<TracePage>, Failure> {
     let Page { agent, action, agreement, principal, since, until, from, limit } = page;
     // One that is gone is known by its id alone.
-    let id = |name: String| name.parse().or_else(|_| api.node.agents.find(&name).map(|agent| agent.outline.id).ok_or_else(|| not_here(&name)));
+    let id =
+        |name: String| name.parse().or_else(|_| api.node.agents.find(&name).map(|agent| agent.outline.id).ok_or_else(|| not_here(&name)));
     let agent = agent.map(id).transpose()?;
     let actions = action.unwrap_or_default().split(',').filter(|action| !action.is_empty()).map(str::to_owned).collect();
     check_filter(&EventFilter { actions: Vec::clone(&actions), ..EventFilter::default() })?;
@@ -72,8 +79,8 @@ pub(super) async fn prove(
     let operation = operation(&prove.operation)?;
     let inclusion = match prove.node.filter(|node| *node != api.node.node_id) {
         None => api.node.trace.prove(&operation).await?,
-        Some(node) => match api.node.mesh()?.request(node, Request::Prove(operation), &caller.request_id, PATIENCE).await? {
-            Response::Proof(proof) => proof,
+        Some(node) => match api.node.mesh()?.request(node, wire::Request::Prove(operation), &caller.request_id, PATIENCE).await? {
+            wire::Response::Proof(proof) => proof,
             _ => return Err(Problem::new(Code::Internal, format!("node {node} answered what was not asked")).into()),
         },
     };
@@ -109,6 +116,17 @@ pub(super) async fn forget_witnessed(
 pub(super) struct Consistency {
     from: u64,
     to: Option<u64>,
+}
+
+/// Part of the log as <https://c2sp.org/tlog-tiles> lays it out: `checkpoint`, `tile/…`.
+pub(super) async fn tiles(State(api): State<Api>, Path(path): Path<String>) -> Result<Response, Failure> {
+    if path == "checkpoint" {
+        let note = api.node.trace.checkpoint().await?.note;
+        return Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], note).into_response());
+    }
+    let tile = Tile::parse(&path)
+        .map_err(|error| Problem::new(Code::InvalidRequest, format!("{:?} is {error}", path.chars().take(80).collect::<String>())))?;
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], api.node.trace.tile(tile).await?).into_response())
 }
 
 pub(super) async fn consistency(State(api): State<Api>, Query(range): Query<Consistency>) -> Result<Json<ConsistencyProof>, Failure> {

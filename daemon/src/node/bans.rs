@@ -9,7 +9,7 @@ impl Node {
     pub(crate) async fn ban(&self, caller: &Caller, node: NodeId, seconds: u64, reason: String) -> Result<api::Ban, Problem> {
         let mesh = self.mesh()?;
         let action = Action::Ban { node, for_s: Some(seconds), reason: Some(reason.clone()) };
-        self.enter(caller, action, Vec::new()).await?;
+        self.enter_action(caller, action, Vec::new()).await?;
         Ok(mesh.membership().ban(node, SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX)), reason))
     }
 
@@ -19,7 +19,7 @@ impl Node {
         if membership.bans().iter().all(|ban| ban.node != node) {
             return Err(Problem::new(Code::NotFound, format!("node {node} is not banned")));
         }
-        self.enter(caller, Action::Ban { node, for_s: None, reason: None }, Vec::new()).await?;
+        self.enter_action(caller, Action::Ban { node, for_s: None, reason: None }, Vec::new()).await?;
         // Its time may have come meanwhile: then the entry says what is so anyway.
         membership.unban(node);
         Ok(())

@@ -14,7 +14,7 @@ const MESH: &str = "mesh";
 
 impl Node {
     /// Enters an action into the trace, together with what it changes.
-    pub(super) async fn enter(&self, caller: &Caller, action: Action, records: Vec<RecordWrite>) -> Result<(), Problem> {
+    pub(super) async fn enter_action(&self, caller: &Caller, action: Action, records: Vec<RecordWrite>) -> Result<(), Problem> {
         let entry = self.journal.append(caller.note(), action);
         self.journal.keep(Commit { records, entry: Some(entry), ..Commit::default() }).await.map(drop)
     }
@@ -25,7 +25,7 @@ impl Node {
         self.note_configuration(&caller, settings).await?;
         self.note_mesh(&caller).await?;
         let action = Action::Open { owner: self.owner, kept: self.owner_key.kept() };
-        self.enter(&caller, action, Vec::new()).await
+        self.enter_action(&caller, action, Vec::new()).await
     }
 
     async fn note_configuration(&self, caller: &Caller, settings: &[Setting]) -> Result<(), Problem> {
@@ -42,7 +42,7 @@ impl Node {
         let changed = settings.iter().filter(|setting| before.get(&setting.key) != Some(&setting.value));
         let action = Action::Config { digest: Digest::sha256(&body), changed: changed.map(|setting| setting.key.clone()).collect() };
         let record = RecordWrite { kind: Kind::Meta, id: CONFIGURATION.into(), value: Some(body) };
-        self.enter(caller, action, vec![record]).await
+        self.enter_action(caller, action, vec![record]).await
     }
 
     /// Papers and configuration say which mesh a node is in; whoever asked for that over the API has entered it already.
@@ -54,7 +54,7 @@ impl Node {
             return Ok(());
         }
         let action = if now == MeshId::none() { Action::Leave { from: before } } else { Action::Join { into: now.clone() } };
-        self.enter(caller, action, vec![of_mesh(&now)]).await
+        self.enter_action(caller, action, vec![of_mesh(&now)]).await
     }
 }
 

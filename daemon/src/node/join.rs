@@ -73,13 +73,7 @@ impl Node {
     }
 
     /// Enters a mesh by a token, at the addresses it names and at `addresses`. May be repeated.
-    pub(crate) async fn join_by(
-        &self,
-        caller: &Caller,
-        text: &str,
-        addresses: &[String],
-        patience: Duration,
-    ) -> Result<Entered, Problem> {
+    pub(crate) async fn join_by(&self, caller: &Caller, text: &str, addresses: &[String], patience: Duration) -> Result<Entered, Problem> {
         let now = Timestamp::now();
         let (token, grant) = Token::read(text, now)?;
         let mut items = targets(addresses.iter().chain(&grant.addresses))?;
@@ -175,7 +169,7 @@ impl Node {
     async fn keep_addresses(&self, caller: &Caller, into: &MeshId, items: &[Joined]) -> Result<(), Problem> {
         let peer = |item: &Joined| RecordWrite { kind: Kind::Peer, id: item.address.clone(), value: Some(Vec::new()) };
         let records = items.iter().map(peer).chain([of_mesh(into)]).collect();
-        self.enter(caller, Action::Join { into: into.clone() }, records).await
+        self.enter_action(caller, Action::Join { into: into.clone() }, records).await
     }
 
     /// The addresses that were joined in earlier runs.
@@ -212,7 +206,7 @@ impl Node {
         }
         let forgotten = self.joined().await?.into_iter().map(|id| RecordWrite { kind: Kind::Peer, id, value: None });
         let records = forgotten.chain([of_mesh(&MeshId::none())]).collect();
-        self.enter(caller, Action::Leave { from: membership.mesh().clone() }, records).await?;
+        self.enter_action(caller, Action::Leave { from: membership.mesh().clone() }, records).await?;
         self.papers.clear()?;
         tracing::info!(mesh = %membership.mesh(), "left the mesh");
         self.restart.cancel();

@@ -5,7 +5,7 @@
 //!          ├─> Node::execute ── is ─┤
 //! inbound ─┘   (peers: only local)  └─ remote: agreement, mesh request, receipt
 //!
-//! journal      every write, with its trace entry      trace_log    checkpoints and proofs; search looks things up
+//! journal      every write, with its trace entry      trace_log    checkpoints and proofs; search looks things up, tiles show it as files
 //! witness      cosignatures under them, for them; other nodes' histories
 //! outside      what calls reach: the web, other agents
 //! agents       who lives here                         plugins      what they run
@@ -44,6 +44,7 @@ mod settle;
 mod sharing;
 mod snapshots;
 mod templates;
+mod tiles;
 pub(crate) mod trace_log;
 mod view;
 mod webhooks;

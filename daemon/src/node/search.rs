@@ -140,13 +140,8 @@ mod tests {
     #[test]
     fn every_part_of_a_filter_counts_and_time_ends_it_with_some_slack() {
         let (agent, agreement, principal) = (AgentId::new(), AgreementId::new(), protocol::Key::generate().did());
-        let outline = |second| Outline {
-            action: "execute".into(),
-            agent: Some(agent),
-            agreement: Some(agreement),
-            principal,
-            time: at(second),
-        };
+        let outline =
+            |second| Outline { action: "execute".into(), agent: Some(agent), agreement: Some(agreement), principal, time: at(second) };
         let wanted = || Wanted {
             agent: Some(agent),
             actions: vec!["spawn".into(), "execute".into()],
@@ -155,7 +150,8 @@ mod tests {
             since: Some(at(1_000)),
             until: Some(at(2_000)),
         };
-        let verdicts = [(999, Verdict::Other), (1_000, Verdict::Wanted), (2_000, Verdict::Wanted), (2_060, Verdict::Other), (2_061, Verdict::Over)];
+        let verdicts =
+            [(999, Verdict::Other), (1_000, Verdict::Wanted), (2_000, Verdict::Wanted), (2_060, Verdict::Other), (2_061, Verdict::Over)];
         for (second, verdict) in verdicts {
             assert_eq!(wanted().judge(&outline(second)), verdict, "{second}");
         }

@@ -11,9 +11,9 @@
 //!
 //! In a log of a billion entries a proof takes at most eight reads of at most 256 hashes.
 
-use protocol::merkle::{Hash, node_hash};
+use protocol::merkle::{Hash, fold, node_hash};
 
-use crate::{Error, TILE_LEVELS, TILE_WIDTH, tree::fold};
+use crate::{Error, TILE_LEVELS, TILE_WIDTH};
 
 /// Stored hashes to read: `count` of `level`, from the one with index `from`. Never more than a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

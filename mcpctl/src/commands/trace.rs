@@ -4,6 +4,8 @@
 //! prove OP -o proof.json  --to whom it concerns-->  verify proof.json (no node needed)
 //! ```
 
+mod archive;
+mod export;
 mod held;
 mod list;
 mod witness;
@@ -20,7 +22,10 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::held::Held;
+use self::{
+    archive::{Archive, Verified},
+    held::Held,
+};
 use super::usage;
 use crate::{
     error::Result,
@@ -59,8 +64,10 @@ pub(crate) enum Command {
         #[arg(short, long, visible_alias = "out", value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Verify a proof offline; without a file, let the daemon recompute its whole log
+    /// Verify a proof or an export offline; without one, let the daemon recompute its whole log
     Verify(VerifyArguments),
+    /// Write the trace into a directory, as C2SP tiles that verify without any node; again, what is new
+    Export(export::Arguments),
     /// Show the node's newest signed checkpoint, and which peers have cosigned it
     Checkpoint {
         /// The newest one that a peer has cosigned
@@ -73,7 +80,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArguments {
-    /// A proof, as 'trace prove', 'trace consistency' or 'trace witness --evidence' wrote it, or '-' for stdin
+    /// A proof, as 'trace prove', 'trace consistency' or 'trace witness --evidence' wrote it, or '-' for stdin; or a directory,
+    /// as 'trace export' wrote it
     file: Option<PathBuf>,
     #[command(flatten)]
     held: held::Arguments,
@@ -106,6 +114,9 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             let found = Consistency::verify(&proof)?;
             hand_out(&proof, file.as_deref(), output, &found.describe())
         }
+        Command::Verify(VerifyArguments { file: Some(directory), held }) if directory.is_dir() => {
+            output.show(&Archive::at(&directory).verify(&held)?, Verified::describe)
+        }
         Command::Verify(VerifyArguments { file: Some(file), held }) => verify(&file, &held, output),
         Command::Verify(VerifyArguments { file: None, .. }) => {
             let verified: TraceVerified = client.post("/v1/trace/verify", &serde_json::json!({})).await?;
@@ -113,6 +124,7 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
                 format!("{} entries and {} checkpoints verified\n{}", verified.entries, verified.checkpoints, verified.checkpoint)
             })
         }
+        Command::Export(arguments) => export::run(&arguments, client, output).await,
         Command::Checkpoint { cosigned } => {
             let checkpoint: SignedCheckpoint = client.get(&format!("/v1/trace/checkpoint?cosigned={cosigned}")).await?;
             output.show(&checkpoint, |checkpoint| checkpoint.note.clone())?;

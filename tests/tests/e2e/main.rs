@@ -1,6 +1,7 @@
 //! The programs as users meet them: real processes on the loopback interface, one module for each promise.
 
 mod agreements;
+mod archive;
 mod cancel;
 mod contract;
 mod crash;

@@ -55,7 +55,9 @@ async fn entries_are_found_by_what_they_are_about_and_when() {
 
     // By time: both ends count.
     let middle = all["items"].as_array().expect("a list").iter().find(|item| item["entry"]["operation"] == operations[2].as_str());
-    let (middle, time) = middle.map(|item| (item["index"].as_u64().expect("an index"), item["entry"]["time"].as_str().expect("a time"))).expect("it is there");
+    let (middle, time) = middle
+        .map(|item| (item["index"].as_u64().expect("an index"), item["entry"]["time"].as_str().expect("a time")))
+        .expect("it is there");
     let (since, until) = (list(&node, &["--since", time]).await, list(&node, &["--until", time]).await);
     assert!(indices(&since).contains(&middle) && indices(&until).contains(&middle));
     assert_eq!((indices(&since).last(), indices(&until).first()), (indices(&all).last(), Some(&0)));

@@ -106,6 +106,13 @@ fn every_route_that_changes_something_says_what_it_is_in_the_trace() {
     routed.sort_unstable();
     known.sort_unstable();
     assert_eq!(routed, known, "a route that changes something commits an entry with it, and stands in the table above");
+    let actions = include_str!("../../../protocol/src/entry.rs");
+    for (method, path, traced) in ROUTES {
+        let (Here(action) | Elsewhere(action)) = traced else { continue };
+        let capital = |word: &str| format!("{}{}", word[..1].to_uppercase(), &word[1..]);
+        let variant: String = action.split('_').map(capital).collect();
+        assert!(actions.contains(&format!("    {variant} {{\n")), "{method} {path}: the trace has no action {action}");
+    }
     let exempt = ROUTES.iter().filter(|(.., traced)| matches!(traced, Not(why) if !why.is_empty())).count();
     assert!(exempt <= 7, "{exempt} routes leave no entry");
 }

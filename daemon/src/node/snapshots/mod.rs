@@ -85,7 +85,7 @@ impl Node {
     pub(crate) async fn export(&self, caller: &Caller, id_or_name: &str, id: SnapshotId) -> Result<Sealed<Snapshot>, Problem> {
         let sealed = self.signed_snapshot(id_or_name, id).await?;
         let agent = self.with_snapshots(id_or_name)?;
-        self.enter(caller, Action::Export { agent, snapshot: id }, Vec::new()).await?;
+        self.enter_action(caller, Action::Export { agent, snapshot: id }, Vec::new()).await?;
         Ok(sealed)
     }
 

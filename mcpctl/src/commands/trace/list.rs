@@ -48,7 +48,8 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse() {
         return Ok(time);
     }
-    let ago = parse::duration(text).map_err(|_| format!("{text:?} is neither a time (2026-07-01T00:00:00Z) nor how long ago it was (1h)"))?;
+    let ago =
+        parse::duration(text).map_err(|_| format!("{text:?} is neither a time (2026-07-01T00:00:00Z) nor how long ago it was (1h)"))?;
     let ago = SignedDuration::try_from(ago).map_err(|error| error.to_string())?;
     Ok(Timestamp::now().saturating_sub(ago).unwrap_or(Timestamp::MIN))
 }
