@@ -299,6 +299,37 @@ pub struct TracePage {
     /// a request reads only so many that it passes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
+    /// What has no content any more, where the page would begin with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<Pruned>,
+}
+
+/// Entries of the trace that were pruned: their hashes are there, their content isn't.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Those before this index.
+    pub until: u64,
+    /// When that was decided.
+    pub at: Timestamp,
+    /// How many of them have their content all the same, as agreements that are open need them.
+    pub kept: u64,
+}
+
+/// Body of `POST /v1/trace/prune`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Prune {
+    /// Entries that are older lose their content.
+    pub older_than_s: u64,
+}
+
+/// The answer of `POST /v1/trace/prune`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pruning {
+    /// All that was pruned so far, if anything was.
+    #[serde(default)]
+    pub pruned: Option<Pruned>,
+    /// Entries that lost their content now.
+    pub cleared: u64,
 }
 
 /// An item of `GET /v1/trace`, and `GET /v1/trace/{operation or index}`
@@ -366,8 +397,14 @@ pub struct WitnessedLog {
 /// The answer of `POST /v1/trace/verify`: the whole log, recomputed from its entries.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TraceVerified {
-    /// Entries read and hashed.
+    /// Entries in the tree that was recomputed.
     pub entries: u64,
+    /// Those of which only the hash is there; the others were read and hashed.
+    #[serde(default)]
+    pub without_content: u64,
+    /// What was pruned, if anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<Pruned>,
     /// Signed checkpoints found on the way and matched.
     pub checkpoints: u64,
     /// The newest checkpoint.

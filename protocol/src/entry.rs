@@ -302,6 +302,11 @@ pub enum Action {
         /// The other node.
         node: NodeId,
     },
+    /// Entries of this trace lost their content, but for those that open agreements need; their hashes stay.
+    Prune {
+        /// Those before this index.
+        until: u64,
+    },
 }
 
 /// One operation.

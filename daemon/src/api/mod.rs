@@ -116,6 +116,7 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/trace/checkpoint", get(trace::checkpoint))
         .route("/v1/trace/consistency", get(trace::consistency))
         .route("/v1/trace/tiles/{*path}", get(trace::tiles))
+        .route("/v1/trace/prune", post(trace::prune))
         .route("/v1/trace/verify", post(trace::verify))
         .route("/v1/trace/witness", get(trace::witnessed))
         .route("/v1/trace/witness/{node}", delete(trace::forget_witnessed))

@@ -9,8 +9,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use protocol::{
-    AgreementId, Code, Did, NodeId, OperationId, Problem, Timestamp,
-    api::{EventFilter, List, Proof, SignedCheckpoint, TraceItem, TracePage, TraceVerified, WitnessedLog},
+    AgreementId, Code, Did, NodeId, OperationId, Problem, SignedDuration, Timestamp,
+    api::{EventFilter, List, Proof, Prune, Pruning, SignedCheckpoint, TraceItem, TracePage, TraceVerified, WitnessedLog},
     entry::ConsistencyProof,
     tile::Tile,
     wire,
@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use super::{
     Api,
+    agents::finished,
     reply::{Failure, Json, Path, Query},
     require_owner,
 };
@@ -135,6 +136,17 @@ pub(super) async fn consistency(State(api): State<Api>, Query(range): Query<Cons
 
 pub(super) async fn verify(State(api): State<Api>) -> Result<Json<TraceVerified>, Failure> {
     Ok(Json(api.node.trace.verify().await?))
+}
+
+pub(super) async fn prune(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(prune): Json<Prune>,
+) -> Result<Json<Pruning>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    let age = SignedDuration::from_secs(i64::try_from(prune.older_than_s).unwrap_or(i64::MAX));
+    Ok(Json(finished(&api, async move { node.prune(&caller, age).await }).await?))
 }
 
 fn operation(text: &str) -> Result<OperationId, Problem> {

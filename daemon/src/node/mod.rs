@@ -5,7 +5,8 @@
 //!          ├─> Node::execute ── is ─┤
 //! inbound ─┘   (peers: only local)  └─ remote: agreement, mesh request, receipt
 //!
-//! journal      every write, with its trace entry      trace_log    checkpoints and proofs; search looks things up, tiles show it as files
+//! journal      every write, with its trace entry      trace_log    checkpoints and proofs; search looks things up, tiles show it as files,
+//!                                                     prune keeps it from growing for ever
 //! witness      cosignatures under them, for them; other nodes' histories
 //! outside      what calls reach: the web, other agents
 //! agents       who lives here                         plugins      what they run
@@ -35,6 +36,7 @@ mod moving;
 pub(crate) mod negotiate;
 mod outside;
 pub(crate) mod plugins;
+mod prune;
 mod rank;
 mod revoked;
 mod routes;

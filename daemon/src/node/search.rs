@@ -75,12 +75,18 @@ impl TraceLog {
     pub(crate) async fn search(&self, wanted: &Wanted, from: u64, limit: usize) -> Result<TracePage, Problem> {
         self.flush().await;
         let size = self.size().await?;
+        let pruned = self.pruned().filter(|pruned| from < pruned.until);
         let mut at = match wanted.since {
-            Some(since) => self.index_at(since.saturating_sub(SLACK).unwrap_or(Timestamp::MIN), from).await?,
             None => from,
+            Some(since) => {
+                // Of what was pruned there is no time: if all after it may be wanted, so may be what was kept of it.
+                let whole = pruned.map_or(from, |pruned| pruned.until);
+                let found = self.index_at(since.saturating_sub(SLACK).unwrap_or(Timestamp::MIN), whole).await?;
+                if found == whole { from } else { found }
+            }
         };
         let (end, mut bytes) = (at.saturating_add(SCANNED), 0);
-        let mut page = TracePage { items: Vec::new(), next: None };
+        let mut page = TracePage { items: Vec::new(), next: None, pruned };
         while at < size {
             if at >= end {
                 page.next = Some(at);
@@ -89,7 +95,7 @@ impl TraceLog {
             let entries = self.store().entries(at, READ).await?;
             let Some(last) = entries.last() else { break };
             let next = last.index + 1;
-            for LoggedEntry { index, entry, .. } in entries {
+            for LoggedEntry { index, entry, .. } in entries.into_iter().filter(|logged| !logged.entry.is_empty()) {
                 match wanted.judge(&journal::decode("trace entry", &entry)?) {
                     Verdict::Over => return Ok(page),
                     Verdict::Other => continue,
@@ -124,7 +130,7 @@ impl TraceLog {
     }
 
     async fn time_of(&self, index: u64) -> Result<Option<Timestamp>, Problem> {
-        let logged = self.store().entries(index, 1).await?.pop();
+        let logged = self.store().entries(index, 1).await?.pop().filter(|logged| !logged.entry.is_empty());
         logged.map(|logged| journal::decode::<Outline>("trace entry", &logged.entry).map(|outline| outline.time)).transpose()
     }
 }

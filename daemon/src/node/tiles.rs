@@ -7,7 +7,7 @@ use protocol::{
 };
 use store::LoggedEntry;
 
-use super::trace_log::TraceLog;
+use super::{prune::without_content, trace_log::TraceLog};
 
 impl TraceLog {
     /// A tile of the log as far as it is signed.
@@ -34,6 +34,9 @@ fn whole(tile: Tile, hashes: &[Hash]) -> Result<Vec<u8>, Problem> {
 fn bundle(tile: Tile, entries: Vec<LoggedEntry>) -> Result<Vec<u8>, Problem> {
     if entries.len() != usize::from(tile.width) {
         return Err(missing(tile));
+    }
+    if let Some(pruned) = entries.iter().find(|logged| logged.entry.is_empty()) {
+        return Err(without_content(pruned));
     }
     let bytes = tile::bundle(entries.iter().map(|logged| logged.entry.as_slice()));
     bytes.map_err(|error| Problem::new(Code::TooLarge, format!("{}: {error}", tile.path())))

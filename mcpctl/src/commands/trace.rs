@@ -10,11 +10,14 @@ mod held;
 mod list;
 mod witness;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use protocol::{
     Client, NodeId, OperationId, Problem, Timestamp,
-    api::{Proof, SignedCheckpoint, TraceItem, TraceVerified},
+    api::{Proof, Prune, Pruned, Pruning, SignedCheckpoint, TraceItem, TraceVerified},
     checkpoint::Checkpoint,
     entry::{Action, ConsistencyProof, Entry, InclusionProof, ProofError},
     error::Code,
@@ -31,6 +34,7 @@ use crate::{
     error::Result,
     input,
     output::{Output, fields},
+    parse,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -68,6 +72,12 @@ pub(crate) enum Command {
     Verify(VerifyArguments),
     /// Write the trace into a directory, as C2SP tiles that verify without any node; again, what is new
     Export(export::Arguments),
+    /// Delete the content of old entries; their hashes stay, so that the trace proves what it did. 'trace export' keeps it before
+    Prune {
+        /// Those that are older: 30d
+        #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+        older_than: Duration,
+    },
     /// Show the node's newest signed checkpoint, and which peers have cosigned it
     Checkpoint {
         /// The newest one that a peer has cosigned
@@ -121,10 +131,20 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         Command::Verify(VerifyArguments { file: None, .. }) => {
             let verified: TraceVerified = client.post("/v1/trace/verify", &serde_json::json!({})).await?;
             output.show(&verified, |verified| {
-                format!("{} entries and {} checkpoints verified\n{}", verified.entries, verified.checkpoints, verified.checkpoint)
+                let TraceVerified { entries, without_content, pruned, checkpoints, checkpoint } = verified;
+                let pruned = pruned.as_ref().map(|pruned| format!("{}\n", describe_pruned(pruned))).unwrap_or_default();
+                let read = entries - without_content;
+                format!("{entries} entries ({read} with their content) and {checkpoints} checkpoints verified\n{pruned}{checkpoint}")
             })
         }
         Command::Export(arguments) => export::run(&arguments, client, output).await,
+        Command::Prune { older_than } => {
+            let pruning: Pruning = client.post("/v1/trace/prune", &Prune { older_than_s: older_than.as_secs() }).await?;
+            output.show(&pruning, |Pruning { pruned, cleared }| {
+                let so_far = pruned.as_ref().map_or_else(|| "nothing is old enough".into(), describe_pruned);
+                format!("{cleared} entries lost their content\n{so_far}")
+            })
+        }
         Command::Checkpoint { cosigned } => {
             let checkpoint: SignedCheckpoint = client.get(&format!("/v1/trace/checkpoint?cosigned={cosigned}")).await?;
             output.show(&checkpoint, |checkpoint| checkpoint.note.clone())?;
@@ -133,6 +153,14 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         }
         Command::Witness(arguments) => witness::run(&arguments, client, output).await,
     }
+}
+
+/// What a log has no more.
+fn describe_pruned(pruned: &Pruned) -> String {
+    let Pruned { until, at, kept } = pruned;
+    let (last, on) = (until.saturating_sub(1), at.strftime("%F"));
+    let kept = if *kept == 0 { String::new() } else { format!("; of {kept} it is, as open agreements need them") };
+    format!("entries 0 to {last} were pruned on {on}: their hashes are held against the checkpoints, their content isn't there{kept}")
 }
 
 /// What was done, to what.
@@ -176,6 +204,7 @@ pub(super) fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Stay { agent, .. } => ("stay", agent.to_string()),
         Action::Export { agent, snapshot } => ("export", format!("{agent} {snapshot}")),
         Action::Forget { node } => ("forget", node.to_string()),
+        Action::Prune { until } => ("prune", format!("before {until}")),
     }
 }
 
@@ -213,7 +242,8 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Ban { for_s: Some(seconds), reason, .. } => (None, format!("for {seconds} s: {}", reason.as_deref().unwrap_or_default())),
         Action::Ban { for_s: None, .. } => (None, "may come in again".into()),
         Action::Stay { epoch, .. } => (None, format!("epoch {epoch}")),
-        Action::Join { .. } | Action::Leave { .. } | Action::Export { .. } | Action::Forget { .. } => (None, String::new()),
+        Action::Join { .. } | Action::Leave { .. } | Action::Export { .. } => (None, String::new()),
+        Action::Forget { .. } | Action::Prune { .. } => (None, String::new()),
     };
     fields([
         ("index", index.to_string()),

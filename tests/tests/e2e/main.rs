@@ -20,6 +20,7 @@ mod moving;
 mod nested;
 mod plugins;
 mod proofs;
+mod pruned;
 mod receipts;
 mod revoked;
 mod rogue;

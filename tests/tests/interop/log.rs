@@ -123,7 +123,10 @@ async fn exported_tiles_are_a_log_to_others() {
     let mut bytes = fs::read(&file).expect("a tile");
     bytes[40] ^= 1;
     fs::write(&file, bytes).expect("written");
-    prove_record(tree.size(), 7, &hashes).expect_err("a changed tile");
+    let entries = fs::read(directory.join("tile/entries/000")).expect("a bundle");
+    let entry = record_hash(protocol::tile::unbundle(&entries).expect("entries")[7]);
+    let proven = prove_record(tree.size(), 7, &hashes).and_then(|proof| check_record(&proof, tree.size(), *tree.hash(), 7, entry));
+    proven.expect_err("a changed tile");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -169,6 +169,9 @@ impl Batch<'_> {
         for node in &commit.nodes {
             self.node(node)?;
         }
+        for index in &commit.prune {
+            run(self.connection, "UPDATE log SET entry = x'' WHERE position = ?1", [stored(*index)])?;
+        }
         Ok(Committed { index, total: charged.and_then(|(total, _)| total), overage: charged.map(|(_, overage)| overage) })
     }
 

@@ -12,7 +12,9 @@ use std::{
 
 use protocol::{
     NodeId, Problem,
+    api::Pruned,
     checkpoint::Checkpoint,
+    entry::{Action, Entry},
     error::Code,
     merkle::{Frontier, Hash, leaf_hash},
     tile::{self, Content, HEIGHT, MAX_BUNDLE, Tile, WIDTH},
@@ -20,13 +22,15 @@ use protocol::{
 use serde::Serialize;
 
 use super::{
-    against,
+    against, describe_pruned,
     held::{self, Held},
 };
 use crate::input;
 
 /// The file of the checkpoint: a signed note.
 pub(super) const CHECKPOINT: &str = "checkpoint";
+/// The file that says what the node had pruned when it was exported, if it had.
+pub(super) const PRUNED: &str = "pruned.json";
 /// The largest checkpoint.
 pub(super) const MAX_CHECKPOINT: usize = 64 * 1024;
 
@@ -43,6 +47,9 @@ pub(super) struct Verified {
     size: u64,
     /// Those whose content is there: each was hashed.
     entries: u64,
+    /// What the node had pruned, where some of it isn't there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruned: Option<Pruned>,
     checkpoint: String,
     /// How it stands to a checkpoint that was saved earlier.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,8 +58,9 @@ pub(super) struct Verified {
 
 impl Verified {
     pub(super) fn describe(&self) -> String {
-        let Self { log, size, entries, held, .. } = self;
-        format!("verified: {entries} entries of the trace of {log} with {size} entries, signed by it{}", against(held))
+        let Self { log, size, entries, pruned, held, .. } = self;
+        let pruned = pruned.as_ref().map(|pruned| format!("\n{}", describe_pruned(pruned))).unwrap_or_default();
+        format!("verified: {entries} entries of the trace of {log} with {size} entries, signed by it{}{pruned}", against(held))
     }
 }
 
@@ -85,6 +93,12 @@ impl Archive {
         Ok(Some((note, checkpoint)))
     }
 
+    /// What the node had pruned.
+    fn pruned(&self) -> Result<Option<Pruned>, Problem> {
+        let path = self.0.join(PRUNED);
+        path.exists().then(|| input::document(&path, "a note of what was pruned")).transpose()
+    }
+
     /// The hashes of a tile.
     pub(super) fn hashes(&self, tile: Tile) -> Result<Vec<Hash>, Problem> {
         let path = tile.path();
@@ -93,18 +107,12 @@ impl Archive {
         whole.ok_or_else(|| broken(&path, &format!("it has {} bytes, not {} hashes of 32", bytes.len(), tile.width)))
     }
 
-    /// A bundle of entries, each of which has the hash that the tree has of it; none where there is no file.
-    fn entries(&self, tile: Tile, hashes: &[Hash]) -> Result<Option<u64>, Problem> {
-        let Some(bytes) = self.read(tile)? else { return Ok(None) };
-        check_entries(tile, &bytes, hashes)?;
-        Ok(Some(tile.width.into()))
-    }
-
     fn read(&self, tile: Tile) -> Result<Option<Vec<u8>>, Problem> {
         let path = self.file(tile);
         let max = if tile.content == Content::Entries { MAX_BUNDLE } else { usize::from(WIDTH) * size_of::<Hash>() };
         match fs::metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Ok(found) if found.len() > max as u64 => Err(broken(&tile.path(), &format!("it has over {max} bytes"))),
             Ok(_) | Err(_) => input::read(&path, max).map(Some),
         }
     }
@@ -117,11 +125,20 @@ impl Archive {
         };
         let (note, signed) = self.checkpoint()?.ok_or_else(none)?;
         let saved = arguments.saved_size()?;
-        let (mut growing, mut entries, mut then) = (Growing::default(), 0, None);
+        let pruned = self.pruned()?;
+        let (mut growing, mut entries, mut then, mut declared) = (Growing::default(), 0, None, false);
         for tile in Tile::row(Content::Hashes(0), signed.size) {
             let hashes = self.hashes(tile)?;
             let bundle = Tile { content: Content::Entries, ..tile };
-            entries += self.entries(bundle, &hashes)?.ok_or_else(|| broken(&bundle.path(), "the file is missing"))?;
+            match self.read(bundle)? {
+                Some(bytes) => {
+                    check_entries(bundle, &bytes, &hashes)?;
+                    entries += u64::from(bundle.width);
+                    declared |= pruned.is_some_and(|pruned| says_pruned(&bytes, pruned.until));
+                }
+                None if pruned.is_some_and(|pruned| is_before(bundle, pruned.until)) => {}
+                None => return Err(broken(&bundle.path(), "the file is missing")),
+            }
             for hash in hashes {
                 if saved == Some(growing.frontier.size()) {
                     then = Some(growing.frontier.root());
@@ -134,8 +151,12 @@ impl Archive {
         if root != signed.root {
             return Err(broken(CHECKPOINT, "it states another root than the tiles have"));
         }
+        if pruned.is_some() && !declared {
+            return Err(broken(PRUNED, "no entry of the trace says that it was pruned so far"));
+        }
+        let pruned = pruned.filter(|_| entries < signed.size);
         let held = arguments.hold_root(&note, then.or(Some(root).filter(|_| saved == Some(signed.size))))?;
-        Ok(Verified { verified: true, log: signed.node, size: signed.size, entries, checkpoint: note, held })
+        Ok(Verified { verified: true, log: signed.node, size: signed.size, entries, pruned, checkpoint: note, held })
     }
 }
 
@@ -196,6 +217,19 @@ pub(super) fn check_entries(tile: Tile, bundle: &[u8], hashes: &[Hash]) -> Resul
             Err(broken(&path, &format!("entry {index} does not have the hash that the tree has of it")))
         }
     }
+}
+
+/// Whether all of a bundle lies before an index.
+fn is_before(tile: Tile, index: u64) -> bool {
+    tile.first().is_some_and(|first| first + u64::from(tile.width) <= index)
+}
+
+/// Whether one of the entries says that those before an index were pruned.
+fn says_pruned(bundle: &[u8], until: u64) -> bool {
+    let text = |entry: &[u8]| std::str::from_utf8(entry).is_ok_and(|text| text.contains("\"action\":\"prune\""));
+    let says =
+        |entry: &&[u8]| text(entry) && serde_json::from_slice::<Entry>(entry).is_ok_and(|entry| entry.action == Action::Prune { until });
+    tile::unbundle(bundle).is_ok_and(|entries| entries.iter().any(says))
 }
 
 fn broken(path: &str, why: &str) -> Problem {

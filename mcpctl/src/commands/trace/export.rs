@@ -13,6 +13,7 @@ use std::{
 
 use protocol::{
     Client, NodeId, Problem,
+    api::{Pruned, TracePage},
     checkpoint::Checkpoint,
     entry::ConsistencyProof,
     error::Code,
@@ -22,8 +23,8 @@ use protocol::{
 use serde::Serialize;
 
 use super::{
-    archive::{Archive, CHECKPOINT, MAX_CHECKPOINT, check_entries},
-    refused,
+    archive::{Archive, CHECKPOINT, MAX_CHECKPOINT, PRUNED, check_entries},
+    describe_pruned, refused,
 };
 use crate::{error::Result, output::Output};
 
@@ -48,11 +49,16 @@ struct Exported {
     written: u64,
     /// Files that were there.
     present: u64,
+    /// What the node had pruned before, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruned: Option<Pruned>,
 }
 
 pub(super) async fn run(arguments: &Arguments, client: &Client, output: Output) -> Result {
     let Arguments { directory, from_scratch } = arguments;
     let archive = Archive::at(directory);
+    // Before the checkpoint: the entry that says so is among what that covers.
+    let pruned = client.get::<TracePage>("/v1/trace?limit=1").await?.pruned;
     let note = client.get_bytes(&route(CHECKPOINT), MAX_CHECKPOINT).await?;
     let note = String::from_utf8(note.into()).map_err(|_| refused(protocol::checkpoint::Error::Malformed.into()))?;
     let signed = Checkpoint::verify(&note).map_err(|error| refused(error.into()))?;
@@ -60,7 +66,7 @@ pub(super) async fn run(arguments: &Arguments, client: &Client, output: Output) 
     if let Some(before) = &before {
         extends(client, directory, before, &signed).await?;
     }
-    let mut exported = Exported { directory: directory.clone(), log: signed.node, size: signed.size, written: 0, present: 0 };
+    let mut exported = Exported { directory: directory.clone(), log: signed.node, size: signed.size, written: 0, present: 0, pruned };
     let progress = output.progress();
     for tile in Tile::all(signed.size) {
         let file = archive.file(tile);
@@ -68,7 +74,11 @@ pub(super) async fn run(arguments: &Arguments, client: &Client, output: Output) 
             exported.present += 1;
             continue;
         }
-        let bytes = client.get_bytes(&route(&tile.path()), MAX_BUNDLE).await?;
+        let bytes = match client.get_bytes(&route(&tile.path()), MAX_BUNDLE).await {
+            Ok(bytes) => bytes,
+            Err(problem) if problem.code == Code::Pruned => continue,
+            Err(problem) => return Err(problem.into()),
+        };
         write(&file, &bytes)?;
         // By the file that was just written, or verified when it was.
         let checked = match tile.content {
@@ -83,15 +93,19 @@ pub(super) async fn run(arguments: &Arguments, client: &Client, output: Output) 
         progress.show(&format!("{} files written", exported.written));
     }
     progress.end();
+    if let Some(pruned) = &pruned {
+        write(&directory.join(PRUNED), &serde_json::to_vec(pruned).map_err(anyhow::Error::from)?)?;
+    }
     // All of it is on the disk before the checkpoint says that it is there.
     rustix::fs::sync();
     write(&directory.join(CHECKPOINT), note.as_bytes())?;
     if let Some(before) = before {
         tidy(&archive, before.size, signed.size);
     }
-    output.show(&exported, |Exported { directory, log, size, written, present }| {
+    output.show(&exported, |Exported { directory, log, size, written, present, pruned }| {
         let directory = directory.display();
-        format!("exported: the trace of {log} with {size} entries, in {directory}: {written} files written, {present} were there")
+        let pruned = pruned.as_ref().map(|pruned| format!("\n{}", describe_pruned(pruned))).unwrap_or_default();
+        format!("exported: the trace of {log} with {size} entries, in {directory}: {written} files written, {present} were there{pruned}")
     })
 }
 

@@ -5,7 +5,7 @@ use protocol::{
     api::{TraceItem, TracePage},
 };
 
-use super::outline;
+use super::{describe_pruned, outline};
 use crate::{
     error::Result,
     output::{Output, table},
@@ -72,7 +72,7 @@ impl Arguments {
 
 pub(super) async fn run(arguments: &Arguments, client: &Client, output: Output) -> Result {
     let (filter, limit) = (arguments.filter(), arguments.limit.max(1) as usize);
-    let mut all = TracePage { items: Vec::new(), next: Some(arguments.from) };
+    let mut all = TracePage { items: Vec::new(), next: Some(arguments.from), pruned: None };
     let progress = output.progress();
     while let Some(from) = all.next.filter(|_| all.items.len() < limit) {
         progress.show(&format!("from entry {from}"));
@@ -80,12 +80,16 @@ pub(super) async fn run(arguments: &Arguments, client: &Client, output: Output) 
         let page: TracePage = client.get(&format!("/v1/trace?from={from}&limit={most}{filter}")).await?;
         all.items.extend(page.items);
         all.next = page.next;
+        all.pruned = all.pruned.or(page.pruned);
     }
     progress.end();
     if all.items.is_empty() && !output.is_json() {
         output.note("none");
     } else {
         output.show(&all, |all| table(["index", "time", "operation", "action", "subject", "outcome"], all.items.iter().map(row)))?;
+    }
+    if let Some(pruned) = &all.pruned {
+        output.note(&describe_pruned(pruned));
     }
     if let Some(next) = all.next {
         output.note(&format!("there are more: --from {next}"));
