@@ -77,6 +77,44 @@ impl Frontier {
     }
 }
 
+/// What lies beside the way from leaf `index` to the root of the tree of `size` leaves, as ranges of leaves, from the leaf upwards:
+/// their hashes are the audit path (RFC 6962, section 2.1.1). None where the tree has no such leaf.
+pub fn beside(index: u64, size: u64) -> Option<Vec<(u64, u64)>> {
+    if index >= size {
+        return None;
+    }
+    let (mut start, mut end, mut siblings) = (0, size, Vec::new());
+    while end - start > 1 {
+        let middle = start + split(end - start);
+        if index < middle {
+            siblings.push((middle, end));
+            end = middle;
+        } else {
+            siblings.push((start, middle));
+            start = middle;
+        }
+    }
+    siblings.reverse();
+    Some(siblings)
+}
+
+/// The largest power of two below `length`, which is at least 2: where RFC 6962 splits a tree.
+pub fn split(length: u64) -> u64 {
+    1 << (length - 1).ilog2()
+}
+
+/// The complete subtrees that make up the leaves `[start, end)`, as (first leaf, level), largest first. `start` is a
+/// multiple of the largest, as it is for every range that RFC 6962 splits off.
+pub fn subtrees(start: u64, end: u64) -> impl Iterator<Item = (u64, u8)> {
+    let mut at = start;
+    std::iter::from_fn(move || {
+        let level = (end - at).checked_ilog2()? as u8;
+        let first = at;
+        at += 1 << level;
+        Some((first, level))
+    })
+}
+
 /// The hash over neighbouring complete subtrees that shrink from left to right; none for none.
 pub fn fold(roots: &[Hash]) -> Option<Hash> {
     let (last, rest) = roots.split_last()?;

@@ -84,6 +84,13 @@ impl Tile {
         end.is_some_and(|end| end <= count(self.content, size))
     }
 
+    /// The tile of a log of `size` entries that holds the entry, or the hash of a level, at this place; none if it has none.
+    pub fn holding(content: Content, place: u64, size: u64) -> Option<Self> {
+        let (index, count) = (place / u64::from(WIDTH), count(content, size));
+        let width = count.checked_sub(index * u64::from(WIDTH)).filter(|_| place < count)?;
+        Some(Self { content, index, width: width.min(WIDTH.into()) as u16 })
+    }
+
     /// Those that make up a log of `size` entries: of each content the full ones and the partial one, if there is one.
     pub fn all(size: u64) -> impl Iterator<Item = Self> {
         let levels = (0..=u64::BITS as u8 / HEIGHT).map(Content::Hashes);
@@ -190,6 +197,8 @@ pub fn unbundle(mut bytes: &[u8]) -> Result<Vec<&[u8]>, BadBundle> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -259,6 +268,11 @@ mod tests {
             assert!(!Tile::parse(path).expect(path).is_of(size), "{path} of {size}");
         }
         assert!(!Tile::full(Content::Entries, u64::MAX).is_of(u64::MAX), "no overflow");
+        for (place, path) in [(0, "tile/0/000"), (255, "tile/0/000"), (256, "tile/0/001.p/2"), (257, "tile/0/001.p/2")] {
+            assert_eq!(Tile::holding(Content::Hashes(0), place, 258).map(|tile| tile.path()).as_deref(), Some(path), "{place}");
+        }
+        assert_eq!(Tile::holding(Content::Hashes(0), 258, 258), None);
+        assert_eq!(Tile::holding(Content::Hashes(1), 0, 258).map(|tile| tile.path()).as_deref(), Some("tile/1/000.p/1"));
         assert!(Tile::parse("tile/7/000.p/255").expect("a path").is_of(u64::MAX), "the largest log is no special case");
     }
 
@@ -275,5 +289,29 @@ mod tests {
         assert_eq!(bundle([&vec![0; MAX_ENTRY + 1][..]]), Err(TooLong { bytes: MAX_ENTRY + 1 }));
         assert_eq!(decode(&encode(&[[1; 32], [2; 32]])), Some(vec![[1; 32], [2; 32]]));
         assert_eq!(decode(&[0; 33]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_in_one_way_or_refused(
+            path in "(tile/)?(entries|[0-9]{1,3})/(x[0-9]{3}/){0,7}[0-9]{3}(\\.p/[0-9]{1,3})?|.{0,60}",
+            bytes in proptest::collection::vec(any::<u8>(), 0..2_000),
+        ) {
+            if let Ok(tile) = Tile::parse(&path) {
+                prop_assert_eq!(tile.path(), path);
+                prop_assert!((1..=WIDTH).contains(&tile.width));
+            }
+            if let Ok(entries) = unbundle(&bytes) {
+                prop_assert_eq!(bundle(entries), Ok(bytes));
+            }
+        }
+
+        #[test]
+        fn every_tile_has_a_path_of_its_own(level in 0..=MAX_LEVEL, index in any::<u64>(), width in 1..=WIDTH) {
+            for content in [Content::Hashes(level), Content::Entries] {
+                let tile = Tile { content, index, width };
+                prop_assert_eq!(Tile::parse(&tile.path()), Ok(tile));
+            }
+        }
     }
 }

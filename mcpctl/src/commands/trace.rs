@@ -49,11 +49,15 @@ pub(crate) enum Command {
     },
     /// Prove that an operation is in a node's trace
     Prove {
-        /// The operation
-        operation: OperationId,
+        /// The operation's id, or the entry's index
+        #[arg(value_name = "OP|INDEX", value_parser = operation_or_index)]
+        entry: String,
         /// The node that ran it, if not this one
         #[arg(long)]
         node: Option<NodeId>,
+        /// Make the proof of an export, without any node
+        #[arg(long, value_name = "DIR", conflicts_with = "node")]
+        tiles: Option<PathBuf>,
         /// Write the proof to FILE
         #[arg(short, long, visible_alias = "out", value_name = "FILE")]
         output: Option<PathBuf>,
@@ -112,9 +116,11 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             let item: TraceItem = client.get(&format!("/v1/trace/{entry}")).await?;
             output.show(&item, |item| describe(item.index, &item.entry))
         }
-        Command::Prove { operation, node, output: file } => {
-            let node = node.map(|node| format!("&node={node}")).unwrap_or_default();
-            let proof: Proof = client.get(&format!("/v1/trace/proof?operation={operation}{node}")).await?;
+        Command::Prove { entry, node, tiles, output: file } => {
+            let proof = match tiles {
+                Some(directory) => Proof { inclusion: Archive::at(&directory).prove(&entry)? },
+                None => proof(&entry, node, client).await?,
+            };
             let found = Inclusion::verify(&proof.inclusion)?;
             hand_out(&proof, file.as_deref(), output, &found.describe())
         }
@@ -153,6 +159,19 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         }
         Command::Witness(arguments) => witness::run(&arguments, client, output).await,
     }
+}
+
+/// A node's proof. Of another node's entries only the operations are known here.
+async fn proof(entry: &str, node: Option<NodeId>, client: &Client) -> Result<Proof, Problem> {
+    let operation = match entry.parse::<OperationId>() {
+        Ok(operation) => operation,
+        Err(_) if node.is_some() => {
+            return Err(Problem::new(Code::InvalidRequest, "an entry of another node is named by its operation"));
+        }
+        Err(_) => client.get::<TraceItem>(&format!("/v1/trace/{entry}")).await?.entry.operation,
+    };
+    let node = node.map(|node| format!("&node={node}")).unwrap_or_default();
+    client.get(&format!("/v1/trace/proof?operation={operation}{node}")).await
 }
 
 /// What a log has no more.

@@ -97,6 +97,34 @@ async fn changed<T>(file: &Path, change: impl FnOnce(&mut Vec<u8>), f: impl Asyn
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_export_proves_each_of_its_entries() {
+    let cluster = Cluster::new();
+    let mut node = node(&cluster).await;
+    let (directory, file) = (cluster.place().join("export"), cluster.place().join("proof.json"));
+    let size = node.json(&["trace", "export", text(&directory)]).await["size"].as_u64().expect("a size");
+    let operation = node.json(&["trace", "show", "7"]).await["entry"]["operation"].as_str().expect("an id").to_owned();
+    let by_index = node.json(&["trace", "prove", "7"]).await;
+    node.stop().await;
+    let last = (size - 1).to_string();
+    for entry in ["0", "1", "7", &operation, "254", "255", "256", "257", &last] {
+        node.json(&["trace", "prove", entry, "--tiles", text(&directory), "--out", text(&file)]).await;
+        let verified = node.json(&["trace", "verify", text(&file)]).await;
+        assert_eq!((&verified["verified"], &verified["size"]), (&json!(true), &json!(size)));
+        assert!([entry, "7"].contains(&verified["index"].to_string().as_str()), "{entry}: {verified}");
+    }
+    // As the node itself proved it, but for the size that the log has by then.
+    let proof = node.json(&["trace", "prove", &operation, "--tiles", text(&directory)]).await;
+    assert_eq!(proof["inclusion"]["entry"], by_index["inclusion"]["entry"]);
+    let unknown = protocol::OperationId::new().to_string();
+    for (absent, code) in [(size.to_string().as_str(), "not_found"), (&u64::MAX.to_string(), "not_found"), (&unknown, "not_found")] {
+        let refused = node.mcpctl(&["trace", "prove", absent, "--tiles", text(&directory), "--json"]).await.exits(1).json();
+        assert_eq!(refused["code"], code, "{absent}");
+    }
+    fs::remove_file(directory.join("tile/0/000")).expect("it was there");
+    node.mcpctl(&["trace", "prove", "7", "--tiles", text(&directory)]).await.exits(1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_byte_is_named() {
     let cluster = Cluster::new();
     let node = node(&cluster).await;

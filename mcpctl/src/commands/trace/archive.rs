@@ -14,9 +14,9 @@ use protocol::{
     NodeId, Problem,
     api::Pruned,
     checkpoint::Checkpoint,
-    entry::{Action, Entry},
+    entry::{Action, Entry, InclusionProof},
     error::Code,
-    merkle::{Frontier, Hash, leaf_hash},
+    merkle::{self, Frontier, Hash, leaf_hash},
     tile::{self, Content, HEIGHT, MAX_BUNDLE, Tile, WIDTH},
 };
 use serde::Serialize;
@@ -24,6 +24,7 @@ use serde::Serialize;
 use super::{
     against, describe_pruned,
     held::{self, Held},
+    refused,
 };
 use crate::input;
 
@@ -117,13 +118,74 @@ impl Archive {
         }
     }
 
+    /// Proves an entry, named by its operation or index, by what is here.
+    pub(super) fn prove(&self, entry: &str) -> Result<InclusionProof, Problem> {
+        let (note, Checkpoint { size, .. }) = self.checkpoint()?.ok_or_else(|| self.none())?;
+        let absent = || Problem::new(Code::NotFound, format!("{} has no entry {entry}", self.0.display()));
+        let (index, entry) = match entry.parse() {
+            Ok(index) => (index, self.entry(index, size)?),
+            Err(_) => self.find(entry, size)?.ok_or_else(absent)?,
+        };
+        let beside = merkle::beside(index, size).ok_or_else(absent)?;
+        let range = |(start, end)| {
+            let roots = merkle::subtrees(start, end).map(|(first, level)| self.subtree(first, level, size));
+            let whole = |roots: Vec<Hash>| merkle::fold(&roots).ok_or_else(absent);
+            roots.collect::<Result<_, _>>().and_then(whole)
+        };
+        let hashes = beside.into_iter().map(range).collect::<Result<_, _>>()?;
+        let proof = InclusionProof { index, entry, hashes, checkpoint: note };
+        proof.verify().map_err(refused)?;
+        Ok(proof)
+    }
+
+    /// The root of the complete subtree of `level` that begins at leaf `first`.
+    fn subtree(&self, first: u64, level: u8, size: u64) -> Result<Hash, Problem> {
+        let (row, above) = (level / HEIGHT, level % HEIGHT);
+        let place = first >> (row * HEIGHT);
+        let tile = Tile::holding(Content::Hashes(row), place, size).ok_or_else(|| broken(CHECKPOINT, "its size is not the log's"))?;
+        let from = usize::try_from(place % u64::from(WIDTH)).unwrap_or_default();
+        let mut under = Frontier::default();
+        self.hashes(tile)?.iter().skip(from).take(1 << above).for_each(|hash| under.append(*hash, |_, _, _| {}));
+        Ok(under.root())
+    }
+
+    /// The entry at an index.
+    fn entry(&self, index: u64, size: u64) -> Result<String, Problem> {
+        let absent = || Problem::new(Code::NotFound, format!("{} has no entry {index}", self.0.display()));
+        let bundle = Tile::holding(Content::Entries, index, size).ok_or_else(absent)?;
+        let bytes = self.read(bundle)?.ok_or_else(|| {
+            Problem::new(Code::Pruned, format!("the content of entry {index} is not there: it was pruned before the export"))
+        })?;
+        let entries = tile::unbundle(&bytes).map_err(|error| broken(&bundle.path(), &error.to_string()))?;
+        let at = usize::try_from(index % u64::from(WIDTH)).unwrap_or_default();
+        let entry = entries.get(at).ok_or_else(absent)?;
+        String::from_utf8(entry.to_vec()).map_err(|_| broken(&bundle.path(), &format!("entry {index} is not text")))
+    }
+
+    /// The entry of an operation, and its index: looked for from the newest on.
+    fn find(&self, operation: &str, size: u64) -> Result<Option<(u64, String)>, Problem> {
+        let bundles: Vec<_> = Tile::row(Content::Entries, size).collect();
+        for bundle in bundles.into_iter().rev() {
+            let Some(bytes) = self.read(bundle)? else { continue };
+            let entries = tile::unbundle(&bytes).map_err(|error| broken(&bundle.path(), &error.to_string()))?;
+            let is_its = |entry: &str| serde_json::from_str::<Entry>(entry).is_ok_and(|entry| entry.operation.to_string() == operation);
+            let texts = (bundle.first().unwrap_or_default()..).zip(entries.iter().map(|entry| String::from_utf8_lossy(entry)));
+            let found = texts.into_iter().find(|(_, entry)| entry.contains(operation) && is_its(entry));
+            if let Some((index, entry)) = found {
+                return Ok(Some((index, entry.into_owned())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn none(&self) -> Problem {
+        Problem::new(Code::NotFound, format!("{} has no file {CHECKPOINT}: it is no export of a trace", self.0.display()))
+            .hint("'mcpctl trace export DIR' makes one")
+    }
+
     /// Recomputes the log from its entries, and holds it against every tile, the checkpoint, and a saved checkpoint.
     pub(super) fn verify(&self, arguments: &held::Arguments) -> Result<Verified, Problem> {
-        let none = || {
-            Problem::new(Code::NotFound, format!("{} has no file {CHECKPOINT}: it is no export of a trace", self.0.display()))
-                .hint("'mcpctl trace export DIR' makes one")
-        };
-        let (note, signed) = self.checkpoint()?.ok_or_else(none)?;
+        let (note, signed) = self.checkpoint()?.ok_or_else(|| self.none())?;
         let saved = arguments.saved_size()?;
         let pruned = self.pruned()?;
         let (mut growing, mut entries, mut then, mut declared) = (Growing::default(), 0, None, false);
