@@ -26,9 +26,9 @@ use super::{Caller, Node, journal};
 
 /// Entries looked at, and deleted, in one transaction: some 10 ms, so that calls get in between.
 const BATCH: usize = 1_000;
-/// How often it is looked what has become old enough, and for the first time after a start.
+/// How often it is looked what has become old enough, and how long after a start for the first time.
 const EVERY: Duration = Duration::from_secs(3_600);
-const FIRST: Duration = Duration::from_secs(60);
+const FIRST: Duration = Duration::from_secs(10);
 /// Under which name a node remembers what was pruned.
 const PRUNED: &str = "pruned";
 
@@ -120,6 +120,9 @@ impl Node {
         let signed = self.trace.checkpoint().await?.size;
         // None is made meanwhile that wants what goes now.
         let (_held, untold) = self.webhooks.untold().await?;
+        if untold < old {
+            tracing::warn!(from = untold, "a webhook is still to be told of old entries, which are not pruned: see 'mcpctl webhook list'");
+        }
         let until = old.min(signed).min(untold);
         let until = until - until % u64::from(WIDTH);
         if before.is_some_and(|before| before.pruned.until >= until) || until == 0 {

@@ -2,15 +2,19 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use protocol::{
-    Code,
+    AgentId, Code, Key, MeshId, OperationId,
     api::{AgreementState, Prune, Pruning, TracePage},
+    entry::{self, Action, Entry},
+    merkle::leaf_hash,
 };
 use serde_json::{Value, json};
-use tests::{Cluster, Node};
+use store::{Append, Commit, Sqlite, Store as _};
+use tests::{Cluster, Node, until};
 
 use crate::fixtures::{Pair, counter, reaches};
 
@@ -108,6 +112,55 @@ async fn a_pruned_log_says_so_and_proves_what_is_left() {
             .as_str()
             .is_some_and(|detail| detail.contains("tile/entries/000"))
     );
+}
+
+/// A log of the year 2020, in the store of a node that is yet to start.
+async fn old_log(directory: &Path, entries: usize) {
+    let place = directory.join("store");
+    for directory in [directory, &place] {
+        fs::create_dir(directory).expect("a new node");
+        fs::set_permissions(directory, PermissionsExt::from_mode(0o700)).expect("ours");
+    }
+    let store = Sqlite::open(&place.join("mcp-zero.sqlite")).expect("a store");
+    let (principal, time) = (Key::generate().did(), "2020-01-01T00:00:00Z".parse().expect("a time"));
+    let commit = |_| {
+        let operation = OperationId::new();
+        let entry = Entry {
+            version: entry::VERSION,
+            operation,
+            time,
+            mesh: MeshId::none(),
+            principal,
+            agreement: None,
+            action: Action::Terminate { agent: AgentId::new() },
+            failure: None,
+            request_id: None,
+        };
+        let entry = serde_json::to_vec(&entry).expect("JSON");
+        Commit { entry: Some(Append { operation, leaf: leaf_hash(&entry), entry }), ..Commit::default() }
+    };
+    let made = store.apply((0..entries).map(commit).collect()).await.expect("the store works");
+    assert!(made.iter().all(Result::is_ok));
+    store.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_old_is_pruned_by_itself() {
+    let cluster = Cluster::new();
+    let (keeping, pruning) = (cluster.node("keeps"), cluster.node("prunes").set("trace.keep_days", "30"));
+    for builder in [&keeping, &pruning] {
+        old_log(&builder.directory(), 300).await;
+    }
+    let (keeping, pruning) = (keeping.start().await, pruning.start().await);
+    let verified = until("the old entries to be pruned", async || {
+        let verified = pruning.json(&["trace", "verify"]).await;
+        (verified["without_content"] == 256).then_some(verified)
+    })
+    .await;
+    assert!(verified["entries"].as_u64().is_some_and(|entries| entries > 300), "{verified}");
+    // What is of the same age, but shares a tile with what isn't, stays.
+    assert_eq!(pruning.json(&["trace", "list"]).await["items"][0]["index"], 256);
+    assert_eq!(keeping.json(&["trace", "verify"]).await["without_content"], 0, "nothing goes by default");
 }
 
 #[tokio::test(flavor = "multi_thread")]
