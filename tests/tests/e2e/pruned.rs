@@ -115,7 +115,7 @@ async fn a_pruned_log_says_so_and_proves_what_is_left() {
 }
 
 /// A log of the year 2020, in the store of a node that is yet to start.
-async fn old_log(directory: &Path, entries: usize) {
+pub(crate) async fn old_log(directory: &Path, entries: usize) {
     let place = directory.join("store");
     for directory in [directory, &place] {
         fs::create_dir(directory).expect("a new node");

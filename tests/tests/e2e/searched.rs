@@ -4,7 +4,7 @@ use protocol::{Code, api::TracePage};
 use serde_json::{Value, json};
 use tests::{Cluster, Node};
 
-use crate::fixtures::counter;
+use crate::{fixtures::counter, pruned::old_log};
 
 fn indices(listed: &Value) -> Vec<u64> {
     listed["items"].as_array().expect("a list").iter().map(|item| item["index"].as_u64().expect("an index")).collect()
@@ -89,4 +89,28 @@ async fn what_is_asked_wrongly_is_refused_and_what_is_asked_too_much_is_bounded(
     let beyond = page("from=18446744073709551615").await;
     assert!(beyond.items.is_empty() && beyond.next.is_none());
     node.mcpctl(&["trace", "list", "--since", "yesterday"]).await.exits(2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_reads_a_bounded_part_of_a_long_log_and_time_finds_its_place_at_once() {
+    let cluster = Cluster::new();
+    let builder = cluster.node("a");
+    old_log(&builder.directory(), 50_000).await;
+    let node = builder.start().await;
+    let page = async |query: &str| node.client().get::<TracePage>(&format!("/v1/trace?{query}")).await.expect("a page");
+    let (mut from, mut pages, mut found) = (0, 0, Vec::new());
+    loop {
+        let page = page(&format!("action=open&from={from}")).await;
+        (pages, found) = (pages + 1, [found, page.items].concat());
+        let Some(next) = page.next else { break };
+        assert!(next > from && next - from < 25_000, "from {from} to {next}");
+        from = next;
+    }
+    assert!(pages >= 3 && found.len() == 1 && found[0].index >= 50_000, "{pages} pages: {found:?}");
+    assert_eq!(indices(&list(&node, &["--action", "open"]).await), [found[0].index], "the command follows by itself");
+    // No page is passed over where it begins by time.
+    let recent = page("action=open&since=2024-01-01T00:00:00Z").await;
+    assert_eq!((recent.items.len(), recent.next), (1, None));
+    let old = page("until=2020-01-01T00:00:00Z&limit=1000&from=49900").await;
+    assert_eq!((old.items.len(), old.next), (100, None), "and none after it ends");
 }
