@@ -89,6 +89,7 @@ impl Supervisor {
             share: config.share,
             webhook_attempts: config.webhook_attempts,
             allowed: Allowed { imports: config.imports.clone(), egress: Egress::open(config.egress.clone())? },
+            settings: config.settings().to_vec(),
         };
         let node = Node::open(parts).await?;
         match (&config.mesh, membership) {
@@ -120,6 +121,7 @@ impl Supervisor {
         parts.spawn(part("checkpoints", Arc::clone(&node.trace).run(every, stop.clone())));
         parts.spawn(part("the witnesses", node.clone().be_witnessed(stop.clone())));
         parts.spawn(part("housekeeping", node.clone().keep_house(stop.clone())));
+        parts.spawn(part("the retention", node.clone().keep_days(config.keep_days, stop.clone())));
         parts.spawn(part("the snapshots", node.clone().keep_snapshots(stop.clone())));
         parts.spawn(part("the replicas", node.clone().keep_replicas(stop.clone())));
         parts.spawn(part("the receipts", node.clone().keep_settled(stop.clone())));

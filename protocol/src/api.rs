@@ -6,6 +6,7 @@ mod agents;
 mod events;
 mod mesh;
 mod terms;
+mod trace;
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -17,15 +18,13 @@ use crate::{
     credential::Zone,
     digest::Digest,
     document::Sealed,
-    entry::{Entry, InclusionProof},
     id::{AgentId, AgreementId, KeyId, MeshId},
     key::{Did, NodeId},
     manifest::{self, Manifest},
     usage::Usage,
-    witness::Evidence,
 };
 
-pub use self::{agents::*, events::*, mesh::*, terms::*};
+pub use self::{agents::*, events::*, mesh::*, terms::*, trace::*};
 
 /// The largest body of a request other than a blob: parameters and their envelope.
 pub const MAX_BODY: usize = crate::wire::MAX_PARAMS + 64 * 1024;
@@ -288,79 +287,6 @@ pub struct AgreementOutline {
     pub expires_at: Timestamp,
     /// Calls so far.
     pub calls: u64,
-}
-
-/// An item of `GET /v1/trace?after=…&limit=…`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TraceItem {
-    /// Its index.
-    pub index: u64,
-    /// The entry.
-    pub entry: Entry,
-}
-
-/// `GET /v1/trace/proof?operation=…`, asked of the node that ran the operation
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Proof {
-    /// The proof.
-    pub inclusion: InclusionProof,
-}
-
-/// `GET /v1/trace/checkpoint`: the newest one; with `?cosigned=true` the newest that a peer has cosigned.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct SignedCheckpoint {
-    /// The signed note, cosigned by [`Self::cosigners`].
-    pub note: String,
-    /// Its size.
-    pub size: u64,
-    /// The key in C2SP form, for other tools.
-    pub verifier_key: String,
-    /// The peers that have seen it and nothing that contradicts it.
-    #[serde(default)]
-    pub cosigners: Vec<Cosigner>,
-}
-
-/// A peer that cosigned a checkpoint.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Cosigner {
-    /// The peer.
-    pub node: NodeId,
-    /// When, by its clock.
-    pub time: Timestamp,
-    /// The key of its cosignatures in C2SP form, for other tools.
-    pub verifier_key: String,
-}
-
-/// An item of `GET /v1/trace/witness`: another node's trace, as far as this node remembers it. `DELETE
-/// /v1/trace/witness/{node}` forgets it, with the evidence.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct WitnessedLog {
-    /// The log's node.
-    pub node: NodeId,
-    /// The size of the newest checkpoint that it has shown to be an extension of all before.
-    pub size: u64,
-    /// That checkpoint: a signed note.
-    pub note: String,
-    /// When it showed the first one.
-    pub first_at: Timestamp,
-    /// When it showed this one.
-    pub seen_at: Timestamp,
-    /// How many it has shown.
-    pub times: u64,
-    /// What speaks against it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evidence: Option<Evidence>,
-}
-
-/// The answer of `POST /v1/trace/verify`: the whole log, recomputed from its entries.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TraceVerified {
-    /// Entries read and hashed.
-    pub entries: u64,
-    /// Signed checkpoints found on the way and matched.
-    pub checkpoints: u64,
-    /// The newest checkpoint.
-    pub checkpoint: String,
 }
 
 /// `POST /v1/keys`

@@ -225,6 +225,88 @@ pub enum Action {
         /// How many nodes may enter by it; 0 for one that was taken back.
         uses: u32,
     },
+    /// The node was started, and opened its owner's key.
+    Open {
+        /// The owner.
+        owner: Did,
+        /// How the key is kept.
+        kept: crate::api::KeyKept,
+    },
+    /// The node was started with another configuration than the time before.
+    Config {
+        /// SHA-256 of all settings as JSON, wherever each came from.
+        digest: Digest,
+        /// The settings whose values are others; at the first start those that are not the defaults.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changed: Vec<String>,
+    },
+    /// A plugin was registered on this node, or removed from it.
+    Plugin {
+        /// The component.
+        component: Digest,
+        /// Its name and release; none where it was removed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plugin: Option<String>,
+    },
+    /// A publisher's plugins may run on this node from now on, or no longer.
+    Publisher {
+        /// The publisher.
+        publisher: Did,
+        /// Whether they may.
+        trusted: bool,
+    },
+    /// A key by which programs speak through a gateway was made, or ended.
+    ApiKey {
+        /// The key.
+        key: crate::id::KeyId,
+        /// Whether it is valid.
+        valid: bool,
+    },
+    /// The node's operator keeps another node out, or lets it in again.
+    Ban {
+        /// The other node.
+        node: NodeId,
+        /// For how long, in seconds; none where it may come in again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_s: Option<u64>,
+        /// Why, as the operator says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// The node enters a mesh: it is in it, or asks to be admitted.
+    Join {
+        /// The mesh.
+        into: MeshId,
+    },
+    /// The node left its mesh.
+    Leave {
+        /// The mesh.
+        from: MeshId,
+    },
+    /// The owner gave up on the node that an agent was to move to: it goes on here.
+    Stay {
+        /// The agent.
+        agent: AgentId,
+        /// Its epoch from then on.
+        epoch: u64,
+    },
+    /// A snapshot was handed out, to be taken elsewhere.
+    Export {
+        /// The agent.
+        agent: AgentId,
+        /// The snapshot.
+        snapshot: crate::id::SnapshotId,
+    },
+    /// What was remembered of another node's trace was forgotten.
+    Forget {
+        /// The other node.
+        node: NodeId,
+    },
+    /// Entries of this trace lost their content, but for those that open agreements need; their hashes stay.
+    Prune {
+        /// Those before this index.
+        until: u64,
+    },
 }
 
 /// One operation.

@@ -184,6 +184,8 @@ codes! {
     StoreFailed = "store_failed", 500, Exit::Failure;
     /// A proof or a log doesn't verify.
     ProofFailed = "proof_failed", 422, Exit::Failure;
+    /// The entry's content was deleted, as it was old; its hash is there.
+    Pruned = "pruned", 410, Exit::Failure;
     /// The node is stopping.
     ShuttingDown = "shutting_down", 503, Exit::NotRunning;
     /// A fault of ours.

@@ -11,6 +11,7 @@
 //! grant                      what an agent may reach outside of itself
 //! token, admission           how a node enters a private mesh, and what two nodes show one another first
 //! merkle, checkpoint, entry  the trace: RFC 6962 proofs, C2SP checkpoints
+//! tile                       the trace as files (C2SP tiles)
 //! cosignature, witness       what nodes say of one another's trace
 //! bundle                     an agent in one file
 //! wire, frame                mesh messages, their size limits, and how they are cut
@@ -47,6 +48,7 @@ pub mod signer;
 pub mod snapshot;
 pub mod statement;
 pub mod template;
+pub mod tile;
 pub mod token;
 pub mod tree;
 pub mod usage;

@@ -30,6 +30,97 @@ pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
     Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
 }
 
+/// The growing edge of a tree: the roots of its complete subtrees ("compact range"), largest first. At most 64 hashes.
+///
+/// ```text
+/// size 7 = 4 + 2 + 1          append: the new leaf joins each equal-sized
+///      4        2     1       neighbour to its left, as a carry does in binary
+///    ┌─┴─┐    ┌─┴─┐   │
+///    0 … 3    4   5   6
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Frontier {
+    size: u64,
+    /// One root for each bit of `size` that is set, the highest first.
+    roots: Vec<Hash>,
+}
+
+impl Frontier {
+    /// The edge of the tree of `size` leaves; none where `roots` aren't as many as that one has.
+    pub fn new(size: u64, roots: Vec<Hash>) -> Option<Self> {
+        (roots.len() == size.count_ones() as usize).then_some(Self { size, roots })
+    }
+
+    /// Leaves so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The tree's root (RFC 6962, section 2.1).
+    pub fn root(&self) -> Hash {
+        fold(&self.roots).unwrap_or_else(empty_root)
+    }
+
+    /// Adds a leaf by its hash. Tells of each subtree above it that it completes: its level, its place among those of that level,
+    /// its hash.
+    pub fn append(&mut self, leaf: Hash, mut completed: impl FnMut(u8, u64, Hash)) {
+        let (mut hash, mut level) = (leaf, 0u8);
+        while self.size >> level & 1 == 1
+            && let Some(left) = self.roots.pop()
+        {
+            hash = node_hash(&left, &hash);
+            level += 1;
+            completed(level, self.size >> level, hash);
+        }
+        self.roots.push(hash);
+        self.size += 1;
+    }
+}
+
+/// What lies beside the way from leaf `index` to the root of the tree of `size` leaves, as ranges of leaves, from the leaf upwards:
+/// their hashes are the audit path (RFC 6962, section 2.1.1). None where the tree has no such leaf.
+pub fn beside(index: u64, size: u64) -> Option<Vec<(u64, u64)>> {
+    if index >= size {
+        return None;
+    }
+    let (mut start, mut end, mut siblings) = (0, size, Vec::new());
+    while end - start > 1 {
+        let middle = start + split(end - start);
+        if index < middle {
+            siblings.push((middle, end));
+            end = middle;
+        } else {
+            siblings.push((start, middle));
+            start = middle;
+        }
+    }
+    siblings.reverse();
+    Some(siblings)
+}
+
+/// The largest power of two below `length`, which is at least 2: where RFC 6962 splits a tree.
+pub fn split(length: u64) -> u64 {
+    1 << (length - 1).ilog2()
+}
+
+/// The complete subtrees that make up the leaves `[start, end)`, as (first leaf, level), largest first. `start` is a
+/// multiple of the largest, as it is for every range that RFC 6962 splits off.
+pub fn subtrees(start: u64, end: u64) -> impl Iterator<Item = (u64, u8)> {
+    let mut at = start;
+    std::iter::from_fn(move || {
+        let level = (end - at).checked_ilog2()? as u8;
+        let first = at;
+        at += 1 << level;
+        Some((first, level))
+    })
+}
+
+/// The hash over neighbouring complete subtrees that shrink from left to right; none for none.
+pub fn fold(roots: &[Hash]) -> Option<Hash> {
+    let (last, rest) = roots.split_last()?;
+    Some(rest.iter().rev().fold(*last, |right, left| node_hash(left, &right)))
+}
+
 /// Verifies that `leaf` is the leaf at `index` of the tree of `size` leaves with `root`.
 pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, proof: &[Hash], root: &Hash) -> Result<(), Invalid> {
     if index >= size || proof.len() > MAX_PROOF {

@@ -31,7 +31,7 @@ pub(crate) fn route(method: &Method, path: &str) -> Result<Route, Problem> {
     let odd = |segment: &&str| segment.is_empty() || *segment == "." || *segment == "..";
     if segments.iter().any(odd)
         || segments[0].contains('%')
-        || segments.last().is_some_and(|verb| segments[0] == "keys" && verb.contains('%'))
+        || segments.last().is_some_and(|verb| matches!(segments[0], "keys" | "trace") && verb.contains('%'))
     {
         return Err(unknown());
     }
@@ -40,6 +40,8 @@ pub(crate) fn route(method: &Method, path: &str) -> Result<Route, Problem> {
         (["keys", "resolve", ..], _) => Err(unknown()),
         (["keys"], &Method::POST) => kept("keys are made"),
         (["config", ..], _) => kept("the configuration is shown"),
+        // What is gone is gone.
+        (["trace", "prune"], _) => kept("the trace is pruned"),
         // They reach into the node's own network.
         (["webhooks"], &Method::POST) => kept("webhooks are made"),
         (["blobs", ..], &Method::PUT) => Ok(Route::Forward(MAX_COMPONENT)),
@@ -73,6 +75,8 @@ mod tests {
         }
         refused(Method::POST, "/v1/keys", Code::NotAuthorized);
         refused(Method::POST, "/v1/webhooks", Code::NotAuthorized);
+        refused(Method::POST, "/v1/trace/prune", Code::NotAuthorized);
+        refused(Method::POST, "/v1/trace/pr%75ne", Code::NotFound);
         refused(Method::GET, "/v1/config", Code::NotAuthorized);
         refused(Method::GET, "/v1/config/mesh", Code::NotAuthorized);
         refused(Method::POST, "/healthz", Code::NotFound);

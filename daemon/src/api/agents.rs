@@ -84,6 +84,16 @@ pub(super) async fn snapshot(
     Ok(Json(api.node.signed_snapshot(&agent, snapshot).await?))
 }
 
+/// The same, to be taken elsewhere.
+pub(super) async fn export(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path((agent, snapshot)): Path<(String, SnapshotId)>,
+) -> Result<Json<Sealed<Snapshot>>, Failure> {
+    require_owner(&api, &caller)?;
+    Ok(Json(api.node.export(&caller, &agent, snapshot).await?))
+}
+
 pub(super) async fn import(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -117,7 +127,7 @@ pub(super) async fn move_away(
     let moved = async move {
         match to {
             Some(to) => node.move_agent(&caller, &agent, to).await,
-            None => node.stay(&agent).await,
+            None => node.stay(&caller, &agent).await,
         }
     };
     Ok(Json(finished(&api, moved).await?))

@@ -63,6 +63,10 @@ pub(super) async fn follow(
         let detail = format!("the log has {size} entries: {from} is not the next");
         return Err(Problem::new(Code::InvalidRequest, detail).into());
     }
+    if let Some(pruned) = api.node.trace.pruned().filter(|pruned| from < pruned.until) {
+        let detail = format!("entries before {} were pruned on {}", pruned.until, pruned.at);
+        return Err(Problem::new(Code::Pruned, detail).hint(format!("begin at {}", pruned.until)).into());
+    }
     let actions = wanted.actions.unwrap_or_default().split(',').filter(|action| !action.is_empty()).map(str::to_owned).collect();
     let filter = EventFilter { actions, agent: wanted.agent, agreement: wanted.agreement };
     check_filter(&filter)?;

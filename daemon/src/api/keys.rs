@@ -19,7 +19,7 @@ pub(super) async fn create(
     Json(create): Json<CreateKey>,
 ) -> Result<Json<CreatedKey>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.api_keys.create(create).await?))
+    Ok(Json(api.node.api_keys.create(&caller, create).await?))
 }
 
 pub(super) async fn list(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Json<List<ApiKey>>, Failure> {
@@ -38,7 +38,7 @@ pub(super) async fn revoke(
     Path(id): Path<KeyId>,
 ) -> Result<Json<ApiKey>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.api_keys.revoke(&id).await?))
+    Ok(Json(api.node.api_keys.revoke(&caller, &id).await?))
 }
 
 pub(super) async fn resolve(

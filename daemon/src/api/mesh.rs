@@ -39,8 +39,8 @@ pub(super) async fn join(
     // A task of its own: what was decided is kept, whether the caller waits or not.
     let joining = tokio::spawn(async move {
         match token {
-            Some(token) => node.join_by(&token, &join.addresses, JOIN_PATIENCE).await,
-            None => node.join(&join.addresses, JOIN_PATIENCE).await,
+            Some(token) => node.join_by(&caller, &token, &join.addresses, JOIN_PATIENCE).await,
+            None => node.join(&caller, &join.addresses, JOIN_PATIENCE).await,
         }
     });
     Ok(Json(joining.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))??))
@@ -67,7 +67,7 @@ pub(super) async fn init(
 
 pub(super) async fn leave(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Json<MeshState>, Failure> {
     require_owner(&api, &caller)?;
-    api.node.leave().await?;
+    api.node.leave(&caller).await?;
     Ok(Json(MeshState { mesh_id: MeshId::none(), admission: Admission::None, member: None, authority: false, peers: 0 }))
 }
 
@@ -181,8 +181,7 @@ pub(super) async fn ban(
     if ban.for_s == 0 || reason.is_empty() || reason.len() > 200 {
         return Err(Problem::new(Code::InvalidRequest, "a ban is for 1 s at least, with a reason of 1 to 200 bytes").into());
     }
-    let span = protocol::SignedDuration::from_secs(i64::try_from(ban.for_s).unwrap_or(i64::MAX));
-    Ok(Json(api.node.mesh()?.membership().ban(node, span, reason)))
+    Ok(Json(api.node.ban(&caller, node, ban.for_s, reason).await?))
 }
 
 pub(super) async fn unban(
@@ -191,9 +190,7 @@ pub(super) async fn unban(
     Path(node): Path<NodeId>,
 ) -> Result<Json<NodeId>, Failure> {
     require_owner(&api, &caller)?;
-    if !api.node.mesh()?.membership().unban(node) {
-        return Err(Problem::new(Code::NotFound, format!("node {node} is not banned")).into());
-    }
+    api.node.unban(&caller, node).await?;
     Ok(Json(node))
 }
 

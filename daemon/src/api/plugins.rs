@@ -54,7 +54,7 @@ pub(super) async fn register(
     Json(body): Json<RegisterPlugin>,
 ) -> Result<Json<Plugin>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.plugins.register(body.manifest).await?))
+    Ok(Json(api.node.plugins.register(&caller, body.manifest).await?))
 }
 
 pub(super) async fn fetch(
@@ -83,7 +83,7 @@ pub(super) async fn remove(
     Path(digest): Path<Digest>,
 ) -> Result<Json<()>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.remove_plugin(&digest).await?))
+    Ok(Json(api.node.remove_plugin(&caller, &digest).await?))
 }
 
 pub(super) async fn revocations(State(api): State<Api>) -> Json<List<Revocation>> {
@@ -131,7 +131,7 @@ pub(super) async fn trust(
     Json(trust): Json<Trust>,
 ) -> Result<Json<Publisher>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.plugins.trust(did, trust.name).await?))
+    Ok(Json(api.node.plugins.trust(&caller, did, trust.name).await?))
 }
 
 pub(super) async fn untrust(
@@ -140,5 +140,5 @@ pub(super) async fn untrust(
     Path(did): Path<Did>,
 ) -> Result<Json<()>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.plugins.untrust(did).await?))
+    Ok(Json(api.node.plugins.untrust(&caller, did).await?))
 }

@@ -2,21 +2,28 @@
 
 use std::time::Duration;
 
-use axum::{Extension, extract::State};
+use axum::{
+    Extension,
+    extract::State,
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse as _, Response},
+};
 use protocol::{
-    Code, NodeId, OperationId, Problem,
-    api::{List, Proof, SignedCheckpoint, TraceItem, TraceVerified, WitnessedLog},
+    AgreementId, Code, Did, NodeId, OperationId, Problem, SignedDuration, Timestamp,
+    api::{EventFilter, List, Proof, Prune, Pruning, SignedCheckpoint, TraceItem, TracePage, TraceVerified, WitnessedLog},
     entry::ConsistencyProof,
-    wire::{Request, Response},
+    tile::Tile,
+    wire,
 };
 use serde::Deserialize;
 
 use super::{
     Api,
+    agents::finished,
     reply::{Failure, Json, Path, Query},
     require_owner,
 };
-use crate::node::Caller;
+use crate::node::{Caller, Wanted, agents::not_here, check_filter};
 
 /// Entries on one page when the caller doesn't say, and at most.
 const PAGE: usize = 100;
@@ -25,23 +32,35 @@ const MAX_PAGE: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Page {
-    after: Option<u64>,
+    /// The name of an agent that lives here, or an id.
+    agent: Option<String>,
+    /// Actions, with commas.
+    action: Option<String>,
+    agreement: Option<AgreementId>,
+    principal: Option<Did>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    from: Option<u64>,
     limit: Option<usize>,
 }
 
-pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<List<TraceItem>>, Failure> {
-    let from = page.after.map_or(0, |after| after.saturating_add(1));
-    let limit = page.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
-    let items = api.node.trace.page(from, limit).await?;
-    let next = items.last().filter(|_| items.len() == limit).map(|item| item.index.to_string());
-    Ok(Json(List { items, next }))
+pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<TracePage>, Failure> {
+    let Page { agent, action, agreement, principal, since, until, from, limit } = page;
+    // One that is gone is known by its id alone.
+    let id =
+        |name: String| name.parse().or_else(|_| api.node.agents.find(&name).map(|agent| agent.outline.id).ok_or_else(|| not_here(&name)));
+    let agent = agent.map(id).transpose()?;
+    let actions = action.unwrap_or_default().split(',').filter(|action| !action.is_empty()).map(str::to_owned).collect();
+    check_filter(&EventFilter { actions: Vec::clone(&actions), ..EventFilter::default() })?;
+    let wanted = Wanted { agent, actions, agreement, principal, since, until };
+    Ok(Json(api.node.trace.search(&wanted, from.unwrap_or_default(), limit.unwrap_or(PAGE).clamp(1, MAX_PAGE)).await?))
 }
 
 pub(super) async fn show(State(api): State<Api>, Path(entry): Path<String>) -> Result<Json<TraceItem>, Failure> {
     if let Ok(index) = entry.parse::<u64>() {
-        let found = api.node.trace.page(index, 1).await?.pop().filter(|item| item.index == index);
-        return Ok(Json(found.ok_or_else(|| Problem::new(Code::NotFound, format!("the trace has no entry {index}")))?));
+        return Ok(Json(api.node.trace.at(index).await?));
     }
     Ok(Json(api.node.trace.entry(&operation(&entry)?).await?))
 }
@@ -61,8 +80,8 @@ pub(super) async fn prove(
     let operation = operation(&prove.operation)?;
     let inclusion = match prove.node.filter(|node| *node != api.node.node_id) {
         None => api.node.trace.prove(&operation).await?,
-        Some(node) => match api.node.mesh()?.request(node, Request::Prove(operation), &caller.request_id, PATIENCE).await? {
-            Response::Proof(proof) => proof,
+        Some(node) => match api.node.mesh()?.request(node, wire::Request::Prove(operation), &caller.request_id, PATIENCE).await? {
+            wire::Response::Proof(proof) => proof,
             _ => return Err(Problem::new(Code::Internal, format!("node {node} answered what was not asked")).into()),
         },
     };
@@ -91,7 +110,7 @@ pub(super) async fn forget_witnessed(
     Path(node): Path<NodeId>,
 ) -> Result<Json<WitnessedLog>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.witness.forget(node).await?))
+    Ok(Json(api.node.witness.forget(&caller, node).await?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,12 +119,34 @@ pub(super) struct Consistency {
     to: Option<u64>,
 }
 
+/// Part of the log as <https://c2sp.org/tlog-tiles> lays it out: `checkpoint`, `tile/…`.
+pub(super) async fn tiles(State(api): State<Api>, Path(path): Path<String>) -> Result<Response, Failure> {
+    if path == "checkpoint" {
+        let note = api.node.trace.checkpoint().await?.note;
+        return Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], note).into_response());
+    }
+    let tile = Tile::parse(&path)
+        .map_err(|error| Problem::new(Code::InvalidRequest, format!("{:?} is {error}", path.chars().take(80).collect::<String>())))?;
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], api.node.trace.tile(tile).await?).into_response())
+}
+
 pub(super) async fn consistency(State(api): State<Api>, Query(range): Query<Consistency>) -> Result<Json<ConsistencyProof>, Failure> {
     Ok(Json(api.node.trace.consistency(range.from, range.to).await?))
 }
 
 pub(super) async fn verify(State(api): State<Api>) -> Result<Json<TraceVerified>, Failure> {
     Ok(Json(api.node.trace.verify().await?))
+}
+
+pub(super) async fn prune(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(prune): Json<Prune>,
+) -> Result<Json<Pruning>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    let age = SignedDuration::from_secs(i64::try_from(prune.older_than_s).unwrap_or(i64::MAX));
+    Ok(Json(finished(&api, async move { node.prune(&caller, age).await }).await?))
 }
 
 fn operation(text: &str) -> Result<OperationId, Problem> {

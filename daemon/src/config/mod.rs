@@ -113,6 +113,8 @@ pub(crate) struct Config {
     pub(crate) max_unacknowledged: u64,
     pub(crate) share: Share,
     pub(crate) checkpoint_seconds: u64,
+    /// After how many days entries of the trace lose their content; 0 for never.
+    pub(crate) keep_days: u64,
     pub(crate) webhook_attempts: u32,
     /// What looks like a setting of ours in the environment and isn't: told once the log is open.
     pub(crate) strange_variables: Vec<String>,
@@ -302,6 +304,7 @@ impl Layers {
                 _ => Share::Owner,
             },
             checkpoint_seconds: self.number("trace.checkpoint_seconds").max(1),
+            keep_days: self.number("trace.keep_days"),
             webhook_attempts: (self.number("webhooks.attempts") as u32).max(1),
             strange_variables,
             settings: self.settings(),

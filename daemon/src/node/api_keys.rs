@@ -3,12 +3,16 @@
 use protocol::{
     Code, Did, Digest, Problem, Timestamp,
     api::{ApiKey, CreateKey, CreatedKey},
+    entry::Action,
     id::KeyId,
 };
 use serde::{Deserialize, Serialize};
 use store::{Commit, Kind, RecordWrite};
 
-use super::journal::{self, Journal};
+use super::{
+    Caller,
+    journal::{self, Journal},
+};
 
 /// The API keys of this node.
 #[derive(Debug)]
@@ -29,7 +33,7 @@ impl ApiKeys {
     }
 
     /// Makes a key that speaks for the owner.
-    pub(crate) async fn create(&self, create: CreateKey) -> Result<CreatedKey, Problem> {
+    pub(crate) async fn create(&self, caller: &Caller, create: CreateKey) -> Result<CreatedKey, Problem> {
         if create.name.is_empty() || create.name.len() > 64 {
             return Err(Problem::new(Code::InvalidRequest, "a key's name has 1 to 64 bytes"));
         }
@@ -43,7 +47,7 @@ impl ApiKeys {
         let key = ApiKey { id: KeyId::new(), name: create.name, principal: self.owner, created_at, expires_at: create.ttl_s.map(ends) };
         let record = Record { key: key.clone(), digest: Digest::sha256(secret.as_bytes()) };
         // Kept under its digest, which is what a gateway asks for.
-        self.write(&record.digest, Some(journal::encode(&record))).await?;
+        self.write(caller, &record, true).await?;
         Ok(CreatedKey { key, secret })
     }
 
@@ -64,10 +68,10 @@ impl ApiKeys {
     }
 
     /// Ends a key.
-    pub(crate) async fn revoke(&self, id: &KeyId) -> Result<ApiKey, Problem> {
+    pub(crate) async fn revoke(&self, caller: &Caller, id: &KeyId) -> Result<ApiKey, Problem> {
         let record = self.records().await?.into_iter().find(|record| record.key.id == *id);
         let record = record.ok_or_else(|| Problem::new(Code::NotFound, format!("no API key {id} is known")))?;
-        self.write(&record.digest, None).await?;
+        self.write(caller, &record, false).await?;
         Ok(record.key)
     }
 
@@ -76,8 +80,9 @@ impl ApiKeys {
         records.iter().map(|(_, bytes)| journal::decode("API key", bytes)).collect()
     }
 
-    async fn write(&self, digest: &Digest, body: Option<Vec<u8>>) -> Result<(), Problem> {
-        let write = RecordWrite { kind: Kind::ApiKey, id: digest.to_string(), value: body };
-        self.journal.keep(Commit { records: vec![write], ..Commit::default() }).await.map(drop)
+    async fn write(&self, caller: &Caller, record: &Record, valid: bool) -> Result<(), Problem> {
+        let write = RecordWrite { kind: Kind::ApiKey, id: record.digest.to_string(), value: valid.then(|| journal::encode(record)) };
+        let entry = self.journal.append(caller.note(), Action::ApiKey { key: record.key.id, valid });
+        self.journal.keep(Commit { records: vec![write], entry: Some(entry), ..Commit::default() }).await.map(drop)
     }
 }

@@ -10,7 +10,10 @@ use serde::Deserialize;
 use store::LoggedEntry;
 use tokio::sync::watch;
 
-use super::journal::{self, Journal};
+use super::{
+    journal::{self, Journal},
+    prune::without_content,
+};
 
 /// Entries read at a time, and the most that come together.
 const PAGE: usize = 256;
@@ -90,6 +93,9 @@ impl Feed {
             let entries = self.journal.store().entries(batch.next, PAGE).await?;
             let whole = entries.len() == PAGE;
             for entry in entries {
+                if entry.entry.is_empty() {
+                    return Err(without_content(&entry));
+                }
                 let (index, size) = (entry.index, entry.entry.len());
                 if let Some(event) = chosen(&self.filter, entry) {
                     if batch.events.len() == MAX_EVENTS || (bytes + size > MAX_BYTES && !batch.events.is_empty()) {
@@ -109,6 +115,9 @@ impl Feed {
 
 /// The entry as an event, if it is wanted. One that can't be read is told: nobody should miss what went wrong.
 fn chosen(filter: &EventFilter, logged: LoggedEntry) -> Option<TraceEvent> {
+    if logged.entry.is_empty() {
+        return None; // pruned
+    }
     if *filter != EventFilter::default()
         && let Ok(outline) = journal::decode::<Outline>("trace entry", &logged.entry)
     {

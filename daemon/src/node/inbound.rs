@@ -193,7 +193,12 @@ impl Node {
 
     /// Proves an operation to the consumer under whose agreement it ran; nobody else learns of it.
     async fn prove_to(&self, from: NodeId, operation: &OperationId) -> Result<InclusionProof, Problem> {
-        let entry = self.trace.entry(operation).await?.entry;
+        // Without its content it isn't known whose it was.
+        let pruned = |problem: Problem| match problem.code {
+            Code::Pruned => Problem::new(Code::Pruned, format!("the content of operation {operation} was pruned on this node")),
+            _ => problem,
+        };
+        let entry = self.trace.entry(operation).await.map_err(pruned)?.entry;
         let unknown = || Problem::new(Code::NotFound, format!("operation {operation} is not one of yours in this node's trace"));
         let Action::Execute { .. } = entry.action else { return Err(unknown()) };
         let contract = self.agreements.get(&entry.agreement.ok_or_else(unknown)?).await?;

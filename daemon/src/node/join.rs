@@ -11,13 +11,15 @@ use protocol::{
     Code, MeshId, NodeId, Problem, Timestamp, Token,
     api::{self, Admission, Entered, Joined, MeshState},
     credential::{Member, Standing, Zone},
+    entry::Action,
     wire::{Request, Response},
 };
-use store::{Commit, Kind, RecordWrite};
+use store::{Kind, RecordWrite};
 
 use super::{
     Caller, Node,
     authority::{AuthorityKeys, Books},
+    begin::of_mesh,
     journal,
 };
 
@@ -71,7 +73,7 @@ impl Node {
     }
 
     /// Enters a mesh by a token, at the addresses it names and at `addresses`. May be repeated.
-    pub(crate) async fn join_by(&self, text: &str, addresses: &[String], patience: Duration) -> Result<Entered, Problem> {
+    pub(crate) async fn join_by(&self, caller: &Caller, text: &str, addresses: &[String], patience: Duration) -> Result<Entered, Problem> {
         let now = Timestamp::now();
         let (token, grant) = Token::read(text, now)?;
         let mut items = targets(addresses.iter().chain(&grant.addresses))?;
@@ -87,15 +89,16 @@ impl Node {
             )
             .hint("remove mesh.id from the configuration, restart the daemon, then try again"));
         }
-        self.keep_addresses(&items).await?;
         let mesh_id = grant.mesh.clone();
         if current.is_some_and(|membership| membership.credential().is_some()) {
             // A member already: the token isn't needed, the addresses may be.
+            self.keep_addresses(caller, &mesh_id, &items).await?;
             self.dial(&mut items, patience).await?;
             return Ok(Entered { mesh_id, member: true, items });
         }
         // The owner signs that the node may enter.
         self.owner_key.ready().await?;
+        self.keep_addresses(caller, &mesh_id, &items).await?;
         let keys = self.keys();
         let membership = Arc::new(Membership::new(mesh_id.clone(), self.node_id));
         membership.hold(Pending { token, grant, node: keys.node.clone(), owner: Arc::clone(&keys.owner) });
@@ -139,11 +142,11 @@ impl Node {
     }
 
     /// Dials each address of this node's mesh and keeps it, reachable now or not: the mesh goes on trying.
-    pub(crate) async fn join(&self, addresses: &[String], patience: Duration) -> Result<Entered, Problem> {
+    pub(crate) async fn join(&self, caller: &Caller, addresses: &[String], patience: Duration) -> Result<Entered, Problem> {
         let mesh = self.mesh()?;
         // A malformed one is refused before anything is kept.
         let mut items = targets(addresses.iter())?;
-        self.keep_addresses(&items).await?;
+        self.keep_addresses(caller, &self.mesh_id, &items).await?;
         self.dial(&mut items, patience).await?;
         let membership = mesh.membership();
         Ok(Entered { mesh_id: self.mesh_id.clone(), member: membership.is_open() || membership.credential().is_some(), items })
@@ -162,10 +165,11 @@ impl Node {
         Ok(())
     }
 
-    async fn keep_addresses(&self, items: &[Joined]) -> Result<(), Problem> {
-        let records =
-            items.iter().map(|item| RecordWrite { kind: Kind::Peer, id: item.address.clone(), value: Some(Vec::new()) }).collect();
-        self.journal.keep(Commit { records, ..Commit::default() }).await.map(drop)
+    /// From now on the node is on its way into this mesh, by these addresses.
+    async fn keep_addresses(&self, caller: &Caller, into: &MeshId, items: &[Joined]) -> Result<(), Problem> {
+        let peer = |item: &Joined| RecordWrite { kind: Kind::Peer, id: item.address.clone(), value: Some(Vec::new()) };
+        let records = items.iter().map(peer).chain([of_mesh(into)]).collect();
+        self.enter_action(caller, Action::Join { into: into.clone() }, records).await
     }
 
     /// The addresses that were joined in earlier runs.
@@ -184,7 +188,7 @@ impl Node {
     }
 
     /// Leaves the mesh: tells the authority if it can be reached, forgets credential and addresses.
-    pub(crate) async fn leave(&self) -> Result<(), Problem> {
+    pub(crate) async fn leave(&self, caller: &Caller) -> Result<(), Problem> {
         let Some(membership) = self.membership.as_ref() else { return Err(Problem::new(Code::Conflict, "this node is in no mesh")) };
         if self.configured_mesh.is_some() {
             return Err(
@@ -200,8 +204,9 @@ impl Node {
         {
             tracing::warn!(%problem, "the authority wasn't told that this node leaves");
         }
-        let forgotten = self.joined().await?.into_iter().map(|id| RecordWrite { kind: Kind::Peer, id, value: None }).collect();
-        self.journal.keep(Commit { records: forgotten, ..Commit::default() }).await?;
+        let forgotten = self.joined().await?.into_iter().map(|id| RecordWrite { kind: Kind::Peer, id, value: None });
+        let records = forgotten.chain([of_mesh(&MeshId::none())]).collect();
+        self.enter_action(caller, Action::Leave { from: membership.mesh().clone() }, records).await?;
         self.papers.clear()?;
         tracing::info!(mesh = %membership.mesh(), "left the mesh");
         self.restart.cancel();

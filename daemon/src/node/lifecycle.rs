@@ -124,7 +124,7 @@ impl Node {
     }
 
     /// Removes a plugin that no agent runs, could go back to, or needs for a snapshot.
-    pub(crate) async fn remove_plugin(&self, component: &Digest) -> Result<(), Problem> {
+    pub(crate) async fn remove_plugin(&self, caller: &Caller, component: &Digest) -> Result<(), Problem> {
         let runs = |plugin: &api::Attachment| plugin.component == *component || plugin.previous.contains(component);
         let uses = |agent: &Arc<Agent>| agent.outline.plugins.iter().any(runs);
         let agent = self.agents.all().into_iter().find(uses).map(|agent| format!("agent {}", agent.outline.name));
@@ -132,7 +132,7 @@ impl Node {
             Some(agent) => Some(agent),
             None => self.snapshot_with(component).await?.map(|snapshot| format!("{snapshot}")),
         };
-        self.plugins.remove(component, in_use).await
+        self.plugins.remove(caller, component, in_use).await
     }
 
     /// How much an agent's state is.

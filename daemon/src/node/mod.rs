@@ -5,7 +5,8 @@
 //!          ├─> Node::execute ── is ─┤
 //! inbound ─┘   (peers: only local)  └─ remote: agreement, mesh request, receipt
 //!
-//! journal      every write, with its trace entry      trace_log    checkpoints and proofs
+//! journal      every write, with its trace entry      trace_log    checkpoints and proofs; search looks things up, tiles show it as files,
+//!                                                     prune keeps it from growing for ever
 //! witness      cosignatures under them, for them; other nodes' histories
 //! outside      what calls reach: the web, other agents
 //! agents       who lives here                         plugins      what they run
@@ -18,6 +19,8 @@ pub(crate) mod agents;
 pub(crate) mod agreements;
 pub(crate) mod api_keys;
 mod authority;
+mod bans;
+mod begin;
 mod custody;
 pub(crate) mod directory;
 pub(crate) mod discover;
@@ -33,14 +36,17 @@ mod moving;
 pub(crate) mod negotiate;
 mod outside;
 pub(crate) mod plugins;
+mod prune;
 mod rank;
 mod revoked;
 mod routes;
 pub(crate) mod run;
+mod search;
 mod settle;
 mod sharing;
 mod snapshots;
 mod templates;
+mod tiles;
 pub(crate) mod trace_log;
 mod view;
 mod webhooks;
@@ -77,7 +83,7 @@ use self::{
     webhooks::Webhooks,
     witness::Witness,
 };
-pub(crate) use self::{feed::Feed, sharing::Share, webhooks::check as check_filter};
+pub(crate) use self::{feed::Feed, search::Wanted, sharing::Share, webhooks::check as check_filter};
 use crate::{data_dir::DataDir, owner::OwnerKey};
 
 /// Adverts fetched at once after gossip told of them; what is skipped is found by the next reconciliation.
@@ -120,6 +126,8 @@ pub(crate) struct Parts {
     /// How often a webhook's delivery is tried.
     pub(crate) webhook_attempts: u32,
     pub(crate) allowed: grants::Allowed,
+    /// All of the configuration, for the trace.
+    pub(crate) settings: Vec<protocol::api::Setting>,
 }
 
 /// A running node. Cheap to clone.
@@ -250,6 +258,7 @@ impl Node {
         let node = Self(Arc::new(rooms));
         node.clear_staged().await?;
         node.note_key().await?;
+        node.note_start(&parts.settings).await?;
         node.begin_webhooks();
         Ok(node)
     }

@@ -9,6 +9,7 @@ use protocol::{
     advert::Method,
     api,
     document::Sealed,
+    entry::Action,
     manifest::{Health, Manifest},
 };
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use store::{Blobs, Commit, Kind, RecordWrite};
 use tokio::sync::OnceCell;
 
 use super::{
+    Caller,
     grants::Allowed,
     journal::{self, Journal},
     revoked::Revoked,
@@ -79,13 +81,14 @@ impl Plugins {
     }
 
     /// Checks the manifest, compiles the component, and remembers both.
-    pub(crate) async fn register(&self, manifest: Sealed<Manifest>) -> Result<api::Plugin, Problem> {
+    pub(crate) async fn register(&self, caller: &Caller, manifest: Sealed<Manifest>) -> Result<api::Plugin, Problem> {
         let signed = self.verify(manifest.clone()).await?;
         let plugin = self.load(signed.document()).await?;
         let record = Record { manifest, methods: plugin.methods().to_vec() };
-        let write = RecordWrite { kind: Kind::Plugin, id: signed.document().component.to_string(), value: Some(journal::encode(&record)) };
-        self.journal.keep(Commit { records: vec![write], ..Commit::default() }).await?;
-        Ok(self.describe(signed.document(), record.methods))
+        let plugin = self.describe(signed.document(), record.methods.clone());
+        let action = Action::Plugin { component: plugin.component, plugin: Some(format!("{}@{}", plugin.name, plugin.release)) };
+        self.write(caller, (Kind::Plugin, plugin.component.to_string()), Some(journal::encode(&record)), action).await?;
+        Ok(plugin)
     }
 
     /// A registered plugin.
@@ -107,14 +110,14 @@ impl Plugins {
     }
 
     /// Forgets a plugin, and deletes its component. `in_use` tells what still needs it.
-    pub(crate) async fn remove(&self, component: &Digest, in_use: Option<String>) -> Result<(), Problem> {
+    pub(crate) async fn remove(&self, caller: &Caller, component: &Digest, in_use: Option<String>) -> Result<(), Problem> {
         self.record(component).await?;
         if let Some(by) = in_use {
             return Err(Problem::new(Code::Conflict, format!("plugin {component} is needed by {by}"))
                 .hint("terminate or upgrade what needs it first"));
         }
-        let write = RecordWrite { kind: Kind::Plugin, id: component.to_string(), value: None };
-        self.journal.keep(Commit { records: vec![write], ..Commit::default() }).await?;
+        let action = Action::Plugin { component: *component, plugin: None };
+        self.write(caller, (Kind::Plugin, component.to_string()), None, action).await?;
         self.loaded.lock().remove(component);
         self.blobs.remove(component).await?;
         Ok(())
@@ -184,28 +187,30 @@ impl Plugins {
     }
 
     /// Trusts a publisher.
-    pub(crate) async fn trust(&self, did: Did, name: String) -> Result<api::Publisher, Problem> {
+    pub(crate) async fn trust(&self, caller: &Caller, did: Did, name: String) -> Result<api::Publisher, Problem> {
         if name.is_empty() || name.len() > 64 {
             return Err(Problem::new(Code::InvalidRequest, "a publisher's name has 1 to 64 bytes"));
         }
         let publisher = api::Publisher { did, name, trusted_at: Timestamp::now() };
-        self.write_publisher(&did, Some(journal::encode(&publisher))).await?;
+        let action = Action::Publisher { publisher: did, trusted: true };
+        self.write(caller, (Kind::Publisher, did.to_string()), Some(journal::encode(&publisher)), action).await?;
         Ok(publisher)
     }
 
     /// No longer trusts a publisher: its plugins are not loaded again.
-    pub(crate) async fn untrust(&self, did: Did) -> Result<(), Problem> {
+    pub(crate) async fn untrust(&self, caller: &Caller, did: Did) -> Result<(), Problem> {
         if self.journal.store().record(Kind::Publisher, &did.to_string()).await?.is_none() {
             return Err(Problem::new(Code::NotFound, format!("publisher {did} is not trusted")));
         }
-        self.write_publisher(&did, None).await?;
+        self.write(caller, (Kind::Publisher, did.to_string()), None, Action::Publisher { publisher: did, trusted: false }).await?;
         self.loaded.lock().clear();
         Ok(())
     }
 
-    async fn write_publisher(&self, did: &Did, body: Option<Vec<u8>>) -> Result<(), Problem> {
-        let write = RecordWrite { kind: Kind::Publisher, id: did.to_string(), value: body };
-        self.journal.keep(Commit { records: vec![write], ..Commit::default() }).await.map(drop)
+    async fn write(&self, caller: &Caller, (kind, id): (Kind, String), value: Option<Vec<u8>>, action: Action) -> Result<(), Problem> {
+        let entry = self.journal.append(caller.note(), action);
+        let records = vec![RecordWrite { kind, id, value }];
+        self.journal.keep(Commit { records, entry: Some(entry), ..Commit::default() }).await.map(drop)
     }
 
     /// The publishers that are trusted.

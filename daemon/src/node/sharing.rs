@@ -71,6 +71,6 @@ impl Node {
         if !blobs.contains(&component).await? {
             self.fetch_blob(caller, node, component, signed.document().size.min(MAX_COMPONENT as u64)).await?;
         }
-        self.plugins.register(manifest).await
+        self.plugins.register(caller, manifest).await
     }
 }

@@ -11,9 +11,9 @@ use std::{sync::Arc, time::Duration};
 
 use protocol::{
     Code, Key, OperationId, Problem,
-    api::{SignedCheckpoint, TraceItem, TraceVerified},
+    api::{Pruned, SignedCheckpoint, TraceItem, TraceVerified},
     checkpoint::Checkpoint,
-    entry::{ConsistencyProof, InclusionProof},
+    entry::{Action, ConsistencyProof, Entry, InclusionProof},
     merkle::Hash,
     witness::Link,
 };
@@ -21,7 +21,10 @@ use store::{Commit, Kind, LoggedEntry, RecordWrite, Store, TreeNode};
 use tokio::sync::Mutex;
 use trace::{Auditor, Plan, Tree};
 
-use super::journal::Journal;
+use super::{
+    journal::Journal,
+    prune::{Retention, without_content},
+};
 
 /// Leaves hashed, and entries audited, at a time.
 const PAGE: usize = 4_096;
@@ -32,6 +35,7 @@ pub(crate) struct TraceLog {
     journal: Journal,
     key: Key,
     head: Mutex<Head>,
+    retention: Retention,
 }
 
 /// The tree as far as it was signed.
@@ -59,7 +63,8 @@ impl TraceLog {
                 (tree, Some(note))
             }
         };
-        Ok(Self { journal, key, head: Mutex::new(Head { tree, note }) })
+        let retention = Retention::open(journal.store().as_ref()).await?;
+        Ok(Self { journal, key, head: Mutex::new(Head { tree, note }), retention })
     }
 
     /// Signs what was appended since the last checkpoint.
@@ -131,6 +136,9 @@ impl TraceLog {
     pub(crate) async fn prove(&self, operation: &OperationId) -> Result<InclusionProof, Problem> {
         let logged = self.journal.store().entry_of(operation).await?;
         let logged = logged.ok_or_else(|| Problem::new(Code::NotFound, format!("operation {operation} is not in this node's trace")))?;
+        if logged.entry.is_empty() {
+            return Err(without_content(&logged));
+        }
         let checkpoint = self.checkpoint().await?;
         let plan = trace::proof::inclusion(logged.index, checkpoint.size)?;
         let hashes = plan.assemble(read(self.journal.store().as_ref(), &plan).await?)?;
@@ -168,6 +176,9 @@ impl TraceLog {
     /// Recomputes the whole log from its entries and holds it against every checkpoint that was signed.
     pub(crate) async fn verify(&self) -> Result<TraceVerified, Problem> {
         let store = self.journal.store().as_ref();
+        // Before all else, so that what says so is among the entries.
+        let pruned = self.pruned();
+        let (mut without, mut declared) = (0, false);
         // Before the newest is signed, so that none of them lies beyond it.
         let mut checkpoints = super::journal::all_records(store, Kind::Checkpoint).await?.into_iter().peekable();
         let checkpoint = self.checkpoint().await?;
@@ -189,20 +200,32 @@ impl TraceLog {
                 return Err(Problem::new(Code::ProofFailed, format!("entry {} is missing from the trace", auditor.size())));
             }
             for LoggedEntry { index, leaf, entry } in entries {
+                if entry.is_empty() && self.pruned().is_some_and(|pruned| index < pruned.until) {
+                    auditor.without_bytes(index, &leaf)?;
+                    without += 1;
+                    continue;
+                }
                 auditor.entry(index, &leaf, &entry)?;
+                declared |= pruned.is_some_and(|pruned| says_pruned(&entry, pruned.until));
             }
+        }
+        if let Some(pruned) = pruned.filter(|_| !declared) {
+            let detail = format!("entries before {} are said to be pruned, and no entry of the trace says so", pruned.until);
+            return Err(Problem::new(Code::ProofFailed, detail));
         }
         // A checkpoint beyond the log's end: entries that were signed are gone.
         for (_, note) in checkpoints {
             auditor.checkpoint(&String::from_utf8_lossy(&note))?;
         }
-        Ok(TraceVerified { entries: auditor.size(), checkpoints: matched, checkpoint: checkpoint.note })
+        let entries = auditor.size();
+        Ok(TraceVerified { entries, without_content: without, pruned, checkpoints: matched, checkpoint: checkpoint.note })
     }
 
-    /// A page of the log.
-    pub(crate) async fn page(&self, from: u64, limit: usize) -> Result<Vec<TraceItem>, Problem> {
+    /// The entry at an index.
+    pub(crate) async fn at(&self, index: u64) -> Result<TraceItem, Problem> {
         self.journal.flush().await;
-        self.journal.store().entries(from, limit).await?.into_iter().map(item).collect()
+        let found = self.journal.store().entries(index, 1).await?.pop().filter(|logged| logged.index == index);
+        item(found.ok_or_else(|| Problem::new(Code::NotFound, format!("the trace has no entry {index}")))?)
     }
 
     /// One entry.
@@ -210,6 +233,26 @@ impl TraceLog {
         self.journal.flush().await;
         let logged = self.journal.store().entry_of(operation).await?;
         item(logged.ok_or_else(|| Problem::new(Code::NotFound, format!("operation {operation} is not in this node's trace")))?)
+    }
+
+    /// What was pruned.
+    pub(super) fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
+    /// The entries that have lost their content, if any have.
+    pub(crate) fn pruned(&self) -> Option<Pruned> {
+        self.retention.pruned()
+    }
+
+    /// The store, to read.
+    pub(super) fn store(&self) -> &dyn Store {
+        self.journal.store().as_ref()
+    }
+
+    /// Commits what waits, so that it is there to be read.
+    pub(super) async fn flush(&self) {
+        self.journal.flush().await;
     }
 
     /// Entries so far.
@@ -221,7 +264,20 @@ impl TraceLog {
 /// The record that holds the newest checkpoint.
 const NEWEST: &str = "newest-checkpoint";
 
+/// Whether an entry says that those before an index were pruned.
+fn says_pruned(entry: &[u8], index: u64) -> bool {
+    // Before it is read as a whole: there are few of those among millions.
+    if !std::str::from_utf8(entry).is_ok_and(|text| text.contains("\"action\":\"prune\"")) {
+        return false;
+    }
+    let entry = super::journal::decode::<Entry>("trace entry", entry);
+    entry.is_ok_and(|entry| entry.action == Action::Prune { until: index })
+}
+
 fn item(logged: LoggedEntry) -> Result<TraceItem, Problem> {
+    if logged.entry.is_empty() {
+        return Err(without_content(&logged));
+    }
     Ok(TraceItem { index: logged.index, entry: super::journal::decode("trace entry", &logged.entry)? })
 }
 

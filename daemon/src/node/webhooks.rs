@@ -87,12 +87,26 @@ impl Webhooks {
         theirs.map(|(_, bytes)| journal::decode("dead letter", &bytes)).collect()
     }
 
+    /// The first index that a webhook is still to be told, or may be told again; nobody comes with an earlier one while the
+    /// guard is held.
+    pub(super) async fn untold(&self) -> Result<(tokio::sync::MutexGuard<'_, ()>, u64), Problem> {
+        let guard = self.changing.lock().await;
+        let states: Vec<_> = self.known.read().values().map(|hook| hook.state.lock().clone()).collect();
+        let mut first = u64::MAX;
+        for state in states {
+            let dead = self.dead(&state.id).await?.into_iter().map(|letter| letter.from).min();
+            first = first.min(state.next).min(dead.unwrap_or(u64::MAX));
+        }
+        Ok((guard, first))
+    }
+
     async fn keep(&self, records: Vec<RecordWrite>) -> Result<(), Problem> {
         self.journal.keep(Commit { records, ..Commit::default() }).await.map(drop)
     }
 
     /// Remembers how far a webhook is, and what it gave up on, if it did.
     async fn advance(&self, hook: &Hook, next: u64, given_up: Option<DeadLetter>) -> Result<(), Problem> {
+        let _one_at_a_time = self.changing.lock().await;
         let state = {
             let mut state = hook.state.lock();
             state.next = next;
@@ -109,7 +123,6 @@ impl Webhooks {
             records.extend(dead.iter().take(over).map(|letter| of_letter(&state.id, letter, false)));
             records.push(of_letter(&state.id, &letter, true));
         }
-        let _one_at_a_time = self.changing.lock().await;
         if hook.removed.is_cancelled() {
             return Ok(());
         }
@@ -145,7 +158,7 @@ impl Node {
         }
         let size = self.journal.store().log_size().await?;
         // From its own making on: whoever wants everything hears at once that it works.
-        let next = from.map_or(size, |from| from.min(size));
+        let next = from.map_or(size, |from| from.clamp(self.trace.pruned().map_or(0, |pruned| pruned.until).min(size), size));
         let (id, created_at) = (WebhookId::new(), Timestamp::now());
         let state = Webhook { id, url, filter, created_at, next, failures: 0, last_error: None, public_key: String::new() };
         let entry = self.journal.append(caller.note(), Action::Webhook { webhook: id, host: Some(host(&state.url)) });

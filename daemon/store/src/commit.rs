@@ -28,6 +28,8 @@ pub struct Commit {
     pub entry: Option<Append>,
     /// Completed subtrees of the trace log's Merkle tree.
     pub nodes: Vec<TreeNode>,
+    /// Entries of the trace log that lose their content, by their indices: all else of them stays.
+    pub prune: Vec<u64>,
 }
 
 /// Writes to an agent's state, in order.
@@ -343,7 +345,10 @@ impl Commit {
 
     /// About how many bytes it holds in memory.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.names().chain(self.values()).map(|(_, bytes)| bytes + 32).sum::<usize>() + self.nodes.len() * 48
+        size_of::<Self>()
+            + self.names().chain(self.values()).map(|(_, bytes)| bytes + 32).sum::<usize>()
+            + self.nodes.len() * 48
+            + self.prune.len() * 8
     }
 
     fn names(&self) -> impl Iterator<Item = (&'static str, usize)> {

@@ -44,7 +44,7 @@ pub struct LoggedEntry {
     pub index: u64,
     /// Its leaf hash.
     pub leaf: Hash,
-    /// The entry, byte for byte.
+    /// The entry, byte for byte; empty if it has lost its content.
     pub entry: Vec<u8>,
 }
 

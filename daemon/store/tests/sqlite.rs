@@ -295,3 +295,28 @@ async fn its_files_are_private_and_readable_by_a_second_process() {
     assert_eq!(records, 1);
     store.close().await.expect("close");
 }
+
+/// A log that forgets what is old stays about as large as it is, however much has gone through it.
+#[tokio::test]
+async fn pruned_content_makes_room_for_what_comes() {
+    let (_home, path) = place();
+    let store = open(&path);
+    let pages =
+        || -> i64 { Connection::open(&path).and_then(|file| file.query_row("PRAGMA page_count", [], |row| row.get(0))).expect("a size") };
+    let append = |content: u8| {
+        let entry = vec![content; 600];
+        Commit { entry: Some(Append { operation: OperationId::new(), leaf: leaf_hash(&entry), entry }), ..Commit::default() }
+    };
+    let mut sizes = Vec::new();
+    for round in 0..4u64 {
+        for _ in 0..10 {
+            store.apply((0..200).map(append).collect()).await.expect("appended");
+        }
+        sizes.push(pages());
+        let prune = (round * 2_000..(round + 1) * 2_000).collect();
+        store.apply(vec![Commit { prune, ..Commit::default() }]).await.expect("pruned");
+    }
+    assert!(sizes[3] < 2 * sizes[0], "{sizes:?} pages");
+    assert_eq!(store.entries(1_999, 2).await.expect("entries").iter().map(|logged| logged.entry.len()).collect::<Vec<_>>(), [0, 0]);
+    store.close().await.expect("close");
+}

@@ -63,6 +63,18 @@ impl Auditor {
         Ok(())
     }
 
+    /// Takes the next entry by its leaf hash alone, as its bytes are gone: checkpoints still say whether that is the right one.
+    ///
+    /// # Errors
+    /// [`Error::Gap`] where it isn't the next.
+    pub fn without_bytes(&mut self, index: u64, leaf: &Hash) -> Result<(), Error> {
+        if index != self.size() {
+            return Err(Error::Gap { expected: self.size(), found: index });
+        }
+        self.tree.append(*leaf);
+        Ok(())
+    }
+
     /// Takes a signed checkpoint, fed when as many entries as it covers have been fed. Feed those that are left over
     /// at the end as well: one of more entries than there are says that the log was cut.
     ///
@@ -140,6 +152,18 @@ mod tests {
         assert_eq!(auditor.entry(6, &leaf, &entry(7)), Err(Error::Gap { expected: 7, found: 6 }));
         assert_eq!(auditor.entry(7, &leaf, b"entry 7, embellished"), Err(Error::Leaf { index: 7 }));
         auditor.entry(7, &leaf, &entry(7)).expect("still the next");
+    }
+
+    #[test]
+    fn an_entry_without_bytes_is_held_against_checkpoints_all_the_same() {
+        let key = Key::generate();
+        let mut auditor = audited(&key, 9);
+        assert_eq!(auditor.without_bytes(8, &leaf_hash(&entry(9))), Err(Error::Gap { expected: 9, found: 8 }));
+        auditor.without_bytes(9, &leaf_hash(&entry(9))).expect("its hash");
+        auditor.checkpoint(&signed(&key, 10)).expect("the same tree");
+        let mut forged = audited(&key, 9);
+        forged.without_bytes(9, &leaf_hash(b"forged")).expect("nothing to hold it against yet");
+        assert_eq!(forged.checkpoint(&signed(&key, 10)), Err(Error::Root { size: 10 }));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use error::Error;
 pub use proof::{Plan, Read};
 pub use tree::{StoredNode, Tree};
 
-/// Levels between two stored ones: a tile holds 2⁸ hashes of one level.
-pub const TILE_LEVELS: u8 = 8;
+/// Levels between two stored ones: a tile holds 2⁸ hashes of one level, as those do that a log is exported in.
+pub const TILE_LEVELS: u8 = protocol::tile::HEIGHT;
 /// Hashes in a full tile, and the most that one [`Read`] asks for.
 pub const TILE_WIDTH: u64 = 1 << TILE_LEVELS;

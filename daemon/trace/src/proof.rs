@@ -11,9 +11,9 @@
 //!
 //! In a log of a billion entries a proof takes at most eight reads of at most 256 hashes.
 
-use protocol::merkle::{Hash, node_hash};
+use protocol::merkle::{Hash, beside, fold, node_hash, split, subtrees};
 
-use crate::{Error, TILE_LEVELS, TILE_WIDTH, tree::fold};
+use crate::{Error, TILE_LEVELS, TILE_WIDTH};
 
 /// Stored hashes to read: `count` of `level`, from the one with index `from`. Never more than a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,21 +49,8 @@ pub struct Plan {
 /// # Errors
 /// [`Error::OutOfRange`] where the tree has no such entry.
 pub fn inclusion(index: u64, size: u64) -> Result<Plan, Error> {
-    if index >= size {
-        return Err(Error::OutOfRange { index, size });
-    }
-    let (mut start, mut end, mut siblings) = (0, size, Vec::new());
-    while end - start > 1 {
-        let middle = start + split(end - start);
-        if index < middle {
-            siblings.push((middle, end));
-            end = middle;
-        } else {
-            siblings.push((start, middle));
-            start = middle;
-        }
-    }
-    Ok(Plan::new(siblings.into_iter().rev()))
+    let siblings = beside(index, size).ok_or(Error::OutOfRange { index, size })?;
+    Ok(Plan::new(siblings.into_iter()))
 }
 
 /// The plan of the proof that the tree of `new` entries extends that of `old` (RFC 6962, section 2.1.2). Empty where
@@ -145,23 +132,6 @@ impl Plan {
         let range = |parts: &Vec<Read>| fold(&parts.iter().map(subtree).collect::<Vec<_>>()).expect("no range is empty");
         Ok(self.hashes.iter().map(range).collect())
     }
-}
-
-/// The largest power of two below `length`, which is at least 2: where RFC 6962 splits a tree.
-fn split(length: u64) -> u64 {
-    1 << (length - 1).ilog2()
-}
-
-/// The complete subtrees that make up the leaves `[start, end)`, as (first leaf, level), largest first. `start` is a
-/// multiple of the largest, as it is for every range that RFC 6962 splits off.
-fn subtrees(start: u64, end: u64) -> impl Iterator<Item = (u64, u8)> {
-    let mut at = start;
-    std::iter::from_fn(move || {
-        let level = (end - at).checked_ilog2()? as u8;
-        let first = at;
-        at += 1 << level;
-        Some((first, level))
-    })
 }
 
 /// The stored hashes that the complete subtree of `level` at leaf `start` is computed from: at most 128.

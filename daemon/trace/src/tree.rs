@@ -1,13 +1,6 @@
-//! The growing edge of a log: the roots of its complete subtrees ("compact range"), largest first.
-//!
-//! ```text
-//! size 7 = 4 + 2 + 1          append: the new leaf joins each equal-sized
-//!      4        2     1       neighbour to its left, as a carry does in binary
-//!    ┌─┴─┐    ┌─┴─┐   │
-//!    0 … 3    4   5   6
-//! ```
+//! A log that grows, and what the store keeps of its tree.
 
-use protocol::merkle::{Hash, empty_root, node_hash};
+use protocol::merkle::{Frontier, Hash};
 
 use crate::{Error, TILE_LEVELS};
 
@@ -24,11 +17,7 @@ pub struct StoredNode {
 
 /// A log of known size and root that can grow. At most 64 hashes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tree {
-    size: u64,
-    /// One root for each bit of `size` that is set, the highest first.
-    roots: Vec<Hash>,
-}
+pub struct Tree(Frontier);
 
 impl Tree {
     /// A log without entries.
@@ -42,46 +31,36 @@ impl Tree {
     /// [`Error::Missing`] where `roots` aren't as many as a tree of this size has.
     pub fn restore(size: u64, roots: Vec<Hash>) -> Result<Self, Error> {
         let (expected, found) = (u64::from(size.count_ones()), roots.len() as u64);
-        if expected == found { Ok(Self { size, roots }) } else { Err(Error::Missing { level: 0, from: 0, expected, found }) }
+        Frontier::new(size, roots).map(Self).ok_or(Error::Missing { level: 0, from: 0, expected, found })
     }
 
     /// Entries in it.
     pub fn size(&self) -> u64 {
-        self.size
+        self.0.size()
     }
 
     /// Its root (RFC 6962, section 2.1).
     pub fn root(&self) -> Hash {
-        fold(&self.roots).unwrap_or_else(empty_root)
+        self.0.root()
     }
 
     /// Adds an entry by its leaf hash. Returns the nodes that it completes at stored levels above the leaves: one for
     /// each 256th entry, two for each 65,536th. They belong into the same commit as the entry.
     pub fn append(&mut self, leaf: Hash) -> Vec<StoredNode> {
-        let (mut hash, mut level, mut completed) = (leaf, 0u8, Vec::new());
-        while self.size >> level & 1 == 1
-            && let Some(left) = self.roots.pop()
-        {
-            hash = node_hash(&left, &hash);
-            level += 1;
+        let mut completed = Vec::new();
+        self.0.append(leaf, |level, index, hash| {
             if level.is_multiple_of(TILE_LEVELS) {
-                completed.push(StoredNode { level, index: self.size >> level, hash });
+                completed.push(StoredNode { level, index, hash });
             }
-        }
-        self.roots.push(hash);
-        self.size += 1;
+        });
         completed
     }
 }
 
-/// The hash over neighbouring complete subtrees that shrink from left to right; none for none.
-pub(crate) fn fold(roots: &[Hash]) -> Option<Hash> {
-    let (last, rest) = roots.split_last()?;
-    Some(rest.iter().rev().fold(*last, |right, left| node_hash(left, &right)))
-}
-
 #[cfg(test)]
 mod tests {
+    use protocol::merkle::empty_root;
+
     use super::*;
 
     #[test]

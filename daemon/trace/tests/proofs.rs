@@ -225,3 +225,33 @@ proptest! {
         prop_assert_eq!(restored.root(), naive_root(&leaves));
     }
 }
+
+/// What a proof costs grows as the height of the tree does, not as the log.
+#[test]
+fn a_log_a_thousand_times_as_large_is_proven_with_little_more() {
+    let mut stored = Stored::default();
+    for size in [1_000u64, 10_000, 100_000, 1_000_000] {
+        for leaf in (stored.tree.size()..size).map(|i| leaf_hash(&i.to_be_bytes())) {
+            stored.rows[0].push(leaf);
+            let completed = stored.tree.append(leaf);
+            completed.into_iter().for_each(|node| stored.rows[usize::from(node.level / 8)].push(node.hash));
+        }
+        let (root, height) = (stored.tree.root(), u64::BITS - (size - 1).leading_zeros());
+        // At most two tiles of each stored level: beside the leaf, and where the log ends.
+        let cheap = |plan: &Plan, hashes: &[Hash]| {
+            assert!(hashes.len() <= height as usize + 1, "{size}: {} hashes", hashes.len());
+            assert!(plan.reads().len() <= 2 * height.div_ceil(8) as usize, "{size}: {:?}", plan.reads());
+        };
+        for index in [0, 1, 255, 256, size / 3, size - 1] {
+            let plan = proof::inclusion(index, size).expect("within the log");
+            let hashes = stored.run(&plan);
+            cheap(&plan, &hashes);
+            verify_inclusion(&stored.rows[0][index as usize], index, size, &hashes, &root).expect("it is in the log");
+        }
+        let plan = proof::consistency(size / 3, size).expect("it grew");
+        cheap(&plan, &stored.run(&plan));
+        // Beside the leaves, which stand with the entries, one hash for 256 of them and a little more.
+        let written: usize = stored.rows[1..].iter().map(Vec::len).sum();
+        assert!(written as u64 <= size / 255, "{size}: {written} nodes");
+    }
+}

@@ -4,14 +4,20 @@
 //! prove OP -o proof.json  --to whom it concerns-->  verify proof.json (no node needed)
 //! ```
 
+mod archive;
+mod export;
 mod held;
+mod list;
 mod witness;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use protocol::{
     Client, NodeId, OperationId, Problem, Timestamp,
-    api::{List, Proof, SignedCheckpoint, TraceItem, TraceVerified},
+    api::{Proof, Prune, Pruned, Pruning, SignedCheckpoint, TraceItem, TraceVerified},
     checkpoint::Checkpoint,
     entry::{Action, ConsistencyProof, Entry, InclusionProof, ProofError},
     error::Code,
@@ -19,7 +25,10 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::held::Held;
+use self::{
+    archive::{Archive, Verified},
+    held::Held,
+};
 use super::usage;
 use crate::{
     error::Result,
@@ -31,14 +40,7 @@ use crate::{
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List entries, oldest first
-    List {
-        /// Begin after this index
-        #[arg(long, value_name = "INDEX")]
-        after: Option<u64>,
-        /// How many
-        #[arg(long, default_value_t = 50)]
-        limit: u32,
-    },
+    List(list::Arguments),
     /// Show an entry
     Show {
         /// The operation's id, or the entry's index
@@ -47,13 +49,17 @@ pub(crate) enum Command {
     },
     /// Prove that an operation is in a node's trace
     Prove {
-        /// The operation
-        operation: OperationId,
+        /// The operation's id, or the entry's index
+        #[arg(value_name = "OP|INDEX", value_parser = operation_or_index)]
+        entry: String,
         /// The node that ran it, if not this one
         #[arg(long)]
         node: Option<NodeId>,
+        /// Make the proof of an export, without any node
+        #[arg(long, value_name = "DIR", conflicts_with = "node")]
+        tiles: Option<PathBuf>,
         /// Write the proof to FILE
-        #[arg(short, long, value_name = "FILE")]
+        #[arg(short, long, visible_alias = "out", value_name = "FILE")]
         output: Option<PathBuf>,
     },
     /// Prove that the trace of one size only adds to that of a smaller one
@@ -63,11 +69,19 @@ pub(crate) enum Command {
         /// The larger size; the newest checkpoint's if not given
         to: Option<u64>,
         /// Write the proof to FILE
-        #[arg(short, long, value_name = "FILE")]
+        #[arg(short, long, visible_alias = "out", value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Verify a proof offline; without a file, let the daemon recompute its whole log
+    /// Verify a proof or an export offline; without one, let the daemon recompute its whole log
     Verify(VerifyArguments),
+    /// Write the trace into a directory, as C2SP tiles that verify without any node; again, what is new
+    Export(export::Arguments),
+    /// Delete the content of old entries; their hashes stay, so that the trace proves what it did. 'trace export' keeps it before
+    Prune {
+        /// Those that are older: 30d
+        #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+        older_than: Duration,
+    },
     /// Show the node's newest signed checkpoint, and which peers have cosigned it
     Checkpoint {
         /// The newest one that a peer has cosigned
@@ -80,7 +94,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArguments {
-    /// A proof, as 'trace prove', 'trace consistency' or 'trace witness --evidence' wrote it, or '-' for stdin
+    /// A proof, as 'trace prove', 'trace consistency' or 'trace witness --evidence' wrote it, or '-' for stdin; or a directory,
+    /// as 'trace export' wrote it
     file: Option<PathBuf>,
     #[command(flatten)]
     held: held::Arguments,
@@ -96,14 +111,16 @@ fn operation_or_index(text: &str) -> Result<String, String> {
 
 pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Result {
     match command {
-        Command::List { after, limit } => list(after, limit, client, output).await,
+        Command::List(arguments) => list::run(&arguments, client, output).await,
         Command::Show { entry } => {
             let item: TraceItem = client.get(&format!("/v1/trace/{entry}")).await?;
             output.show(&item, |item| describe(item.index, &item.entry))
         }
-        Command::Prove { operation, node, output: file } => {
-            let node = node.map(|node| format!("&node={node}")).unwrap_or_default();
-            let proof: Proof = client.get(&format!("/v1/trace/proof?operation={operation}{node}")).await?;
+        Command::Prove { entry, node, tiles, output: file } => {
+            let proof = match tiles {
+                Some(directory) => Proof { inclusion: Archive::at(&directory).prove(&entry)? },
+                None => proof(&entry, node, client).await?,
+            };
             let found = Inclusion::verify(&proof.inclusion)?;
             hand_out(&proof, file.as_deref(), output, &found.describe())
         }
@@ -113,11 +130,25 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
             let found = Consistency::verify(&proof)?;
             hand_out(&proof, file.as_deref(), output, &found.describe())
         }
+        Command::Verify(VerifyArguments { file: Some(directory), held }) if directory.is_dir() => {
+            output.show(&Archive::at(&directory).verify(&held)?, Verified::describe)
+        }
         Command::Verify(VerifyArguments { file: Some(file), held }) => verify(&file, &held, output),
         Command::Verify(VerifyArguments { file: None, .. }) => {
             let verified: TraceVerified = client.post("/v1/trace/verify", &serde_json::json!({})).await?;
             output.show(&verified, |verified| {
-                format!("{} entries and {} checkpoints verified\n{}", verified.entries, verified.checkpoints, verified.checkpoint)
+                let TraceVerified { entries, without_content, pruned, checkpoints, checkpoint } = verified;
+                let pruned = pruned.as_ref().map(|pruned| format!("{}\n", describe_pruned(pruned))).unwrap_or_default();
+                let read = entries - without_content;
+                format!("{entries} entries ({read} with their content) and {checkpoints} checkpoints verified\n{pruned}{checkpoint}")
+            })
+        }
+        Command::Export(arguments) => export::run(&arguments, client, output).await,
+        Command::Prune { older_than } => {
+            let pruning: Pruning = client.post("/v1/trace/prune", &Prune { older_than_s: older_than.as_secs() }).await?;
+            output.show(&pruning, |Pruning { pruned, cleared }| {
+                let so_far = pruned.as_ref().map_or_else(|| "nothing is old enough".into(), describe_pruned);
+                format!("{cleared} entries lost their content\n{so_far}")
             })
         }
         Command::Checkpoint { cosigned } => {
@@ -130,15 +161,25 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
     }
 }
 
-async fn list(after: Option<u64>, limit: u32, client: &Client, output: Output) -> Result {
-    let after = after.map(|after| format!("&after={}", parse::segment(&after.to_string()))).unwrap_or_default();
-    let items: List<TraceItem> = client.get(&format!("/v1/trace?limit={limit}{after}")).await?;
-    output.list(&items, ["index", "time", "operation", "action", "subject", "outcome"], |item| {
-        let (action, subject) = outline(&item.entry);
-        let outcome = item.entry.failure.map_or_else(|| "ok".into(), |code| code.to_string());
-        let time = item.entry.time.strftime("%FT%TZ").to_string();
-        [item.index.to_string(), time, item.entry.operation.to_string(), action.into(), subject, outcome]
-    })
+/// A node's proof. Of another node's entries only the operations are known here.
+async fn proof(entry: &str, node: Option<NodeId>, client: &Client) -> Result<Proof, Problem> {
+    let operation = match entry.parse::<OperationId>() {
+        Ok(operation) => operation,
+        Err(_) if node.is_some() => {
+            return Err(Problem::new(Code::InvalidRequest, "an entry of another node is named by its operation"));
+        }
+        Err(_) => client.get::<TraceItem>(&format!("/v1/trace/{entry}")).await?.entry.operation,
+    };
+    let node = node.map(|node| format!("&node={node}")).unwrap_or_default();
+    client.get(&format!("/v1/trace/proof?operation={operation}{node}")).await
+}
+
+/// What a log has no more.
+fn describe_pruned(pruned: &Pruned) -> String {
+    let Pruned { until, at, kept } = pruned;
+    let (last, on) = (until.saturating_sub(1), at.strftime("%F"));
+    let kept = if *kept == 0 { String::new() } else { format!("; of {kept} it is, as open agreements need them") };
+    format!("entries 0 to {last} were pruned on {on}: their hashes are held against the checkpoints, their content isn't there{kept}")
 }
 
 /// What was done, to what.
@@ -171,6 +212,18 @@ pub(super) fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Member { node, standing, .. } => ("member", format!("{node} {}", standing.as_str())),
         Action::Token { token, uses: 0 } => ("token", format!("{token} taken back")),
         Action::Token { token, uses } => ("token", format!("{token} for {uses} uses")),
+        Action::Open { owner, .. } => ("open", owner.to_string()),
+        Action::Config { digest, .. } => ("config", digest.to_string()),
+        Action::Plugin { component, .. } => ("plugin", component.to_string()),
+        Action::Publisher { publisher, .. } => ("publisher", publisher.to_string()),
+        Action::ApiKey { key, .. } => ("api-key", key.to_string()),
+        Action::Ban { node, .. } => ("ban", node.to_string()),
+        Action::Join { into } => ("join", into.to_string()),
+        Action::Leave { from } => ("leave", from.to_string()),
+        Action::Stay { agent, .. } => ("stay", agent.to_string()),
+        Action::Export { agent, snapshot } => ("export", format!("{agent} {snapshot}")),
+        Action::Forget { node } => ("forget", node.to_string()),
+        Action::Prune { until } => ("prune", format!("before {until}")),
     }
 }
 
@@ -200,6 +253,16 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Template { digest, .. } => (None, digest.map_or_else(|| "removed".into(), |digest| digest.to_string())),
         Action::Unrevoke { .. } | Action::Stop { .. } | Action::Start { .. } => (None, String::new()),
         Action::Terminate { .. } | Action::Recover { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
+        Action::Open { kept, .. } => (None, kept.as_str().into()),
+        Action::Config { changed, .. } => (None, changed.join(" ")),
+        Action::Plugin { plugin, .. } => (None, plugin.clone().unwrap_or_else(|| "removed".into())),
+        Action::Publisher { trusted, .. } => (None, if *trusted { "trusted" } else { "no longer trusted" }.into()),
+        Action::ApiKey { valid, .. } => (None, if *valid { "made" } else { "ended" }.into()),
+        Action::Ban { for_s: Some(seconds), reason, .. } => (None, format!("for {seconds} s: {}", reason.as_deref().unwrap_or_default())),
+        Action::Ban { for_s: None, .. } => (None, "may come in again".into()),
+        Action::Stay { epoch, .. } => (None, format!("epoch {epoch}")),
+        Action::Join { .. } | Action::Leave { .. } | Action::Export { .. } => (None, String::new()),
+        Action::Forget { .. } | Action::Prune { .. } => (None, String::new()),
     };
     fields([
         ("index", index.to_string()),

@@ -60,11 +60,12 @@ async fn a_restart_keeps_identity_agents_state_and_trace() {
     assert_eq!(agents["items"][0]["id"], json!(agent.id));
     assert_eq!(node.json(&["plugin", "list"]).await["items"][0]["name"], "demo");
     assert_eq!(node.json(&["key", "list"]).await["items"][0]["name"], "ci");
-    assert_eq!(node.json(&["status"]).await["trace_size"], size);
+    // One for the API key, and two for the start: the key was opened, and its ports are settings now.
+    assert_eq!(node.json(&["status"]).await["trace_size"], size + 3);
     assert_eq!(node.json(&["trace", "show", "0"]).await, entry);
     let executed = node.execute("counter", "count", &json!({})).await.expect("it counts on");
     assert_eq!(value(&executed)["count"], 4);
-    assert_eq!(node.json(&["trace", "verify"]).await["entries"], size + 1);
+    assert_eq!(node.json(&["trace", "verify"]).await["entries"], size + 4);
     let proof = node.json(&["trace", "consistency", &checkpoint["size"].to_string()]).await;
     assert_eq!(proof["old"], checkpoint["note"]);
 }

@@ -1,6 +1,7 @@
 //! The programs as users meet them: real processes on the loopback interface, one module for each promise.
 
 mod agreements;
+mod archive;
 mod cancel;
 mod contract;
 mod crash;
@@ -19,12 +20,15 @@ mod moving;
 mod nested;
 mod plugins;
 mod proofs;
+mod pruned;
 mod receipts;
 mod revoked;
 mod rogue;
+mod searched;
 mod snapshots;
 mod swarm;
 mod tampered;
 mod terms;
+mod traced;
 mod web;
 mod witness;

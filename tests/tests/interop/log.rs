@@ -1,5 +1,7 @@
 //! The trace, as an implementation of transparency logs that isn't ours sees it (`signed_note` and `tlog_tiles`).
 
+use std::{fs, path::PathBuf};
+
 use protocol::{
     api::{Proof, SignedCheckpoint},
     entry::ConsistencyProof,
@@ -7,7 +9,7 @@ use protocol::{
 use serde_json::json;
 use signed_note::{Note, StandardVerifier, VerifierList};
 use tests::{Cluster, until};
-use tlog_tiles::{Hash, check_record, check_tree, record_hash};
+use tlog_tiles::{Hash, Tile, TileHashReader, TileReader, check_record, check_tree, prove_record, prove_tree, record_hash, tree_hash};
 
 use crate::fixtures::counter;
 
@@ -58,6 +60,73 @@ async fn checkpoints_and_proofs_hold_for_others_at_every_size() {
         let other = record_hash(inclusion.entry.replacen("execute", "executE", 1).as_bytes());
         check_record(&proof, tree.size(), *tree.hash(), inclusion.index, other).expect_err("another entry");
     }
+}
+
+/// An exported directory, to the other implementation, whose paths name the tiles' height too.
+struct Exported(PathBuf);
+
+impl TileReader for Exported {
+    fn height(&self) -> u8 {
+        8
+    }
+
+    fn read_tiles(&self, tiles: &[Tile]) -> Result<Vec<Vec<u8>>, tlog_tiles::Error> {
+        let file = |tile: &Tile| self.0.join(tile.path().replacen("tile/8/", "tile/", 1));
+        Ok(tiles.iter().map(|tile| fs::read(file(tile)).unwrap_or_else(|error| panic!("{}: {error}", tile.path()))).collect())
+    }
+
+    fn save_tiles(&self, _: &[Tile], _: &[Vec<u8>]) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exported_tiles_are_a_log_to_others() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").start().await;
+    node.host("counter", "demo", counter()).await;
+    let checkpoint = async || -> SignedCheckpoint { node.client().get("/v1/trace/checkpoint").await.expect("a checkpoint") };
+    let earlier = checkpoint().await;
+    for _ in 0..265 {
+        node.execute("counter", "count", &json!({})).await.expect("it counts");
+    }
+    let directory = cluster.place().join("export");
+    node.json(&["trace", "export", directory.to_str().expect("UTF-8")]).await;
+    let note = fs::read_to_string(directory.join("checkpoint")).expect("a note");
+    let (tree, old) =
+        (opened(&note, &earlier.verifier_key).expect("signed"), opened(&earlier.note, &earlier.verifier_key).expect("signed"));
+    assert!(tree.size() > 256, "more than one tile: {}", tree.size());
+
+    // Their paths are ours, and every tile that they say a log of this size has is there.
+    for tile in Tile::new_tiles(8, 0, tree.size()) {
+        let path = tile.path().replacen("tile/8/", "tile/", 1);
+        let ours = protocol::tile::Tile::parse(&path).expect("a path of ours");
+        assert_eq!((u64::from(ours.width), ours.index), (u64::from(tile.width()), tile.level_index()));
+        assert_eq!(fs::read(directory.join(&path)).expect("a tile").len(), tile.width() as usize * 32);
+    }
+    let exported = Exported(directory.clone());
+    let hashes = TileHashReader::new(tree.size(), *tree.hash(), &exported);
+    assert_eq!(tree_hash(tree.size(), &hashes).expect("a root"), *tree.hash());
+    let grown = prove_tree(tree.size(), old.size(), &hashes).expect("a proof");
+    check_tree(&grown, tree.size(), *tree.hash(), old.size(), *old.hash()).expect("it only grew");
+    // Each entry of the bundles is in the tree, by proofs that they make of the tiles.
+    let mut index = 0;
+    for bundle in protocol::tile::Tile::row(protocol::tile::Content::Entries, tree.size()) {
+        let bytes = fs::read(directory.join(bundle.path())).expect("a bundle");
+        for entry in protocol::tile::unbundle(&bytes).expect("entries") {
+            let proof = prove_record(tree.size(), index, &hashes).expect("a proof");
+            check_record(&proof, tree.size(), *tree.hash(), index, record_hash(entry)).expect("it is in the log");
+            index += 1;
+        }
+    }
+    assert_eq!(index, tree.size());
+    // They notice a changed tile as well.
+    let file = directory.join("tile/0/000");
+    let mut bytes = fs::read(&file).expect("a tile");
+    bytes[40] ^= 1;
+    fs::write(&file, bytes).expect("written");
+    let entries = fs::read(directory.join("tile/entries/000")).expect("a bundle");
+    let entry = record_hash(protocol::tile::unbundle(&entries).expect("entries")[7]);
+    let proven = prove_record(tree.size(), 7, &hashes).and_then(|proof| check_record(&proof, tree.size(), *tree.hash(), 7, entry));
+    proven.expect_err("a changed tile");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,7 @@ use protocol::{
     wire::{self, Response},
 };
 use serde::{Deserialize, Serialize};
-use store::{Commit, Kind, RecordWrite};
+use store::{Append, Commit, Kind, RecordWrite};
 use tokio::sync::OwnedRwLockWriteGuard;
 
 pub(super) use self::whereabouts::Elsewhere;
@@ -100,7 +100,7 @@ impl Node {
         }
         let papers = self.plugins.blobs().put(papers).await?;
         let moving = Moving { to, epoch: outline.epoch + 1 };
-        self.note_move(agent, Some(moving), outline.epoch).await?;
+        self.note_move(agent, Some(moving), outline.epoch, None).await?;
         *presence = Presence::Moving(to);
         let adopt = Adopt { agent: id, epoch: moving.epoch, snapshot, papers };
         let adopted = self.entrust(to, Custody::Adopt(adopt), &caller.request_id, ADOPTION).await;
@@ -150,11 +150,11 @@ impl Node {
     }
 
     /// Writes down that an agent is moving, or isn't any longer.
-    async fn note_move(&self, agent: &Agent, moving: Option<Moving>, epoch: u64) -> Result<(), Problem> {
+    async fn note_move(&self, agent: &Agent, moving: Option<Moving>, epoch: u64, entry: Option<Append>) -> Result<(), Problem> {
         let outline = api::Agent { epoch, ..agent.outline.clone() };
         let record = Record { moving, ..Record::of(agent, outline, *agent.state.read().await) };
         let write = RecordWrite { kind: Kind::Agent, id: agent.outline.id.to_string(), value: Some(journal::encode(&record)) };
-        self.journal.keep(Commit { records: vec![write], ..Commit::default() }).await?;
+        self.journal.keep(Commit { records: vec![write], entry, ..Commit::default() }).await?;
         self.agents.put(agent, record);
         Ok(())
     }
@@ -166,7 +166,7 @@ impl Node {
         match self.entrust(moving.to, settle, "settle", DRAIN).await? {
             Response::Settled(true) => Ok(true),
             // In that epoch the other node never will: the agent goes on in it here.
-            Response::Settled(false) => self.note_move(agent, None, moving.epoch).await.map(|()| false),
+            Response::Settled(false) => self.note_move(agent, None, moving.epoch, None).await.map(|()| false),
             _ => Err(Problem::new(Code::Internal, format!("node {} answered what was not asked", moving.to))),
         }
     }
@@ -247,13 +247,14 @@ impl Node {
 
     /// The operator gives up on the node that an agent was to move to: it goes on here, in an epoch of which that node, should
     /// it come back, learns that it is later.
-    pub(crate) async fn stay(&self, id_or_name: &str) -> Result<api::Moved, Problem> {
+    pub(crate) async fn stay(&self, caller: &Caller, id_or_name: &str) -> Result<api::Moved, Problem> {
         let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
         let mut presence = agent.presence.write().await;
         let agent = self.agents.get(&agent.outline.id).ok_or_else(|| not_here(id_or_name))?;
         let settled = || Problem::new(Code::Conflict, format!("agent {} isn't on the move", agent.outline.name));
         let moving = agent.moving.ok_or_else(settled)?;
-        self.note_move(&agent, None, moving.epoch + 1).await?;
+        let action = Action::Stay { agent: agent.outline.id, epoch: moving.epoch + 1 };
+        self.note_move(&agent, None, moving.epoch + 1, Some(self.journal.append(caller.note(), action))).await?;
         *presence = Presence::Here;
         self.publish_soon();
         Ok(api::Moved { agent: agent.outline.id, name: agent.outline.name.clone(), to: self.node_id, epoch: moving.epoch + 1 })

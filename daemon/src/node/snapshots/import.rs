@@ -25,7 +25,7 @@ impl Node {
         }
         let mut plugins = Vec::new();
         for manifest in import.manifests {
-            let plugin = self.plugins.register(manifest).await?;
+            let plugin = self.plugins.register(caller, manifest).await?;
             self.plugins.check_grants(&plugin, &import.grants)?;
             plugins.push(attachment(&plugin));
         }

@@ -25,11 +25,12 @@ use std::collections::HashSet;
 use protocol::{
     AgentId, Code, Digest, Expect, MeshId, Problem, Signed, SnapshotId, api,
     document::Sealed,
+    entry::Action,
     snapshot::{Index, Snapshot},
 };
 use store::{Kind, RecordWrite};
 
-use super::{Node, agents::not_here, journal};
+use super::{Caller, Node, agents::not_here, journal};
 
 /// Snapshots of one agent that are listed, and so kept.
 const MAX_SNAPSHOTS: usize = 1_000;
@@ -78,6 +79,14 @@ impl Node {
     /// A snapshot as its owner signed it.
     pub(crate) async fn signed_snapshot(&self, id_or_name: &str, id: SnapshotId) -> Result<Sealed<Snapshot>, Problem> {
         Ok(self.snapshot(self.with_snapshots(id_or_name)?, id).await?.into())
+    }
+
+    /// Hands out a snapshot, to be taken elsewhere; what it consists of is then asked for by digest.
+    pub(crate) async fn export(&self, caller: &Caller, id_or_name: &str, id: SnapshotId) -> Result<Sealed<Snapshot>, Problem> {
+        let sealed = self.signed_snapshot(id_or_name, id).await?;
+        let agent = self.with_snapshots(id_or_name)?;
+        self.enter_action(caller, Action::Export { agent, snapshot: id }, Vec::new()).await?;
+        Ok(sealed)
     }
 
     /// The agent that is meant. By its id it needn't live here: this node may hold snapshots of it all the same.

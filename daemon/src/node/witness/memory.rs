@@ -13,6 +13,7 @@ use protocol::{
     api::WitnessedLog,
     checkpoint::Checkpoint,
     cosignature,
+    entry::Action,
     witness::{Evidence, Finding, Link, MAX_TOLD, Shown, Witnessed, forks},
 };
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,10 @@ use tokio::time::Instant;
 use trace::witness::{Verdict, judge};
 
 use super::Own;
-use crate::node::journal::{self, Journal};
+use crate::node::{
+    Caller,
+    journal::{self, Journal},
+};
 
 /// Logs that are remembered, at one or two KiB each: a node keeps about 40 connections, which change.
 const MAX_LOGS: usize = 1_024;
@@ -236,12 +240,14 @@ impl Witness {
     }
 
     /// Forgets a log: whatever its owner shows next is believed.
-    pub(crate) async fn forget(&self, node: NodeId) -> Result<WitnessedLog, Problem> {
+    pub(crate) async fn forget(&self, caller: &Caller, node: NodeId) -> Result<WitnessedLog, Problem> {
         let unknown = || Problem::new(Code::NotFound, format!("nothing is remembered of the trace of {node}"));
         let place = self.places.lock().get(&node).cloned().ok_or_else(unknown)?;
         let mut place = place.lock().await;
         let (checkpoint, log) = place.known.clone().ok_or_else(unknown)?;
-        self.write(node, None).await?;
+        let record = RecordWrite { kind: Kind::Witnessed, id: node.to_string(), value: None };
+        let entry = self.journal.append(caller.note(), Action::Forget { node });
+        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await?;
         (place.known, place.gone) = (None, true);
         self.places.lock().remove(&node);
         Ok(log.witnessed(&checkpoint))

@@ -24,6 +24,7 @@ pub(super) async fn a_commit_is_all_or_nothing(store: &dyn Store) {
         answer: Some(answer(&id, "key", 0, 100)),
         entry: Some(append(operation)),
         nodes: vec![TreeNode { level: 63, index: 0, hash: [cap as u8; 32] }],
+        prune: Vec::new(),
     };
     made(store, Commit { nodes: vec![TreeNode { level: 63, index: 0, hash: [9; 32] }], ..Commit::default() }).await;
     let size = store.log_size().await.expect("size");

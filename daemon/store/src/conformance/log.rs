@@ -5,10 +5,10 @@ use std::sync::Arc;
 use protocol::OperationId;
 use tokio::task::JoinSet;
 
-use super::{append, made};
+use super::{append, apply, made};
 use crate::{
     LoggedEntry, Store,
-    commit::{Commit, TreeNode},
+    commit::{Commit, Rejected, TreeNode},
     committer::Committer,
 };
 
@@ -63,6 +63,31 @@ pub(super) async fn pages_of_the_log_agree(store: &dyn Store) {
     assert!(store.entries(from + 300, 11).await.expect("entries").is_empty());
     assert!(store.leaves(u64::MAX, 11).await.expect("leaves").is_empty());
     assert_eq!(store.entry_of(&OperationId::new()).await.expect("entry"), None);
+}
+
+pub(super) async fn pruned_entries_keep_all_but_their_content(store: &dyn Store) {
+    let from = store.log_size().await.expect("size");
+    let appends: Vec<_> = (0..5).map(|_| append(OperationId::new())).collect();
+    for append in &appends {
+        made(store, Commit { entry: Some(append.clone()), ..Commit::default() }).await;
+    }
+    // With an entry of its own, and with one that isn't there: that is nothing.
+    let own = append(OperationId::new());
+    made(store, Commit { prune: vec![from + 1, from + 3, u64::MAX], entry: Some(own.clone()), ..Commit::default() }).await;
+    let expected: Vec<_> = (from..)
+        .zip(appends.iter().chain([&own]))
+        .map(|(index, append)| {
+            let entry = if index == from + 1 || index == from + 3 { Vec::new() } else { append.entry.clone() };
+            LoggedEntry { index, leaf: append.leaf, entry }
+        })
+        .collect();
+    assert_eq!(store.entries(from, 10).await.expect("entries"), expected);
+    assert_eq!(store.log_size().await.expect("size"), from + 6);
+    assert_eq!(store.entry_of(&appends[3].operation).await.expect("entry").as_ref(), Some(&expected[3]), "it is where it was");
+    let leaves: Vec<_> = expected.iter().map(|logged| logged.leaf).collect();
+    assert_eq!(store.leaves(from, 10).await.expect("leaves"), leaves);
+    let again = apply(store, Commit { entry: Some(appends[3].clone()), ..Commit::default() }).await;
+    assert_eq!(again, Err(Rejected::Logged { operation: appends[3].operation }), "an operation stays one entry");
 }
 
 pub(super) async fn nodes_are_dense_from_where_they_are_asked(store: &dyn Store) {

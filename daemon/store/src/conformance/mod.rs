@@ -52,6 +52,7 @@ pub async fn run<F: AsyncFn() -> Arc<dyn Store>>(open: F) {
     log::indices_are_dense_and_unique(&store).await;
     log::pages_of_the_log_agree(&*store).await;
     log::nodes_are_dense_from_where_they_are_asked(&*store).await;
+    log::pruned_entries_keep_all_but_their_content(&*store).await;
     group::a_queued_commit_needs_no_waiter(&store).await;
     group::the_queue_keeps_its_order(&store).await;
     group::shutdown_makes_what_is_queued(&store).await;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use protocol::{AgreementId, Usage};
-use rusqlite::{Connection, OptionalExtension as _, Params, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension as _, Params, Row, TransactionBehavior};
 
 use super::{
     failed, quantity, schema, stored,
@@ -169,6 +169,9 @@ impl Batch<'_> {
         for node in &commit.nodes {
             self.node(node)?;
         }
+        for index in &commit.prune {
+            self.prune(stored(*index))?;
+        }
         Ok(Committed { index, total: charged.and_then(|(total, _)| total), overage: charged.map(|(_, overage)| overage) })
     }
 
@@ -227,6 +230,16 @@ impl Batch<'_> {
             0 => Err(Rejected::Logged { operation: append.operation }.into()),
             _ => Ok(index),
         }
+    }
+
+    /// Takes the row away and puts what stays of it back: pages are merged, and so made free for what comes, only where rows go.
+    fn prune(&self, position: i64) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare_cached("SELECT operation, leaf FROM log WHERE position = ?1")?;
+        let row = |row: &Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?));
+        let Some((operation, leaf)) = statement.query_row([position], row).optional()? else { return Ok(()) };
+        run(self.connection, "DELETE FROM log WHERE position = ?1", [position])?;
+        let sql = "INSERT INTO log (position, operation, leaf, entry) VALUES (?1, ?2, ?3, x'')";
+        run(self.connection, sql, (position, operation, leaf)).map(drop)
     }
 
     fn state(&self, state: &StateWrites) -> Result<(), Stop> {

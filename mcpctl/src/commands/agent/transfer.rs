@@ -25,7 +25,7 @@ pub(super) async fn export(client: &Client, agent: &str, file: &Path, snapshot: 
         Some(id) => outline(client, agent, id).await?,
         None => client.post(&format!("/v1/agents/{agent}/snapshots"), &TakeSnapshot::default()).await?,
     };
-    let sealed: Sealed<Snapshot> = client.get(&format!("/v1/agents/{agent}/snapshots/{}", taken.id)).await?;
+    let sealed: Sealed<Snapshot> = client.post(&format!("/v1/agents/{agent}/snapshots/{}/export", taken.id), &()).await?;
     let any = protocol::MeshId::any();
     let signed = sealed.clone().open(protocol::Expect::archived(&any))?;
     let mut plugins = Vec::new();

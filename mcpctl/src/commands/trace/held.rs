@@ -14,6 +14,7 @@ use protocol::{
     checkpoint::Checkpoint,
     entry::ConsistencyProof,
     error::Code,
+    merkle::Hash,
     witness::{Evidence, Finding, forks},
 };
 use serde::Serialize;
@@ -97,6 +98,32 @@ impl Arguments {
         let proof = brought.as_ref().or(own).ok_or_else(|| needed(&smaller.checkpoint, &larger.checkpoint))?;
         self.bridge(proof, smaller, larger)?;
         Ok(Some(Held { size: from, trace: if from < to { "extended" } else { "earlier" } }))
+    }
+
+    /// The size of the saved checkpoint, if one was given.
+    pub(super) fn saved_size(&self) -> Result<Option<u64>, Problem> {
+        self.checkpoint.as_deref().map(|file| saved(file).map(|saved| saved.checkpoint.size)).transpose()
+    }
+
+    /// Holds a whole log against the saved checkpoint. `root` is what it had at that one's size, if it is as large.
+    pub(super) fn hold_root(&self, note: &str, root: Option<Hash>) -> Result<Option<Held>, Problem> {
+        let Some(file) = &self.checkpoint else { return Ok(None) };
+        let (saved, shown) = (saved(file)?, Noted::of(note)?);
+        let Checkpoint { node, size, .. } = saved.checkpoint;
+        if node != shown.checkpoint.node {
+            let detail = format!("the saved checkpoint is of the trace of {node}, the export of that of {}", shown.checkpoint.node);
+            return Err(Problem::new(Code::ProofFailed, detail));
+        }
+        self.compare(&saved, &shown)?;
+        let larger = || {
+            let detail = format!("the saved checkpoint is of {size} entries, the export has {}", shown.checkpoint.size);
+            Problem::new(Code::ProofFailed, detail).hint("export the trace again")
+        };
+        if root.ok_or_else(larger)? != saved.checkpoint.root {
+            let detail = format!("the trace that node {node} signed with {size} entries is not how the exported one began");
+            return Err(Problem::new(Code::ProofFailed, detail).hint("keep both: each is signed by the node"));
+        }
+        Ok(Some(Held { size, trace: if size == shown.checkpoint.size { "same" } else { "extended" } }))
     }
 
     /// The consistency proof must verify, and lead from the one to the other.
