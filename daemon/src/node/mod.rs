@@ -10,7 +10,8 @@
 //! outside      what calls reach: the web, other agents
 //! agents       who lives here                         plugins      what they run
 //! agreements   what is owed, and metered              directory    who offers what
-//! settle       receipts that both parties have signed, and statements
+//! negotiate    how agreements come about            steps        how they move on
+//! settle       receipts that both parties have signed, and statements            closing   how agreements end
 //! custody      what nodes of one owner hold for one another        moving       agents that change their home
 //! ```
 
@@ -18,6 +19,7 @@ pub(crate) mod agents;
 pub(crate) mod agreements;
 pub(crate) mod api_keys;
 mod authority;
+mod closing;
 mod custody;
 pub(crate) mod directory;
 pub(crate) mod discover;
@@ -40,6 +42,7 @@ pub(crate) mod run;
 mod settle;
 mod sharing;
 mod snapshots;
+mod steps;
 mod templates;
 pub(crate) mod trace_log;
 mod view;
@@ -116,6 +119,7 @@ pub(crate) struct Parts {
     pub(crate) pricing: protocol::agreement::Pricing,
     pub(crate) limits: protocol::api::Limits,
     pub(crate) max_unacknowledged: u64,
+    pub(crate) closing_grace: SignedDuration,
     pub(crate) share: Share,
     /// How often a webhook's delivery is tried.
     pub(crate) webhook_attempts: u32,
@@ -232,7 +236,7 @@ impl Node {
                 mesh_id.clone(),
                 (parts.allowed, Revoked::open(journal.clone()).await?),
             ),
-            agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner, parts.max_unacknowledged).await?,
+            agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner, (parts.max_unacknowledged, parts.closing_grace)).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),
             witness: Witness::open(journal.clone()).await?,
@@ -329,7 +333,6 @@ impl Node {
             }
             self.reconcile().await;
             self.directory.sweep();
-            self.agreements.sweep();
             if let Err(error) = self.journal.store().forget(protocol::Timestamp::now().as_second()).await {
                 tracing::warn!(%error, "can't forget old answers");
             }

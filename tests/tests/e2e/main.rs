@@ -2,6 +2,7 @@
 
 mod agreements;
 mod cancel;
+mod closing;
 mod contract;
 mod crash;
 mod devstack;
@@ -23,6 +24,7 @@ mod receipts;
 mod revoked;
 mod rogue;
 mod snapshots;
+mod steps;
 mod swarm;
 mod tampered;
 mod terms;
