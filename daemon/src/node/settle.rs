@@ -201,7 +201,7 @@ impl Node {
             let missed = std::mem::take(&mut standing.missed);
             if !missed.is_empty() {
                 // The provider hears that it was taken.
-                self.take_missed(contract, missed, request_id).await?;
+                self.take_missed(node, contract, missed, request_id).await?;
                 continue;
             }
             let Some(newer) = standing.receipt.clone() else {

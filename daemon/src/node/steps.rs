@@ -143,8 +143,13 @@ impl Node {
             let step = self.step(contract, wanted).await?;
             let home = self.home_of(&terms.agent, Some(contract)).await?;
             match self.ask_home(home, &terms.agent, Request::Transition(step.clone()), request_id, PATIENCE).await {
-                Ok((_, Response::Done)) => return self.agreements.apply(request_id, contract, step, Order::Taken).await,
-                Ok((_, Response::Missed(missed))) if !missed.is_empty() => self.take_missed(contract, *missed, request_id).await?,
+                // What has no signature of the provider's is believed of its nodes alone.
+                Ok((node, Response::Done)) if self.speaks_for_provider(node, &terms) => {
+                    return self.agreements.apply(request_id, contract, step, Order::Taken).await;
+                }
+                Ok((node, Response::Missed(missed))) if !missed.is_empty() => {
+                    self.take_missed(node, contract, *missed, request_id).await?;
+                }
                 Ok((node, _)) => return Err(strange(node)),
                 Err(problem) if !lost && self.is_back(home, &problem) => lost = true,
                 Err(problem) => return Err(problem),
@@ -160,7 +165,7 @@ impl Node {
         let home = self.home_of(&terms.agent, Some(contract)).await?;
         let (node, response) = self.ask_home(home, &terms.agent, request, request_id, PATIENCE).await?;
         let Response::Standing(standing) = response else { return Err(strange(node)) };
-        self.take_missed(contract, standing.missed, request_id).await
+        self.take_missed(node, contract, standing.missed, request_id).await
     }
 
     /// What a consumer says of how it stands.
@@ -170,8 +175,17 @@ impl Node {
         Acknowledge { agreement: terms.id, agent: terms.agent, receipt, transitions: state.sequence, proposed }
     }
 
-    /// Takes what the provider has put in order before.
-    pub(super) async fn take_missed(&self, contract: &Arc<Contract>, missed: Missed, request_id: &str) -> Result<(), Problem> {
+    /// Takes what the provider has put in order before, as one of its nodes says.
+    pub(super) async fn take_missed(
+        &self,
+        node: NodeId,
+        contract: &Arc<Contract>,
+        missed: Missed,
+        request_id: &str,
+    ) -> Result<(), Problem> {
+        if !missed.is_empty() && !self.speaks_for_provider(node, &contract.terms()) {
+            return Err(Problem::new(Code::NotAuthorized, format!("node {node} doesn't speak for the provider of {}", contract.id())));
+        }
         if missed.transitions.len() > MAX_TRANSITIONS {
             return Err(Problem::new(Code::TooLarge, format!("an agreement takes at most {MAX_TRANSITIONS} steps")));
         }
