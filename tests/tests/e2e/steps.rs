@@ -7,6 +7,7 @@ use protocol::{
 };
 use serde_json::json;
 use tests::{Node, until};
+use tokio::sync::Notify;
 
 use crate::{
     fixtures::{Pair, reaches},
@@ -137,4 +138,35 @@ async fn steps_that_cross_leave_one_history() {
     assert!(one.is_ok() || other.is_ok(), "{one:?} {other:?}");
     let state = agree(&pair.provider, &pair.consumer, id).await;
     assert_eq!((state.status, state.bundle.transitions.len(), state.used.calls), (Status::Closed, 2 * ROUNDS + 1, ROUNDS as u64));
+}
+
+/// Steps of both sides, and each time one of the two is killed: at once, or as soon as one of them is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_and_kills_leave_one_history() {
+    let (pair, state) = Pair::agreed(&[]).await;
+    let id = state.terms.id;
+    let Pair { mut provider, mut consumer, agent: _, _bootstrap, cluster: _cluster } = pair;
+    for round in 0..8 {
+        let (ours, theirs, answered) = (provider.client().clone(), consumer.client().clone(), Notify::new());
+        let verb = if round % 4 < 2 { "suspend" } else { "resume" };
+        let one = async {
+            let _ = step(&ours, id, verb).await;
+            answered.notify_one();
+        };
+        let other = async {
+            let _ = step(&theirs, id, verb).await;
+            answered.notify_one();
+        };
+        let killed = if round % 2 == 0 { &mut provider } else { &mut consumer };
+        let killing = async {
+            if round % 3 != 0 {
+                answered.notified().await;
+            }
+            killed.kill9();
+            killed.restart().await;
+        };
+        tokio::join!(one, other, killing);
+        consumer.is_connected(provider.id()).await;
+        agree(&provider, &consumer, id).await;
+    }
 }
