@@ -86,6 +86,7 @@ impl Supervisor {
             pricing: config.pricing.clone(),
             limits: config.limits,
             max_unacknowledged: config.max_unacknowledged,
+            closing_grace: protocol::SignedDuration::from_secs(i64::try_from(config.closing_grace_seconds).unwrap_or(i64::MAX)),
             share: config.share,
             webhook_attempts: config.webhook_attempts,
             allowed: Allowed { imports: config.imports.clone(), egress: Egress::open(config.egress.clone())? },
@@ -125,6 +126,7 @@ impl Supervisor {
         parts.spawn(part("the snapshots", node.clone().keep_snapshots(stop.clone())));
         parts.spawn(part("the replicas", node.clone().keep_replicas(stop.clone())));
         parts.spawn(part("the receipts", node.clone().keep_settled(stop.clone())));
+        parts.spawn(part("the agreements' ends", node.clone().keep_closed(stop.clone())));
         parts.spawn(part("the journal", node.journal.clone().run(stop.clone())));
         parts.spawn({
             let (mesh, stop) = (node.mesh().ok().cloned(), stop.clone());

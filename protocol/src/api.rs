@@ -21,6 +21,7 @@ use crate::{
     id::{AgentId, AgreementId, KeyId, MeshId},
     key::{Did, NodeId},
     manifest::{self, Manifest},
+    statement::Closing,
     usage::Usage,
 };
 
@@ -222,8 +223,30 @@ pub struct AgreementState {
     pub used: Usage,
     /// The price of that.
     pub price: Decimal,
+    /// A step that this node's owner wants and the provider hasn't taken yet: it is told when it comes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<Wanted>,
+    /// The consumer hasn't been told of the last step yet: it is when it comes back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untold: bool,
+    /// How it came to its end, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closing: Option<Closing>,
     /// What verifies without any node.
     pub bundle: Bundle,
+}
+
+/// A step that a party wants an agreement to take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The status after it.
+    pub to: Status,
+    /// Why, where it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// What there is to say of it, in a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// `GET /v1/agreements/{id}/usage`
@@ -251,6 +274,9 @@ pub struct AgreementUsage {
     pub acknowledged: u64,
     /// Whether the provider's count is told; if not, it couldn't be asked, and this is what the newest receipt says.
     pub current: bool,
+    /// How it came to its end, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closing: Option<Closing>,
 }
 
 /// A limit, and what is left of it.

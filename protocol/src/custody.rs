@@ -116,6 +116,9 @@ pub struct Undertaking {
     /// What the newest receipt says, as nodes keep it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Bytes>,
+    /// The consumer hasn't been told of the last step.
+    #[serde(default)]
+    pub untold: bool,
 }
 
 /// An answer that the same request gets again.

@@ -7,6 +7,7 @@
 //! tree                       BLAKE3 piece by piece, for content that is verified as it arrives
 //! envelope -> document       what one party can prove to another (DSSE v1 over JSON)
 //!   manifest, advert, agreement, receipt, statement, credential, snapshot
+//! lifecycle                  where an agreement stands, and who may move it
 //! template                   terms that parameters adapt
 //! grant                      what an agent may reach outside of itself
 //! token, admission           how a node enters a private mesh, and what two nodes show one another first
@@ -40,6 +41,7 @@ pub mod frame;
 pub mod grant;
 pub mod id;
 pub mod key;
+pub mod lifecycle;
 pub mod manifest;
 pub mod merkle;
 pub mod passphrase;

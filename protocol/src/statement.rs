@@ -4,6 +4,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    Timestamp,
     agreement::{Bundle, Reason, Status},
     document::{Document, Header},
     id::AgreementId,
@@ -37,6 +38,26 @@ pub struct Statement {
     pub currency: String,
     /// The number of the newest receipt that both parties have signed; 0 if there is none.
     pub acknowledged: u64,
+    /// How it came to its end, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closing: Option<Closing>,
+}
+
+/// How an agreement came to its end, on one side: which of what was signed counts for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// When that side closed its books.
+    pub at: Timestamp,
+    /// The number of the receipt that it closed on: the newest that both parties have signed; 0 if there is none.
+    pub receipt: u64,
+    /// What was used in all, by that receipt.
+    pub total: Usage,
+    /// What of `total` passed a limit.
+    pub overage: Usage,
+    /// The price of `total`.
+    pub price: Decimal,
+    /// Calls beyond it that the provider has charged and the consumer never acknowledged, as far as that side knows.
+    pub unacknowledged: u64,
 }
 
 impl Document for Statement {

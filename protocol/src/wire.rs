@@ -169,7 +169,7 @@ pub enum Request {
     Propose(Sealed<Agreement>),
     /// I have signed the terms that you proposed.
     Accept(Sealed<Agreement>),
-    /// The agreement moves on.
+    /// By the consumer: take this as the next step. By the provider: this step was taken.
     Transition(Sealed<Transition>),
     /// Run a method.
     Execute(Execute),
@@ -216,6 +216,28 @@ pub struct Acknowledge {
     pub agent: AgentId,
     /// The receipt, signed by both; none if no call was answered yet.
     pub receipt: Option<Sealed<Receipt>>,
+    /// How many transitions it has.
+    #[serde(default)]
+    pub transitions: u64,
+    /// Whether it has but the proposal.
+    #[serde(default)]
+    pub proposed: bool,
+}
+
+/// What a consumer has missed of an agreement's history, which the provider's node puts in order.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Missed {
+    /// The terms with both signatures, where the consumer has but the proposal.
+    pub agreement: Option<Sealed<Agreement>>,
+    /// The transitions behind those that it has.
+    pub transitions: Vec<Sealed<Transition>>,
+}
+
+impl Missed {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.agreement.is_none() && self.transitions.is_empty()
+    }
 }
 
 /// How an agreement stands at its provider.
@@ -227,6 +249,9 @@ pub struct Standing {
     pub usage: Vec<(String, Usage)>,
     /// The number of the newest receipt that both have signed.
     pub acknowledged: u64,
+    /// What of its history whoever asks doesn't have.
+    #[serde(default)]
+    pub missed: Missed,
 }
 
 /// A call of an agent's method.
@@ -280,6 +305,8 @@ pub enum Response {
     Settled(bool),
     /// How the agreement stands.
     Standing(Box<Standing>),
+    /// The step doesn't follow: this comes before it.
+    Missed(Box<Missed>),
     /// What it makes of the checkpoint.
     Witnessed(Witnessed),
 }

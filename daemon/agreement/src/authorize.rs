@@ -4,9 +4,10 @@ use protocol::{
     AgentId, NodeId, Timestamp,
     agreement::{Agreement, Reason, Status},
     document::MAX_SKEW,
+    lifecycle::State,
 };
 
-use crate::{Denied, Outside, State};
+use crate::{Denied, Outside};
 
 /// A call, as it arrives at the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,10 +14,6 @@ pub(crate) fn consumer() -> Key {
     Key::from_seed(&[2; 32])
 }
 
-pub(crate) fn stranger() -> Key {
-    Key::from_seed(&[3; 32])
-}
-
 /// Ten minutes before a midnight of UTC, so that tests cross the edges of hours and days.
 pub(crate) fn now() -> Timestamp {
     "2030-06-01T23:50:00Z".parse().expect("a time")

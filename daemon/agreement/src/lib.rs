@@ -1,11 +1,12 @@
-//! Agreements, decided: what terms may say, who may change their state, which calls they cover, what a call may use.
+//! Agreements, decided: what terms may say, which calls they cover, what a call may use. Who may change their state is said in
+//! `protocol::lifecycle`, as an auditor needs it too.
 //! Values and `now` in, values out; no store, no clock, no tokio.
 //!
 //! ```text
 //! consumer                              provider
 //! template::propose ── terms, signed ─> policy::decide ── accept, ask the operator, or refuse
 //!                   <─ countersigned ──
-//! lifecycle::State  <── signed transitions ──> lifecycle::State
+//!                   <── signed transitions ──>
 //!
 //! each call, at the provider:
 //! authorize ─> Meter::reserve ─> (the sandbox, within `granted`) ─> commit ─> Meter::settle
@@ -17,7 +18,6 @@ mod denied;
 mod error;
 #[cfg(test)]
 mod fixture;
-pub mod lifecycle;
 pub mod meter;
 pub mod policy;
 pub mod template;
@@ -25,7 +25,6 @@ pub mod template;
 pub use authorize::{Request, authorize};
 pub use denied::{Denied, Outside};
 pub use error::Error;
-pub use lifecycle::State;
 pub use meter::{Meter, Reservation};
 pub use policy::{Decision, Policy};
 pub use template::{Parties, propose, templates};

@@ -4,7 +4,7 @@ use axum::{Extension, extract::State};
 use protocol::{
     AgreementId, Signed,
     agreement::{Reason, Status},
-    api::{AgreementOutline, AgreementState, AgreementUsage, Close, List, Propose, Step},
+    api::{AgreementOutline, AgreementState, AgreementUsage, Close, List, Propose, Step, Wanted},
     statement::Statement,
 };
 
@@ -62,42 +62,32 @@ pub(super) async fn accept(
     Ok(Json(api.node.accept(&caller, &id).await?))
 }
 
-pub(super) async fn reject(
-    State(api): State<Api>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<AgreementId>,
-    Json(step): Json<Step>,
-) -> Result<Json<AgreementState>, Failure> {
-    require_owner(&api, &caller)?;
-    Ok(Json(api.node.transition(&caller, &id, Status::Closed, Some(Reason::Rejected), step.note).await?))
+pub(super) async fn reject(api: State<Api>, caller: Extension<Caller>, id: Path<AgreementId>, Json(step): Json<Step>) -> Stepped {
+    take(api, caller, id, Status::Closed, Some(Reason::Rejected), step.note).await
 }
 
-pub(super) async fn suspend(
-    State(api): State<Api>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<AgreementId>,
-    Json(step): Json<Step>,
-) -> Result<Json<AgreementState>, Failure> {
-    require_owner(&api, &caller)?;
-    Ok(Json(api.node.transition(&caller, &id, Status::Suspended, None, step.note).await?))
+pub(super) async fn suspend(api: State<Api>, caller: Extension<Caller>, id: Path<AgreementId>, Json(step): Json<Step>) -> Stepped {
+    take(api, caller, id, Status::Suspended, None, step.note).await
 }
 
-pub(super) async fn resume(
-    State(api): State<Api>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<AgreementId>,
-    Json(step): Json<Step>,
-) -> Result<Json<AgreementState>, Failure> {
-    require_owner(&api, &caller)?;
-    Ok(Json(api.node.transition(&caller, &id, Status::Active, None, step.note).await?))
+pub(super) async fn resume(api: State<Api>, caller: Extension<Caller>, id: Path<AgreementId>, Json(step): Json<Step>) -> Stepped {
+    take(api, caller, id, Status::Active, None, step.note).await
 }
 
-pub(super) async fn close(
+pub(super) async fn close(api: State<Api>, caller: Extension<Caller>, id: Path<AgreementId>, Json(close): Json<Close>) -> Stepped {
+    take(api, caller, id, Status::Closed, Some(close.reason), close.note).await
+}
+
+type Stepped = Result<Json<AgreementState>, Failure>;
+
+async fn take(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<AgreementId>,
-    Json(close): Json<Close>,
-) -> Result<Json<AgreementState>, Failure> {
+    to: Status,
+    reason: Option<Reason>,
+    note: Option<String>,
+) -> Stepped {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.transition(&caller, &id, Status::Closed, Some(close.reason), close.note).await?))
+    Ok(Json(api.node.transition(&caller, &id, Wanted { to, reason, note }).await?))
 }

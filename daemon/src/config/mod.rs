@@ -111,6 +111,8 @@ pub(crate) struct Config {
     pub(crate) pricing: Pricing,
     /// The most calls of one agreement beyond the newest receipt that its consumer has signed.
     pub(crate) max_unacknowledged: u64,
+    /// For how long after an agreement's end its last receipts may still be acknowledged.
+    pub(crate) closing_grace_seconds: u64,
     pub(crate) share: Share,
     pub(crate) checkpoint_seconds: u64,
     /// After how many days entries of the trace lose their content; 0 for never.
@@ -298,6 +300,7 @@ impl Layers {
             policy,
             pricing,
             max_unacknowledged: self.number("agreements.max_unacknowledged").max(1),
+            closing_grace_seconds: self.number("agreements.closing_grace_s"),
             share: match self.str("plugins.share") {
                 "members" => Share::Members,
                 "nobody" => Share::Nobody,

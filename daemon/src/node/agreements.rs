@@ -1,36 +1,47 @@
-//! The agreements that this node's owner is a party of: kept, moved on, and metered.
+//! The agreements that this node's owner is a party of: kept, moved on, metered, and closed.
 
+mod closing;
 mod receipts;
+mod steps;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use agreement::{
-    authorize, lifecycle,
+    authorize,
     meter::{Meter, Reservation, Stretch},
 };
 use parking_lot::{Mutex, RwLock};
 use protocol::{
-    AgentId, AgreementId, Code, Did, Expect, MeshId, NodeId, Problem, Signed, Timestamp, Usage,
+    AgentId, AgreementId, Code, Did, Expect, MeshId, NodeId, Problem, Signed, SignedDuration, Timestamp, Usage,
     agreement::{Agreement, Bundle, Status, Transition},
     api::{AgreementOutline, AgreementState},
     custody::Undertaking,
     document::Sealed,
     entry::Action,
+    lifecycle,
     receipt::Receipt,
+    statement::Closing,
 };
 use store::{Bucket, Charge, Commit, Kind, RecordWrite};
 use tokio::sync::Notify;
 
-pub(crate) use self::receipts::{Charged, claimed_number, record as receipt_record, sums};
+use self::steps::Untold;
+pub(crate) use self::{
+    receipts::{Charged, claimed_number, record as receipt_record, sums},
+    steps::{Order, check_number},
+};
 use super::{
     Caller,
     journal::{self, Journal},
 };
 
-/// Agreements that are not yet closed and so stay in memory, about 4 KB each.
+/// Agreements whose books are not yet closed and so stay in memory, about 4 KB each.
 const MAX_OPEN: usize = 10_000;
 /// Steps that one agreement may take; the last of them can only close it.
-const MAX_TRANSITIONS: usize = 256;
+pub(crate) const MAX_TRANSITIONS: usize = 256;
 /// Proposals of one node that wait for an answer.
 const MAX_PROPOSED: usize = 16;
 
@@ -42,8 +53,14 @@ pub(crate) struct Agreements {
     owner: Did,
     /// The most calls of one agreement beyond the newest receipt that its consumer has signed.
     max_unacknowledged: u64,
+    /// For how long after the end of an agreement its last receipts may still be signed, and its last step told.
+    grace: SignedDuration,
+    /// Since when they are kept here: what had its end before has the same grace.
+    opened: Timestamp,
     /// Rung when a consumer has a receipt that the provider may lack with its signature.
     pub(super) unsettled: Notify,
+    /// Rung when the next end of an agreement may be another one.
+    pub(super) ends: Notify,
     open: RwLock<HashMap<AgreementId, Arc<Contract>>>,
     /// Held while an agreement is kept or moved on: check, commit and memory belong together.
     moving: tokio::sync::Mutex<()>,
@@ -69,15 +86,30 @@ struct Standing {
     /// See [`Contract::receipt`].
     receipt: Option<Signed<Receipt>>,
     delivered: receipts::Delivered,
+    untold: Option<Untold>,
+    /// No receipt is taken any more.
+    frozen: bool,
+    /// How it came to its end.
+    closing: Option<Closing>,
 }
 
 impl Agreements {
-    /// Restores the agreements that are not closed.
-    pub(crate) async fn open(journal: Journal, mesh: MeshId, owner: Did, max_unacknowledged: u64) -> Result<Self, Problem> {
-        let (open, moving, unsettled) = (RwLock::default(), tokio::sync::Mutex::default(), Notify::new());
-        let agreements = Self { journal, mesh, owner, max_unacknowledged, unsettled, open, moving };
-        let now = Timestamp::now();
-        for (_, bytes) in journal::all_records(agreements.journal.store().as_ref(), Kind::Agreement).await? {
+    /// Restores the agreements whose books are not closed.
+    pub(crate) async fn open(
+        journal: Journal,
+        mesh: MeshId,
+        owner: Did,
+        (max_unacknowledged, grace): (u64, SignedDuration),
+    ) -> Result<Self, Problem> {
+        let (open, moving, opened) = (RwLock::default(), tokio::sync::Mutex::default(), Timestamp::now());
+        let (unsettled, ends) = (Notify::new(), Notify::new());
+        let agreements = Self { journal, mesh, owner, max_unacknowledged, grace, opened, unsettled, ends, open, moving };
+        let store = agreements.journal.store();
+        let closed: HashSet<_> = journal::all_records(store.as_ref(), Kind::Closing).await?.into_iter().map(|(id, _)| id).collect();
+        for (id, bytes) in journal::all_records(store.as_ref(), Kind::Agreement).await? {
+            if closed.contains(&id) {
+                continue;
+            }
             // One record that can't be read must not keep the node from starting; 'agreement show' tells what is wrong.
             let contract = match agreements.restore(&bytes).await {
                 Ok(contract) => contract,
@@ -86,7 +118,7 @@ impl Agreements {
                     continue;
                 }
             };
-            if contract.status(now) != Status::Closed && contract.terms().header.mesh == agreements.mesh {
+            if contract.terms().header.mesh == agreements.mesh {
                 agreements.open.write().insert(contract.id, contract);
             }
         }
@@ -123,7 +155,16 @@ impl Agreements {
             None => None,
         };
         let usage = store.usage(&id).await?;
-        Ok(self.contract(signed, state, transitions, usage, receipt))
+        let contract = self.contract(signed, state, transitions, usage, receipt);
+        let untold = store.record(Kind::Untold, &id.to_string()).await?;
+        let closing = store.record(Kind::Closing, &id.to_string()).await?;
+        {
+            let mut standing = contract.standing.lock();
+            standing.untold = untold.map(|bytes| journal::decode("untold step", &bytes)).transpose()?;
+            standing.closing = closing.map(|bytes| journal::decode("closing", &bytes)).transpose()?;
+            standing.frozen = standing.closing.is_some();
+        }
+        Ok(contract)
     }
 
     fn contract(
@@ -137,7 +178,9 @@ impl Agreements {
         let (id, (_, overage)) = (signed.document().id, sums(&usage));
         let mut meter = Meter::new(signed.document(), usage);
         meter.bound_exposure(self.max_unacknowledged, receipt.as_ref().map_or(0, |receipt| receipt.document().sequence));
-        let standing = Standing { signed, state, transitions, meter, overage, receipt, delivered: receipts::Delivered::default() };
+        let delivered = receipts::Delivered::default();
+        let standing =
+            Standing { signed, state, transitions, meter, overage, receipt, delivered, untold: None, frozen: false, closing: None };
         Arc::new(Contract { id, settling: tokio::sync::Mutex::default(), standing: Mutex::new(standing) })
     }
 
@@ -172,7 +215,7 @@ impl Agreements {
         open.values().filter(waits).count() >= MAX_PROPOSED
     }
 
-    /// An active agreement under which this owner may call `method` of `agent`, the one that lasts longest.
+    /// An active agreement under which this owner may call, and wants to, `method` of `agent`, the one that lasts longest.
     pub(crate) fn covering(&self, agent: &AgentId, method: &str, now: Timestamp) -> Option<Arc<Contract>> {
         let open = self.open.read();
         let covers = |contract: &&Arc<Contract>| {
@@ -182,21 +225,24 @@ impl Agreements {
                 && terms.agent == *agent
                 && terms.covers(method)
                 && standing.state.effective(terms, now) == Status::Active
+                && !standing.is_given_up()
         };
         open.values().filter(covers).max_by_key(|contract| contract.terms().header.expires_at).cloned()
     }
 
-    /// Keeps an agreement as it is signed now, with an entry of the status that it reached.
-    pub(crate) async fn keep(&self, caller: &Caller, signed: Signed<Agreement>) -> Result<Arc<Contract>, Problem> {
+    /// Keeps an agreement as it is signed now, with an entry of the status that it reached; if `untold`, until the consumer is
+    /// told.
+    pub(crate) async fn keep(&self, caller: &Caller, signed: Signed<Agreement>, untold: bool) -> Result<Arc<Contract>, Problem> {
         let id = signed.document().id;
         let state = lifecycle::State::of(&signed)?;
         let status = state.status;
         // Two that sign the same terms at once must not both replace what is held.
         let _moving = self.moving.lock().await;
-        if let Some(contract) = self.lookup(&id).await? {
-            let now = contract.status(Timestamp::now());
+        let proposed = self.lookup(&id).await?;
+        if let Some(contract) = &proposed {
+            let now = contract.state().status;
             if now == status {
-                return Ok(contract);
+                return Ok(Arc::clone(contract));
             }
             let countersigned = now == Status::Proposed && contract.signed().envelope().payload == signed.envelope().payload;
             if !countersigned {
@@ -209,45 +255,20 @@ impl Agreements {
         note.agreement = Some(id);
         let entry = self.journal.append(note, Action::Agreement { status });
         let record = RecordWrite { kind: Kind::Agreement, id: id.to_string(), value: Some(journal::encode(&signed)) };
-        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await?;
+        let told = untold.then(|| Untold::Taken.record(&id));
+        let records = std::iter::once(record).chain(told).collect();
+        self.journal.keep(Commit { records, entry: Some(entry), ..Commit::default() }).await?;
+        if let Some(contract) = proposed {
+            let mut standing = contract.standing.lock();
+            (standing.signed, standing.state) = (signed, state);
+            standing.untold = untold.then_some(Untold::Taken).or(standing.untold.take());
+            drop(standing);
+            return Ok(contract);
+        }
         let contract = self.contract(signed, state, Vec::new(), self.journal.store().usage(&id).await?, None);
         self.open.write().insert(id, Arc::clone(&contract));
+        self.ends.notify_one();
         Ok(contract)
-    }
-
-    /// Moves an agreement on by a signed transition, of either party.
-    pub(crate) async fn apply(&self, caller: &Caller, contract: &Contract, transition: Sealed<Transition>) -> Result<(), Problem> {
-        let _moving = self.moving.lock().await;
-        let now = Timestamp::now();
-        let opened = transition.clone().open(Expect::at(&self.mesh, now))?;
-        let mut state = {
-            let standing = contract.standing.lock();
-            standing.state.clone()
-        };
-        if opened.document().to != Status::Closed && opened.document().sequence >= MAX_TRANSITIONS as u64 {
-            return Err(Problem::new(
-                Code::Conflict,
-                format!("agreement {} has taken {MAX_TRANSITIONS} steps: it can only be closed", contract.id),
-            ));
-        }
-        // By the time that the document claims, as an auditor will judge it, and by ours.
-        state.clone().apply(&contract.terms(), &opened, opened.document().header.issued_at)?;
-        state.apply(&contract.terms(), &opened, now)?;
-        let (id, sequence, status) = (contract.id, opened.document().sequence, opened.document().to);
-        let mut note = caller.note();
-        note.agreement = Some(id);
-        let entry = self.journal.append(note, Action::Agreement { status });
-        let record = RecordWrite { kind: Kind::Transition, id: transition_id(&id, sequence), value: Some(journal::encode(&transition)) };
-        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await?;
-        {
-            let mut standing = contract.standing.lock();
-            standing.state = state;
-            standing.transitions.push(transition);
-        }
-        if status == Status::Closed {
-            self.open.write().remove(&id);
-        }
-        Ok(())
     }
 
     /// Every agreement, the newest last.
@@ -285,6 +306,9 @@ impl Agreements {
             side: side(provides),
             used,
             price: terms.pricing.price(&used, &overage).unwrap_or_default(),
+            wanted: standing.wanted(&terms, now).cloned(),
+            untold: standing.untold == Some(Untold::Taken) && standing.closing.is_none(),
+            closing: standing.closing.clone(),
             bundle: Bundle {
                 agreement: standing.signed.clone().into(),
                 transitions: standing.transitions.clone(),
@@ -295,7 +319,7 @@ impl Agreements {
         }
     }
 
-    /// What this owner, as the provider, has undertaken about an agent and isn't closed; for the node that it moves to.
+    /// What this owner, as the provider, has undertaken about an agent, the books of which aren't closed; for the node that it moves to.
     pub(crate) async fn undertakings(&self, agent: &AgentId) -> Result<Vec<Undertaking>, Problem> {
         let about: Vec<_> = self.open.read().values().filter(|contract| self.provides(contract, agent)).cloned().collect();
         let mut undertakings = Vec::new();
@@ -304,7 +328,8 @@ impl Agreements {
             let standing = contract.standing.lock();
             let (agreement, transitions) = (standing.signed.clone().into(), standing.transitions.clone());
             let countersigned = standing.receipt.clone().map(Into::into);
-            undertakings.push(Undertaking { agreement, transitions, usage, countersigned, last: None });
+            let untold = standing.untold.is_some();
+            undertakings.push(Undertaking { agreement, transitions, usage, countersigned, last: None, untold });
         }
         Ok(undertakings)
     }
@@ -332,14 +357,16 @@ impl Agreements {
         let record = |kind, value: Vec<u8>| RecordWrite { kind, id: id.to_string(), value: Some(value) };
         let countersigned = undertaking.countersigned.iter().map(|receipt| record(Kind::Receipt, journal::encode(receipt)));
         let last = undertaking.last.iter().map(|last| record(Kind::Charged, last.to_vec()));
-        std::iter::once(agreement).chain(transitions).chain(countersigned).chain(last).collect()
+        let untold = if undertaking.untold { Untold::Taken.record(&id) } else { Untold::over(&id) };
+        std::iter::once(agreement).chain(transitions).chain(countersigned).chain(last).chain([untold]).collect()
     }
 
     /// Takes an agreement from the store, where it came with an agent.
     pub(crate) async fn reopen(&self, sealed: &Sealed<Agreement>) -> Result<(), Problem> {
         let contract = self.restore(&journal::encode(sealed)).await?;
-        if contract.status(Timestamp::now()) != Status::Closed {
+        if contract.closing().is_none() {
             self.open.write().insert(contract.id, contract);
+            self.ends.notify_one();
         }
         Ok(())
     }
@@ -353,12 +380,6 @@ impl Agreements {
         let standing = contract.standing.lock();
         let terms = standing.signed.document();
         terms.provider == self.owner && terms.agent == *agent
-    }
-
-    /// Forgets those whose time is over; the store still has them.
-    pub(crate) fn sweep(&self) {
-        let now = Timestamp::now();
-        self.open.write().retain(|_, contract| contract.status(now) != Status::Closed);
     }
 }
 

@@ -226,8 +226,9 @@ impl Node {
 
     /// A new neighbour: what it knows is taken over, and it is shown this node's trace.
     pub(super) fn on_connected(&self, peer: NodeId) {
-        // It may be a provider that was away.
+        // It may be a provider that was away, or a consumer.
         self.agreements.unsettled.notify_one();
+        self.tell_again(Some(peer));
         self.in_background(move |node| async move {
             node.pull(peer).await;
             node.seek_cosignature(peer).await;

@@ -81,6 +81,9 @@ impl Node {
             Some(id) => Some(self.agreements.get(&id).await?),
             None => self.agreements.covering(&agent, &invocation.method, Timestamp::now()),
         };
+        if let Some(contract) = &contract {
+            contract.check_wanted()?;
+        }
         let home = self.home_of(&agent, contract.as_deref()).await?;
         // On another node of its own an owner needs no agreement.
         let own = contract.is_none() && self.require_ours(home).await.is_ok();

@@ -41,7 +41,7 @@ impl mesh::Handler for Inbound {
             }
             Request::Propose(sealed) => node.answer_proposal(from, &caller, sealed).await.map(Response::Agreement),
             Request::Accept(sealed) => node.take_acceptance(from, &caller, sealed).await.map(|()| Response::Done),
-            Request::Transition(sealed) => node.take_transition(from, &caller, sealed).await.map(|()| Response::Done),
+            Request::Transition(sealed) => node.take_transition(from, &caller, sealed).await,
             Request::Execute(execute) => node.serve(from, &caller, execute, deadline).await.map(Box::new).map(Response::Executed),
             Request::Acknowledge(acknowledge) => {
                 node.answer_acknowledgement(from, *acknowledge).await.map(Box::new).map(Response::Standing)

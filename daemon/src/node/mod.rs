@@ -11,7 +11,8 @@
 //! outside      what calls reach: the web, other agents
 //! agents       who lives here                         plugins      what they run
 //! agreements   what is owed, and metered              directory    who offers what
-//! settle       receipts that both parties have signed, and statements
+//! negotiate    how agreements come about            steps        how they move on
+//! settle       receipts that both parties have signed, and statements            closing   how agreements end
 //! custody      what nodes of one owner hold for one another        moving       agents that change their home
 //! ```
 
@@ -21,6 +22,7 @@ pub(crate) mod api_keys;
 mod authority;
 mod bans;
 mod begin;
+mod closing;
 mod custody;
 pub(crate) mod directory;
 pub(crate) mod discover;
@@ -45,6 +47,7 @@ mod search;
 mod settle;
 mod sharing;
 mod snapshots;
+mod steps;
 mod templates;
 mod tiles;
 pub(crate) mod trace_log;
@@ -122,6 +125,7 @@ pub(crate) struct Parts {
     pub(crate) pricing: protocol::agreement::Pricing,
     pub(crate) limits: protocol::api::Limits,
     pub(crate) max_unacknowledged: u64,
+    pub(crate) closing_grace: SignedDuration,
     pub(crate) share: Share,
     /// How often a webhook's delivery is tried.
     pub(crate) webhook_attempts: u32,
@@ -240,7 +244,7 @@ impl Node {
                 mesh_id.clone(),
                 (parts.allowed, Revoked::open(journal.clone()).await?),
             ),
-            agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner, parts.max_unacknowledged).await?,
+            agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner, (parts.max_unacknowledged, parts.closing_grace)).await?,
             directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),
             witness: Witness::open(journal.clone()).await?,
@@ -338,7 +342,6 @@ impl Node {
             }
             self.reconcile().await;
             self.directory.sweep();
-            self.agreements.sweep();
             if let Err(error) = self.journal.store().forget(protocol::Timestamp::now().as_second()).await {
                 tracing::warn!(%error, "can't forget old answers");
             }

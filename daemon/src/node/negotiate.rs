@@ -1,4 +1,4 @@
-//! How two nodes come to an agreement, and move it on together.
+//! How two nodes come to an agreement. How they move it on together: `steps.rs`.
 //!
 //! ```text
 //! consumer                                  provider
@@ -6,29 +6,26 @@
 //!    <──────────────────────────────────────────────────────────────────────────┤
 //!                                            policy: ask     -> kept, as it is ─┘
 //!    <────────────── Accept ──────────────── operator: agreement accept
-//! either party: suspend, resume, close ────> Transition, signed, applied by both
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use agreement::{policy::Decision, template};
 use protocol::{
-    AgreementId, Code, Did, Expect, Header, NodeId, Problem, Signed, Timestamp,
+    AgreementId, Code, Did, NodeId, Problem, Signed, Timestamp,
     advert::Service,
-    agreement::{Agreement, Reason, Status, Transition, open_active},
+    agreement::{Agreement, Status, open_active},
     api::{AgreementState, Propose},
     document::Sealed,
     wire::{Request, Response},
 };
 
-use super::{Caller, Node, agents::not_here, agreements::Contract, inbound::now};
+use super::{Caller, Node, agents::not_here, inbound::now};
 
 /// The longest payload of a proposal, in base64; terms with a hundred methods take a third.
 const MAX_PROPOSAL: usize = 16 * 1024;
 /// How long the other party is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// A signed transition is taken by the other party for this long; it may be offline for a while.
-const TRANSITION_VALIDITY: protocol::SignedDuration = protocol::SignedDuration::from_hours(10 * 366 * 24);
 
 impl Node {
     /// Proposes terms to the provider of an agent.
@@ -70,7 +67,7 @@ impl Node {
         )?;
         let signed = Signed::sign_by(terms, &self.owner_key).await?;
         let answer = self.offer(&caller.request_id, offer.node, &signed).await?;
-        let contract = self.agreements.keep(caller, answer).await?;
+        let contract = self.agreements.keep(caller, answer, false).await?;
         Ok(self.agreements.show(&contract))
     }
 
@@ -122,7 +119,7 @@ impl Node {
             }
         };
         let consumer = signed.document().consumer;
-        let contract = self.agreements.keep(&caller(consumer), signed).await?;
+        let contract = self.agreements.keep(&caller(consumer), signed, false).await?;
         Ok(contract.signed().into())
     }
 
@@ -139,8 +136,8 @@ impl Node {
                 format!("agreement {id} is {}, not proposed", contract.status(Timestamp::now())),
             ));
         }
-        let contract = self.agreements.keep(caller, contract.signed().countersign_by(&self.owner_key).await?).await?;
-        self.tell(terms.consumer_node, Request::Accept(contract.signed().into()), caller);
+        let contract = self.agreements.keep(caller, contract.signed().countersign_by(&self.owner_key).await?, true).await?;
+        self.tell_soon(vec![contract.clone()], &caller.request_id);
         Ok(self.agreements.show(&contract))
     }
 
@@ -154,12 +151,12 @@ impl Node {
         let signed = open_active(sealed, now(&self.mesh_id))?;
         let terms = signed.document();
         let proposed = self.agreements.get(&terms.id).await?;
-        if terms.provider_node != from || proposed.signed().envelope().payload != signed.envelope().payload {
+        if !self.speaks_for_provider(from, terms) || proposed.signed().envelope().payload != signed.envelope().payload {
             return Err(Problem::new(Code::AgreementScope, "this is not the acceptance of what was proposed"));
         }
         let provider = terms.provider;
-        if proposed.status(Timestamp::now()) == Status::Proposed {
-            self.agreements.keep(&caller(provider), signed).await?;
+        if proposed.state().status == Status::Proposed {
+            self.agreements.keep(&caller(provider), signed, false).await?;
         }
         Ok(())
     }
@@ -172,92 +169,9 @@ impl Node {
             && contract.status(Timestamp::now()) == Status::Proposed
             && let Ok(answer) = self.offer(&caller.request_id, terms.provider_node, &contract.signed()).await
         {
-            contract = self.agreements.keep(caller, answer).await?;
+            contract = self.agreements.keep(caller, answer, false).await?;
         }
         self.with_receipts(&contract, self.agreements.show(&contract)).await
-    }
-
-    /// This node's owner moves an agreement on, and the other party is told.
-    pub(crate) async fn transition(
-        &self,
-        caller: &Caller,
-        id: &AgreementId,
-        to: Status,
-        reason: Option<Reason>,
-        note: Option<String>,
-    ) -> Result<AgreementState, Problem> {
-        let contract = self.agreements.get(id).await?;
-        let terms = contract.terms();
-        self.require_at_home(&terms)?;
-        let state = contract.state();
-        let transition = Transition {
-            header: Header::new::<Transition>(&self.mesh_id, Timestamp::now(), TRANSITION_VALIDITY),
-            agreement: *id,
-            sequence: state.sequence + 1,
-            from: state.effective(&terms, Timestamp::now()),
-            to,
-            reason,
-            note,
-            by: self.owner,
-        };
-        let sealed = Sealed::from(Signed::sign_by(transition, &self.owner_key).await?);
-        self.agreements.apply(caller, &contract, sealed.clone()).await?;
-        let (request, shown) = (Request::Transition(sealed), self.agreements.show(&contract));
-        if terms.provider == self.owner {
-            self.tell(terms.consumer_node, request, caller);
-        } else {
-            let (node, caller) = (self.clone(), caller.clone());
-            self.tasks.spawn(async move {
-                let told = async {
-                    let home = node.home_of(&terms.agent, Some(&contract)).await?;
-                    node.ask_home(home, &terms.agent, request, &caller.request_id, PATIENCE).await?;
-                    // At its end both sides have the same last receipt.
-                    if to == Status::Closed { node.settle_receipts(&contract, &caller.request_id).await.map(|_| ()) } else { Ok(()) }
-                };
-                tokio::select! {
-                    () = node.stopping.cancelled() => {}
-                    answer = told => if let Err(problem) = answer {
-                        tracing::warn!(agreement = %terms.id, %problem, "the provider was not told");
-                    }
-                }
-            });
-        }
-        Ok(shown)
-    }
-
-    /// The other party moves an agreement on.
-    pub(crate) async fn take_transition(
-        &self,
-        from: NodeId,
-        caller: &impl Fn(Did) -> Caller,
-        sealed: Sealed<Transition>,
-    ) -> Result<(), Problem> {
-        let opened = sealed.clone().open(Expect::at(&self.mesh_id, Timestamp::now()))?;
-        let by = opened.document().by;
-        let contract: Arc<Contract> = self.agreements.get(&opened.document().agreement).await?;
-        let terms = contract.terms();
-        let theirs =
-            if terms.provider == self.owner { (terms.consumer, terms.consumer_node) } else { (terms.provider, terms.provider_node) };
-        self.require_at_home(&terms)?;
-        // An agent that has moved to another node of its provider is spoken for from there.
-        let moved = terms.consumer == self.owner && self.owner_of(from) == Some(terms.provider);
-        if by != theirs.0 || (from != theirs.1 && !moved) {
-            return Err(Problem::new(Code::NotAuthorized, "only the other party of an agreement moves it on"));
-        }
-        let closes = opened.document().to == Status::Closed;
-        self.agreements.apply(&caller(by), &contract, sealed).await?;
-        if closes && terms.consumer == self.owner {
-            let (node, caller) = (self.clone(), caller(by));
-            self.tasks.spawn(async move {
-                tokio::select! {
-                    () = node.stopping.cancelled() => {}
-                    settled = node.settle_receipts(&contract, &caller.request_id) => if let Err(problem) = settled {
-                        tracing::warn!(agreement = %terms.id, %problem, "closed without a last settlement");
-                    }
-                }
-            });
-        }
-        Ok(())
     }
 
     /// An agreement about an agent that moved goes on where the agent is.
@@ -266,20 +180,6 @@ impl Node {
             Some((id, there)) if terms.provider == self.owner => Err(there.told(&id.to_string())),
             _ => Ok(()),
         }
-    }
-
-    /// Tells a peer in the background. Whom it doesn't reach learns it when it asks.
-    fn tell(&self, peer: NodeId, request: Request, caller: &Caller) {
-        let (node, request_id) = (self.clone(), caller.request_id.clone());
-        self.tasks.spawn(async move {
-            let told = async { node.mesh()?.request(peer, request, &request_id, PATIENCE).await };
-            tokio::select! {
-                () = node.stopping.cancelled() => {}
-                answer = told => if let Err(problem) = answer {
-                    tracing::warn!(%peer, %problem, "the other party was not told");
-                }
-            }
-        });
     }
 }
 

@@ -153,16 +153,27 @@ impl Node {
             return Err(Problem::new(Code::AgreementScope, format!("agreement {} is not one of these two nodes", terms.id)));
         }
         self.require_at_home(&terms)?;
+        let brought = acknowledge.receipt.as_ref().map(claimed_number).transpose()?.unwrap_or_default();
         if let Some(receipt) = acknowledge.receipt
             && self.take_acknowledgement(&contract, receipt)?
         {
             self.journal.flush().await;
+            if contract.is_closed() {
+                self.agreements.ends.notify_one();
+            }
+        }
+        let missed = contract.missed(acknowledge.transitions, acknowledge.proposed);
+        if missed.is_empty() {
+            self.agreements.told(&contract, acknowledge.transitions).await?;
         }
         let (newest, acknowledged) = (self.newest_receipt(&contract).await?, contract.acknowledged());
+        // Once the books are closed it may bring one that isn't taken any more.
+        let has = acknowledged.max(if contract.closing().is_some() { brought } else { 0 });
         Ok(Standing {
-            receipt: newest.filter(|newest| newest.document().sequence > acknowledged).map(Into::into),
+            receipt: newest.filter(|newest| newest.document().sequence > has).map(Into::into),
             usage: self.journal.store().usage(&terms.id).await?,
             acknowledged,
+            missed,
         })
     }
 
@@ -171,22 +182,36 @@ impl Node {
         let _settling = contract.settling.lock().await;
         let terms = contract.terms();
         for _ in 0..ROUNDS {
+            if let Some(closing) = contract.closing() {
+                let detail = format!("the books of agreement {} are closed, on receipt {}", terms.id, closing.receipt);
+                return Err(Problem::new(Code::Conflict, detail));
+            }
             let receipt = contract.countersigned(&self.owner_key).await?;
             let number = receipt.as_ref().map_or(0, |receipt| receipt.document().sequence);
             // Calls that go wrong from here on say so anew.
-            contract.set_settled(true);
-            let acknowledge = Acknowledge { agreement: terms.id, agent: terms.agent, receipt: receipt.clone().map(Into::into) };
+            let settled = contract.begin_settling();
+            let acknowledge = self.standing_of(contract, receipt.clone().map(Into::into));
             let asked = async {
                 let home = self.home_of(&terms.agent, Some(contract)).await?;
                 self.ask_home(home, &terms.agent, Request::Acknowledge(Box::new(acknowledge)), request_id, PATIENCE).await
             };
-            let (node, response) = asked.await.inspect_err(|_| contract.set_settled(false))?;
-            let Response::Standing(standing) = response else { return Err(strange(node)) };
+            let (node, response) = asked.await?;
+            let Response::Standing(mut standing) = response else { return Err(strange(node)) };
             contract.deliver(standing.acknowledged.min(number));
+            let missed = std::mem::take(&mut standing.missed);
+            if !missed.is_empty() {
+                // The provider hears that it was taken.
+                self.take_missed(node, contract, missed, request_id).await?;
+                continue;
+            }
             let Some(newer) = standing.receipt.clone() else {
                 if let Some(receipt) = receipt {
                     self.journal.keep_newest(receipt_record(&receipt), number);
                     self.journal.flush().await;
+                }
+                settled.done();
+                if contract.is_closed() {
+                    self.agreements.ends.notify_one();
                 }
                 return Ok(*standing);
             };
@@ -197,7 +222,6 @@ impl Node {
                 self.journal.keep_newest(receipt_record(&newer), newer.document().sequence);
             }
         }
-        contract.set_settled(false);
         Err(Problem::new(Code::Overloaded, format!("agreement {} is in use: its receipts never came to an end", terms.id)))
     }
 
@@ -222,6 +246,11 @@ impl Node {
             self.agreements.unsettled.notify_one();
         }
         let settling = idle.into_iter().map(async |contract| {
+            if let Some(wanted) = contract.wanted()
+                && let Err(problem) = self.bring(&contract, &wanted, &request_id()).await
+            {
+                tracing::warn!(agreement = %contract.id(), %problem, "the provider refused what this owner wanted");
+            }
             if let Err(problem) = self.settle_receipts(&contract, &request_id()).await {
                 tracing::debug!(agreement = %contract.id(), %problem, "not settled; once more when its provider comes back");
             }
@@ -249,7 +278,7 @@ impl Node {
     pub(crate) async fn statement(&self, caller: &Caller, id: &AgreementId) -> Result<Signed<Statement>, Problem> {
         let contract = self.agreements.get(id).await?;
         let terms = contract.terms();
-        if terms.consumer == self.owner {
+        if terms.consumer == self.owner && contract.closing().is_none() {
             // As far as the provider can be asked; whoever is gone keeps nobody from stating what he has.
             if let Err(problem) = self.settle_receipts(&contract, &caller.request_id).await {
                 tracing::info!(agreement = %id, %problem, "stated without asking the provider");
@@ -275,6 +304,7 @@ impl Node {
             price: terms.pricing.price(&total, &overage).unwrap_or_default(),
             currency: terms.pricing.currency.clone(),
             acknowledged,
+            closing: state.closing,
         };
         Signed::sign_by(statement, &self.owner_key).await
     }
@@ -323,6 +353,7 @@ impl Node {
             receipt: total.calls,
             acknowledged: asked.as_ref().map_or_else(|| contract.receipt_number(), |(_, acknowledged)| *acknowledged),
             current: asked.is_some(),
+            closing: contract.closing(),
         })
     }
 

@@ -266,6 +266,10 @@ kinds! {
     Charged = 23, "charged";
     /// What is remembered of another node's trace, and what speaks against it.
     Witnessed = 24, "witnessed";
+    /// A step of an agreement that the other party has still to be told of.
+    Untold = 25, "untold";
+    /// How an agreement came to its end.
+    Closing = 26, "closing";
 }
 
 /// How a commit came out.

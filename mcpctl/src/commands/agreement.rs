@@ -24,6 +24,8 @@ use crate::{
     parse,
 };
 
+#[cfg(test)]
+mod fixture;
 mod prose;
 pub(crate) mod statement;
 pub(crate) mod terms;
@@ -249,6 +251,7 @@ fn describe(state: &AgreementState) -> String {
         ("valid", format!("{} to {}", terms.header.issued_at, terms.header.expires_at)),
         ("used", usage(&state.used)),
         ("costs", format!("{} {}", state.price, terms.pricing.currency)),
+        ("waits", prose::waiting(state).unwrap_or_default()),
     ])
 }
 

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Instant};
 
-use agreement::{Meter, Parties, State, authorize, template, templates};
+use agreement::{Meter, Parties, authorize, template, templates};
 use anyhow::{Context as _, Result, ensure};
 use protocol::{
     AgentId, AgreementId, Digest, Expect, Header, Key, MeshId, OperationId, Signed, SignedDuration, Timestamp, Usage,
     agreement::{Agreement, Pricing, Status},
     document::Sealed,
+    lifecycle::State,
     merkle::Hash,
     receipt::{Position, Receipt},
 };

@@ -3,6 +3,7 @@
 mod agreements;
 mod archive;
 mod cancel;
+mod closing;
 mod contract;
 mod crash;
 mod devstack;
@@ -26,6 +27,7 @@ mod revoked;
 mod rogue;
 mod searched;
 mod snapshots;
+mod steps;
 mod swarm;
 mod tampered;
 mod terms;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use protocol::{
     Code, NodeId, Problem,
+    agreement::Status,
     api::{Agent, Executed, Propose},
     grant::Grants,
     manifest::Import,
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tests::{Cluster, Node, Plugin, Publisher, until, value};
 
 use crate::{
-    fixtures::counter,
+    fixtures::{counter, reaches},
     membership::{founder, token},
 };
 
@@ -167,6 +168,31 @@ async fn an_agent_moves_with_all_that_belongs_to_it_while_it_is_called() {
     for node in [&estate.home, &estate.other] {
         node.json(&["trace", "verify"]).await;
     }
+}
+
+/// What the consumer wasn't told goes along, and is told from the new home; from there on that one puts steps in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_go_on_at_the_new_home() {
+    let mut estate = Estate::new().await;
+    let id = estate.agree("40").await;
+    let text = id.to_string();
+    counted(estate.call("count").await);
+    estate.consumer.kill9();
+    estate.home.json(&["agreement", "suspend", &text]).await;
+    move_to(&estate.home, estate.other.id()).await;
+    estate.home.stop().await;
+    let came = estate.other.agreement(id).await.expect("it came along");
+    assert_eq!((came.status, came.untold), (Status::Suspended, true));
+    estate.consumer.restart().await;
+    reaches(&estate.consumer, id, Status::Suspended).await;
+    until("the new home to know", async || estate.other.agreement(id).await.filter(|state| !state.untold)).await;
+    estate.other.json(&["agreement", "resume", &text]).await;
+    reaches(&estate.consumer, id, Status::Active).await;
+    let closed = estate.consumer.json(&["agreement", "close", &text]).await;
+    assert_eq!((&closed["status"], &closed["wanted"]), (&json!("closed"), &json!(null)));
+    let (ours, theirs) = (reaches(&estate.other, id, Status::Closed).await, reaches(&estate.consumer, id, Status::Closed).await);
+    assert_eq!(ours.bundle.transitions.len(), 3);
+    assert!(ours.bundle.transitions.iter().zip(&theirs.bundle.transitions).all(|(one, other)| one.envelope() == other.envelope()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

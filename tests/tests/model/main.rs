@@ -11,10 +11,11 @@ use std::{
     sync::Arc,
 };
 
-use agreement::{Denied, Meter, Parties, Request, Reservation, State, authorize, meter::Stretch, propose, template, templates};
+use agreement::{Denied, Meter, Parties, Request, Reservation, authorize, meter::Stretch, propose, template, templates};
 use protocol::{
     AgentId, AgreementId, Digest, Header, Key, OperationId, SignedDuration, Timestamp, Usage,
     agreement::{Agreement, AtLimit, Limit, Pricing, Quantity, Status, Window},
+    lifecycle::State,
     merkle::leaf_hash,
     receipt::{Position, Receipt},
     template::Template,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use store::{Kind, OVERAGE, RecordWrite};
 use tokio::time::Instant;
 
-use super::{Agreements, Contract};
+use super::{Agreements, Contract, Standing};
 use crate::node::journal;
 
 /// What the newest receipt of an agreement says beside its totals. Each charge writes it in its own commit, so that the
@@ -64,6 +64,27 @@ pub(super) struct Delivered {
     taken: Option<Instant>,
 }
 
+/// A question to the provider that isn't answered yet.
+#[derive(Debug)]
+pub(crate) struct Settling<'a> {
+    contract: Option<&'a Contract>,
+}
+
+impl Settling<'_> {
+    /// Both have the same newest receipt.
+    pub(crate) fn done(mut self) {
+        self.contract = None;
+    }
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        if let Some(contract) = self.contract {
+            contract.set_settled(false);
+        }
+    }
+}
+
 impl Contract {
     /// The newest receipt: of the consumer, the newest that it verified; of the provider, the newest that both signed.
     pub(crate) fn receipt(&self) -> Option<Signed<Receipt>> {
@@ -81,6 +102,9 @@ impl Contract {
     /// It contradicts the one that is here.
     pub(crate) fn take_receipt(&self, receipt: &Signed<Receipt>) -> Result<bool, Problem> {
         let mut standing = self.standing.lock();
+        if standing.frozen {
+            return Ok(false);
+        }
         if let Some(have) = &standing.receipt {
             let beside = receipt.document().check_beside(have.document());
             beside.map_err(|why| Problem::new(Code::ProofFailed, format!("receipts of the provider: {why}")))?;
@@ -123,6 +147,12 @@ impl Contract {
         delivered.number = delivered.number.max(number);
     }
 
+    /// The provider is asked whether it has a newer receipt. Unless it says that it hasn't, it may.
+    pub(crate) fn begin_settling(&self) -> Settling<'_> {
+        self.set_settled(true);
+        Settling { contract: Some(self) }
+    }
+
     /// Whether the provider is known to have no newer receipt.
     pub(crate) fn set_settled(&self, settled: bool) {
         self.standing.lock().delivered.settled = settled;
@@ -130,8 +160,7 @@ impl Contract {
 
     /// Whether, as far as this consumer knows, the provider lacks its signature, or it a receipt.
     pub(crate) fn is_unsettled(&self) -> bool {
-        let standing = self.standing.lock();
-        !standing.delivered.settled || standing.receipt.as_ref().is_some_and(|have| have.document().sequence > standing.delivered.number)
+        is_unsettled(&self.standing.lock())
     }
 
     /// Whether receipts still come.
@@ -153,7 +182,7 @@ impl Contract {
     pub(crate) fn take_countersigned(&self, receipt: &Signed<Receipt>) -> bool {
         let mut standing = self.standing.lock();
         let number = receipt.document().sequence;
-        let newest = number > standing.meter.acknowledged();
+        let newest = number > standing.meter.acknowledged() && !standing.frozen;
         if newest {
             standing.meter.acknowledge(number);
             standing.receipt = Some(receipt.clone());
@@ -162,12 +191,20 @@ impl Contract {
     }
 }
 
+/// See [`Contract::is_unsettled`].
+pub(super) fn is_unsettled(standing: &Standing) -> bool {
+    let Standing { delivered, receipt, .. } = standing;
+    !delivered.settled || receipt.as_ref().is_some_and(|have| have.document().sequence > delivered.number)
+}
+
 impl Agreements {
-    /// Agreements of which this owner, as the consumer, may lack a receipt, or the provider its signature.
+    /// Agreements of which this owner, as the consumer, may lack a receipt, or the provider its signature, or in which the
+    /// provider has to be told what this owner wants.
     pub(crate) fn unsettled(&self) -> Vec<Arc<Contract>> {
         let now = Timestamp::now();
         let ours = |contract: &&Arc<Contract>| {
-            contract.is_consumed_by(self.owner) && contract.status(now) != Status::Proposed && contract.is_unsettled()
+            let settles = contract.status(now) != Status::Proposed && contract.is_unsettled();
+            contract.is_consumed_by(self.owner) && (settles || contract.wanted().is_some())
         };
         self.open.read().values().filter(ours).cloned().collect()
     }

@@ -105,6 +105,7 @@ impl Node {
                         tracing::error!(%problem, "an agreement that came with an agent was left out");
                     }
                 }
+                self.tell_again(None);
                 self.publish_soon();
                 Ok(outline)
             }

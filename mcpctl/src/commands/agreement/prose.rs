@@ -19,9 +19,24 @@ pub(super) fn describe(state: &AgreementState) -> String {
     } else {
         text += &format!(" That costs {} {}.\n", state.price, terms.pricing.currency);
     }
+    if let Some(waiting) = waiting(state) {
+        text += &format!("{waiting}\n");
+    }
+    if let Some(closing) = &state.closing {
+        text += &format!("Its books were closed at {}.\n", super::statement::closed_on(closing, &terms.pricing.currency));
+    }
     let steps =
         state.bundle.transitions.iter().filter_map(|sealed| sealed.clone().open(protocol::Expect::archived(&terms.header.mesh)).ok());
     steps.fold(text, |text, signed| text + &step(terms, signed.document()) + "\n")
+}
+
+/// What the other party has still to be told.
+pub(super) fn waiting(state: &AgreementState) -> Option<String> {
+    if let Some(wanted) = &state.wanted {
+        let calls = if wanted.to == Status::Active { "" } else { " This node makes no more calls under it." };
+        return Some(format!("You want it {}: the provider can't be reached, and is told when it comes back.{calls}", wanted.to));
+    }
+    state.untold.then(|| "The consumer doesn't know of this yet: it is told as soon as it is there.".into())
 }
 
 fn agreed(terms: &Agreement, status: Status) -> String {

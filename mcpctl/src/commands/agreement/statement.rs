@@ -3,17 +3,18 @@
 //! ```text
 //! statement ── signed by the party that states it
 //!   └─ bundle ── verified as any bundle ─> totals, price, and up to where both signed: as stated
+//!        └─ closing ── on the newest receipt of both signatures, after the end
 //! ```
 
 use std::path::PathBuf;
 
 use protocol::{
     AgreementId, Client, Did, Expect, Problem, Signed, Timestamp, Usage,
-    agreement::{Agreement, Bundle},
+    agreement::{Agreement, Bundle, Status},
     api::{AgreementUsage, LimitState},
-    document::Sealed,
+    document::{MAX_SKEW, Sealed},
     error::Code,
-    statement::Statement,
+    statement::{Closing, Statement},
 };
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -58,6 +59,8 @@ pub(crate) struct Verified {
     overage: Usage,
     price: Decimal,
     currency: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closing: Option<Closing>,
     #[serde(flatten)]
     bundle: verify::Verified,
 }
@@ -87,6 +90,11 @@ pub(crate) fn verify(sealed: Sealed<Statement>, now: Timestamp) -> Result<Verifi
     if price.unwrap_or_default() != stated.price || stated.currency != terms.pricing.currency {
         return wrong("says another price than its receipts");
     }
+    if let Some(closing) = &stated.closing
+        && let Err(what) = closes(closing, &then, stated.header.issued_at)
+    {
+        return wrong(what);
+    }
     Ok(Verified {
         stated_by: stated.by,
         stated_at: stated.header.issued_at,
@@ -94,8 +102,39 @@ pub(crate) fn verify(sealed: Sealed<Statement>, now: Timestamp) -> Result<Verifi
         overage,
         price: stated.price,
         currency: stated.currency.clone(),
+        closing: stated.closing.clone(),
         bundle: verify::verify(stated.bundle.clone(), now)?,
     })
+}
+
+/// Whether the documents of a statement come to the end that it states.
+fn closes(closing: &Closing, then: &verify::Verified, stated_at: Timestamp) -> Result<(), &'static str> {
+    let skewed = |time: Timestamp| time.saturating_add(MAX_SKEW).unwrap_or(Timestamp::MAX);
+    if then.status != Status::Closed || skewed(closing.at) < then.closed_at || closing.at > skewed(stated_at) {
+        return Err("says that it closed when it hadn't");
+    }
+    let both = then.by_both.as_ref();
+    let (number, total, overage, price) = both.map(|both| (both.number, both.used, both.overage, both.price)).unwrap_or_default();
+    if (closing.receipt, closing.total, closing.overage, closing.price) != (number, total, overage, price) {
+        return Err("closes on another receipt than the newest of both signatures");
+    }
+    if closing.unacknowledged != then.receipt.as_ref().map_or(0, |newest| newest.number) - number {
+        return Err("counts other calls beyond the receipt that it closed on than its receipts");
+    }
+    Ok(())
+}
+
+/// What an agreement closed on, for a person.
+pub(super) fn closed_on(closing: &Closing, currency: &str) -> String {
+    let Closing { at, receipt, total, price, unacknowledged, .. } = closing;
+    let beyond = match unacknowledged {
+        0 => String::new(),
+        calls => format!("; {calls} calls beyond it were never acknowledged"),
+    };
+    match receipt {
+        0 => format!("{at}, without a receipt that both signed{beyond}"),
+        _ => format!("{at}, on receipt {receipt} of both signatures: {}, {price} {currency}{beyond}", used(total)),
+    }
 }
 
 fn terms(bundle: &Bundle) -> Result<Agreement, Problem> {
@@ -110,6 +149,7 @@ pub(crate) fn describe(found: &Verified) -> String {
         ("total", used(&found.total)),
         ("overage", used(&found.overage)),
         ("price", format!("{} {}", found.price, found.currency)),
+        ("closed", found.closing.as_ref().map_or_else(String::new, |closing| closed_on(closing, &found.currency))),
     ]);
     format!("{head}{}", verify::describe(&found.bundle))
 }
@@ -119,7 +159,11 @@ pub(crate) async fn usage(id: AgreementId, client: &Client, output: Output) -> R
     let usage: AgreementUsage = client.get(&format!("/v1/agreements/{id}/usage")).await?;
     output.show(&usage, |usage| {
         let unsigned = usage.receipt.saturating_sub(usage.acknowledged);
-        let source = if usage.current { "as the provider counts" } else { "as the newest receipt says: the provider could not be asked" };
+        let source = match (&usage.closing, usage.current) {
+            (_, true) => "as the provider counts",
+            (Some(_), false) => "as the last receipt says",
+            (None, false) => "as the newest receipt says: the provider could not be asked",
+        };
         let head = fields([
             ("agreement", usage.id.to_string()),
             ("status", usage.status.to_string()),
@@ -131,6 +175,7 @@ pub(crate) async fn usage(id: AgreementId, client: &Client, output: Output) -> R
                 "receipts",
                 format!("{}, of which both signed up to number {} ({unsigned} unacknowledged)", usage.receipt, usage.acknowledged),
             ),
+            ("closed", usage.closing.as_ref().map_or_else(String::new, |closing| closed_on(closing, &usage.currency))),
         ]);
         usage.limits.iter().fold(head, |text, limit| format!("{text}  {}\n", describe_limit(limit)))
     })

@@ -13,6 +13,7 @@ use protocol::{
     document::{self, Sealed},
     envelope::Envelope,
     error::Code,
+    lifecycle::{self, State},
     receipt::Receipt,
 };
 use rust_decimal::Decimal;
@@ -37,7 +38,13 @@ pub(crate) struct Verified {
     issued_at: Timestamp,
     expires_at: Timestamp,
     transitions: Vec<Transition>,
-    receipt: Option<Stated>,
+    /// When it was closed by a party, or ends by itself.
+    #[serde(skip)]
+    pub(super) closed_at: Timestamp,
+    /// What the provider signed last.
+    pub(super) receipt: Option<Stated>,
+    /// What both signed last, which may be the same.
+    pub(super) by_both: Option<Stated>,
     /// The number of the newest receipt that both signed.
     pub(super) acknowledged: u64,
 }
@@ -50,17 +57,17 @@ impl Verified {
     }
 }
 
-/// What the provider stated last.
+/// What a receipt states.
 #[derive(Debug, Serialize)]
-struct Stated {
+pub(super) struct Stated {
     signed_by: Vec<Did>,
-    number: u64,
+    pub(super) number: u64,
     at: Timestamp,
     operation: OperationId,
-    used: Usage,
-    overage: Usage,
-    price: Decimal,
-    currency: String,
+    pub(super) used: Usage,
+    pub(super) overage: Usage,
+    pub(super) price: Decimal,
+    pub(super) currency: String,
     trace: protocol::receipt::Position,
 }
 
@@ -70,25 +77,26 @@ pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem
     let expect = Expect::archived(&mesh);
     let signed = open_active(bundle.agreement, expect)?;
     let terms = signed.document().clone();
-    let mut progress = Progress { status: Status::Active, reason: None, by: None };
+    let mut state = State::of(&signed).map_err(Problem::from)?;
     let mut transitions = Vec::with_capacity(bundle.transitions.len());
     for (number, sealed) in (1u64..).zip(bundle.transitions) {
         let transition = sealed.open(expect)?;
-        let of = |problem: String| Problem::new(Code::IllegalTransition, format!("transition {number} of {}: {problem}", terms.id));
-        transition.require(transition.document().by)?;
-        progress.apply(&terms, number, transition.document()).map_err(of)?;
+        // Judged by the time that it claims, as its parties did.
+        state.apply(&terms, &transition, transition.document().header.issued_at).map_err(|error| {
+            let code = if let lifecycle::Error::Document(_) = error { error.code() } else { Code::IllegalTransition };
+            Problem::new(code, format!("transition {number} of {}: {error}", terms.id))
+        })?;
         transitions.push(transition.document().clone());
     }
-    let (receipt, acknowledged) = receipts((bundle.receipt, bundle.countersigned), &terms, expect)?;
-    if progress.status != Status::Closed && now >= terms.header.expires_at {
-        progress = Progress { status: Status::Closed, reason: Some(Reason::Expired), by: None };
-    }
+    let (receipt, by_both) = receipts((bundle.receipt, bundle.countersigned), &terms, expect)?;
+    let closed = transitions.last().filter(|last: &&Transition| last.to == Status::Closed);
     Ok(Verified {
         verified: true,
         id: terms.id,
         mesh: mesh.clone(),
-        status: progress.status,
-        reason: progress.reason,
+        status: state.effective(&terms, now),
+        reason: state.reason(&terms, now),
+        closed_at: closed.map_or(terms.header.expires_at, |last| last.header.issued_at),
         provider: terms.provider,
         consumer: terms.consumer,
         signers: signed.signers().to_vec(),
@@ -98,8 +106,9 @@ pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem
         expires_at: terms.header.expires_at,
         methods: terms.methods,
         transitions,
+        acknowledged: by_both.as_ref().map_or(0, |stated| stated.number),
         receipt,
-        acknowledged,
+        by_both,
     })
 }
 
@@ -120,55 +129,6 @@ pub(crate) fn mesh(envelope: &Envelope) -> Result<MeshId, Problem> {
     Ok(outline.header.mesh)
 }
 
-/// Where the agreement stands while its transitions are replayed.
-#[derive(Debug)]
-struct Progress {
-    status: Status,
-    reason: Option<Reason>,
-    by: Option<Did>,
-}
-
-impl Progress {
-    /// Takes the next step, if this party may make it. Active terms are signed by both, so no step leads back to proposed.
-    fn apply(&mut self, terms: &Agreement, number: u64, step: &Transition) -> Result<(), String> {
-        if step.agreement != terms.id {
-            return Err(format!("is of {}", step.agreement));
-        }
-        if step.by != terms.provider && step.by != terms.consumer {
-            return Err(format!("{} is not a party", step.by));
-        }
-        if step.sequence != number {
-            return Err(format!("is numbered {}", step.sequence));
-        }
-        // Terms that were a proposal when they were closed can be signed by both as well: the two crossed.
-        let declined = number == 1 && step.from == Status::Proposed && step.to == Status::Closed;
-        if step.from != self.status && !declined {
-            return Err(format!("starts from {}, but the agreement was {}", step.from, self.status));
-        }
-        let legal = match (step.from, step.to) {
-            (Status::Active, Status::Suspended) => true,
-            // Only who suspended may resume.
-            (Status::Suspended, Status::Active) => self.by == Some(step.by),
-            (Status::Closed, Status::Closed) => false,
-            // What is active can't be declined any more.
-            (from, Status::Closed) => step.reason != Some(Reason::Rejected) || (from == Status::Proposed && step.by == terms.provider),
-            _ => false,
-        };
-        if !legal {
-            return Err(format!("{} may not take it from {} to {}", step.by, step.from, step.to));
-        }
-        if (step.to == Status::Closed) != step.reason.is_some() {
-            return Err("a reason belongs to closing, and to nothing else".into());
-        }
-        let at = step.header.issued_at;
-        if at < terms.header.expires_at && step.reason == Some(Reason::Expired) {
-            return Err(format!("expired at {at}, before its end"));
-        }
-        *self = Self { status: step.to, reason: step.reason, by: Some(step.by) };
-        Ok(())
-    }
-}
-
 /// Opens a receipt and holds it against the terms it claims to be under.
 fn receipt(sealed: Sealed<Receipt>, terms: &Agreement, expect: Expect<'_>) -> Result<Signed<Receipt>, Problem> {
     let signed: Signed<Receipt> = sealed.open(expect)?;
@@ -184,7 +144,7 @@ fn receipts(
     bundle: (Option<Sealed<Receipt>>, Option<Sealed<Receipt>>),
     terms: &Agreement,
     expect: Expect<'_>,
-) -> Result<(Option<Stated>, u64), Problem> {
+) -> Result<(Option<Stated>, Option<Stated>), Problem> {
     let open = |sealed: Option<Sealed<Receipt>>| sealed.map(|sealed| receipt(sealed, terms, expect)).transpose();
     let (newest, countersigned) = (open(bundle.0)?, open(bundle.1)?);
     if let Some(countersigned) = &countersigned {
@@ -197,8 +157,8 @@ fn receipts(
         }
     }
     let both = |signed: &&Signed<Receipt>| signed.require(terms.consumer).is_ok();
-    let acknowledged = newest.iter().chain(&countersigned).filter(both).map(|signed| signed.document().sequence).max();
-    Ok((newest.as_ref().map(Stated::of), acknowledged.unwrap_or_default()))
+    let by_both = newest.iter().chain(&countersigned).filter(both).max_by_key(|signed| signed.document().sequence);
+    Ok((newest.as_ref().map(Stated::of), by_both.map(Stated::of)))
 }
 
 impl Stated {
@@ -244,9 +204,23 @@ pub(crate) fn describe(found: &Verified) -> String {
                 format!("number {}, {} at {}, signed by {}", stated.number, stated.operation, stated.at, signers.join(" and "))
             }),
         ),
-        ("by both", if found.acknowledged == 0 { "nothing yet".into() } else { format!("up to number {}", found.acknowledged) }),
+        ("by both", by_both(found)),
     ]);
     steps.iter().fold(text, |text, step| format!("{text}  {step}\n"))
+}
+
+/// Up to where both have signed, and what that comes to where the provider has stated more since.
+fn by_both(found: &Verified) -> String {
+    let Some(both) = &found.by_both else { return "nothing yet".into() };
+    let up_to = format!("up to number {}", both.number);
+    match found.receipt.as_ref().filter(|newest| newest.number > both.number) {
+        None => up_to,
+        Some(newest) => {
+            let beyond = newest.number - both.number;
+            let Stated { used, price, currency, .. } = both;
+            format!("{up_to} ({}, {price} {currency}); {beyond} calls beyond it by the provider alone", usage(used))
+        }
+    }
 }
 
 #[cfg(test)]

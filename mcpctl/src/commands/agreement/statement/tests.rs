@@ -1,104 +1,16 @@
 //! A statement verifies as a whole, and nothing in it can be changed: not by a stranger, and not by the party that signs it.
 
-use jiff::SignedDuration;
-use protocol::{
-    AgentId, Digest, Header, Key, OperationId,
-    agreement::{AtLimit, Limit, PerCall, Pricing, Quantity, Reason, Status, Transition, Window},
-    document::Document,
-    receipt::{Position, Receipt},
-};
+use protocol::{Key, agreement::Reason, document::Document, receipt::Receipt};
 use serde_json::{Value, json};
 
 use super::*;
-
-struct Case {
-    provider: Key,
-    consumer: Key,
-    terms: Agreement,
-}
-
-fn now() -> Timestamp {
-    "2030-01-01T00:00:00Z".parse().expect("time")
-}
-
-fn header<D: Document>() -> Header {
-    Header::new::<D>(&"test".parse().expect("mesh"), now(), SignedDuration::from_hours(24))
-}
-
-fn case() -> Case {
-    let (provider, consumer) = (Key::from_seed(&[1; 32]), Key::from_seed(&[2; 32]));
-    let pricing = Pricing {
-        currency: "EUR".into(),
-        per_call: Decimal::new(1, 2),
-        overage_per_call: Some(Decimal::new(3, 2)),
-        overage_percent: Some(50),
-        ..Pricing::free()
-    };
-    let terms = Agreement {
-        header: header::<Agreement>(),
-        id: AgreementId::new(),
-        provider: provider.did(),
-        provider_node: Key::from_seed(&[3; 32]).node_id(),
-        consumer: consumer.did(),
-        consumer_node: Key::from_seed(&[4; 32]).node_id(),
-        agent: AgentId::new(),
-        methods: vec!["search".into()],
-        template: "standard".into(),
-        limits: vec![Limit { quantity: Quantity::Calls, window: Window::Total, max: 10 }],
-        per_call: PerCall { fuel: 1, wall_ms: 1, result_bytes: 1 },
-        pricing,
-        at_limit: AtLimit::Overage,
-    };
-    Case { provider, consumer, terms }
-}
-
-fn calls(calls: u64) -> Usage {
-    Usage { calls, ..Usage::default() }
-}
+use crate::commands::agreement::fixture::{self, Case, calls, case, header, now};
 
 impl Case {
-    /// The receipt of so many calls.
-    fn receipt(&self, number: u64) -> Receipt {
-        let (total, overage) = (calls(number), calls(number.saturating_sub(10)));
-        Receipt {
-            header: header::<Receipt>(),
-            agreement: self.terms.id,
-            provider: self.provider.did(),
-            operation: OperationId::new(),
-            agent: self.terms.agent,
-            method: "search".into(),
-            params: Digest::sha256(b"{}"),
-            result: Digest::sha256(b"[]"),
-            usage: calls(1),
-            sequence: number,
-            total,
-            overage,
-            price: self.terms.pricing.price(&total, &overage).expect("a price"),
-            currency: "EUR".into(),
-            trace: Position { log: self.terms.provider_node, index: 11, leaf: [0; 32] },
-        }
-    }
-
-    fn closing(&self) -> Transition {
-        Transition {
-            header: header::<Transition>(),
-            agreement: self.terms.id,
-            sequence: 1,
-            from: Status::Active,
-            to: Status::Closed,
-            reason: Some(Reason::Completed),
-            note: None,
-            by: self.consumer.did(),
-        }
-    }
-
-    fn bundle(&self) -> Bundle {
-        Bundle {
-            agreement: Signed::sign(self.terms.clone(), &[&self.consumer, &self.provider]).into(),
-            transitions: vec![Signed::sign(self.closing(), &[&self.consumer]).into()],
-            receipt: Some(Signed::sign(self.receipt(12), &[&self.provider]).into()),
-            countersigned: Some(Signed::sign(self.receipt(11), &[&self.provider, &self.consumer]).into()),
-        }
+    /// On the newest receipt of both.
+    fn closing(&self) -> Closing {
+        let Receipt { sequence, total, overage, price, .. } = self.receipt(11);
+        Closing { at: now(), receipt: sequence, total, overage, price, unacknowledged: 1 }
     }
 
     fn statement(&self) -> Statement {
@@ -115,10 +27,10 @@ impl Case {
             price: newest.price,
             currency: "EUR".into(),
             acknowledged: 11,
+            closing: Some(self.closing()),
         }
     }
 }
-
 fn signed(statement: Statement, key: &Key) -> Sealed<Statement> {
     Signed::sign(statement, &[key]).into()
 }
@@ -163,10 +75,11 @@ fn a_statement_verifies_with_all_that_is_in_it() {
     assert_eq!((found.total.calls, found.overage.calls, found.price, found.bundle.acknowledged), (12, 2, Decimal::new(16, 2), 11));
     let text = describe(&found);
     assert!(text.contains("0.16 EUR") && text.contains("closed (completed)") && text.contains("up to number 11"), "{text}");
+    assert!(text.contains("on receipt 11 of both signatures") && text.contains("1 calls beyond it by the provider alone"), "{text}");
     // The other side's, with what both signed as the newest.
     let both: Sealed<Receipt> = Signed::sign(case.receipt(12), &[&case.provider, &case.consumer]).into();
     let bundle = Bundle { receipt: Some(both), countersigned: None, ..case.bundle() };
-    let theirs = Statement { by: case.consumer.did(), bundle, acknowledged: 12, ..case.statement() };
+    let theirs = Statement { by: case.consumer.did(), bundle, acknowledged: 12, closing: None, ..case.statement() };
     assert_eq!(verify(signed(theirs, &case.consumer), now()).expect("verifies").bundle.acknowledged, 12);
 }
 
@@ -222,7 +135,7 @@ fn what_is_left_out_or_swapped_shows() {
         change(&mut statement);
         verify(signed(statement, key), now()).expect_err("refused").code
     };
-    let (other, stranger) = (self::case(), Key::from_seed(&[9; 32]));
+    let (other, stranger) = (fixture::case(), Key::from_seed(&[9; 32]));
     assert_eq!(refused(&|_| (), &case.consumer), Code::Unsigned);
     assert_eq!(refused(&|statement| statement.by = stranger.did(), &stranger), Code::ProofFailed);
     assert_eq!(refused(&|statement| statement.bundle = other.bundle(), &case.provider), Code::ProofFailed);
@@ -234,6 +147,31 @@ fn what_is_left_out_or_swapped_shows() {
     assert_eq!(refused(&|statement| statement.bundle.countersigned = newest.clone(), &case.provider), Code::Unsigned);
     let earlier: Sealed<Receipt> = Signed::sign(case.receipt(3), &[&case.provider]).into();
     assert_eq!(refused(&|statement| statement.bundle.receipt = Some(earlier.clone()), &case.provider), Code::ProofFailed);
+}
+
+/// It closes on the newest receipt of both signatures, once it is closed, and on nothing else.
+#[test]
+fn a_closing_follows_from_what_was_signed() {
+    let case = case();
+    let refused = |change: &dyn Fn(&mut Statement)| {
+        let mut statement = case.statement();
+        change(&mut statement);
+        verify(signed(statement, &case.provider), now()).is_err()
+    };
+    let with = |closing: Closing| refused(&|statement| statement.closing = Some(closing.clone()));
+    let honest = case.closing();
+    assert!(!with(honest.clone()));
+    let newest = case.receipt(12);
+    assert!(with(Closing { receipt: 12, total: newest.total, overage: newest.overage, price: newest.price, ..honest.clone() }));
+    assert!(with(Closing { receipt: 0, ..honest.clone() }) && with(Closing { unacknowledged: 0, ..honest.clone() }));
+    let moved = |seconds| now().checked_add(jiff::SignedDuration::from_secs(seconds)).expect("a time");
+    assert!(with(Closing { at: moved(-61), ..honest.clone() }) && with(Closing { at: moved(61), ..honest.clone() }));
+    assert!(!with(Closing { at: moved(-60), ..honest }), "clocks differ");
+    // While it is open there is none.
+    assert!(refused(&|statement| {
+        statement.bundle.transitions.clear();
+        (statement.status, statement.reason) = (Status::Active, None);
+    }));
 }
 
 /// What a provider can't state, though it signs it: other numbers, prices, or overage than the terms and the limits make.

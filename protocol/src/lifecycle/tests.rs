@@ -1,15 +1,59 @@
 use jiff::SignedDuration;
 use proptest::prelude::*;
-use protocol::{AgreementId, Code, Header, Key};
 
 use super::*;
-use crate::fixture::{after, consumer, now, provider, stranger, terms};
+use crate::{
+    agreement::{AtLimit, PerCall, Pricing},
+    document::Header,
+    error::Code,
+    id::{AgentId, AgreementId},
+    key::Key,
+};
 
 const DAY: i64 = 86_400;
+
+fn provider() -> Key {
+    Key::from_seed(&[1; 32])
+}
+
+fn consumer() -> Key {
+    Key::from_seed(&[2; 32])
+}
+
+fn stranger() -> Key {
+    Key::from_seed(&[3; 32])
+}
+
+fn now() -> Timestamp {
+    "2030-06-01T23:50:00Z".parse().expect("a time")
+}
+
+fn after(seconds: i64) -> Timestamp {
+    now().checked_add(SignedDuration::from_secs(seconds)).expect("within time")
+}
+
+/// Terms of a day.
+fn terms() -> Agreement {
+    Agreement {
+        header: Header::new::<Agreement>(&"test".parse().expect("a mesh id"), now(), SignedDuration::from_secs(DAY)),
+        id: AgreementId::new(),
+        provider: provider().did(),
+        provider_node: Key::from_seed(&[4; 32]).node_id(),
+        consumer: consumer().did(),
+        consumer_node: Key::from_seed(&[5; 32]).node_id(),
+        agent: AgentId::new(),
+        methods: Vec::new(),
+        template: "trial".into(),
+        limits: Vec::new(),
+        per_call: PerCall { fuel: 1, wall_ms: 1, result_bytes: 1 },
+        pricing: Pricing::free(),
+        at_limit: AtLimit::Deny,
+    }
+}
 const ALL: [Status; 4] = [Status::Proposed, Status::Active, Status::Suspended, Status::Closed];
 
 fn active() -> (Signed<Agreement>, State) {
-    let signed = Signed::sign(terms("trial", &[]), &[&consumer(), &provider()]);
+    let signed = Signed::sign(terms(), &[&consumer(), &provider()]);
     let state = State::of(&signed).expect("both signed");
     (signed, state)
 }
@@ -43,7 +87,7 @@ fn the_machine_has_six_steps() {
 
 #[test]
 fn signatures_make_terms_proposed_then_active() {
-    let draft = terms("trial", &[]);
+    let draft = terms();
     let by_provider = Signed::sign(draft.clone(), &[&provider()]);
     assert_eq!(State::of(&by_provider).expect_err("the consumer proposes").code(), Code::Unsigned);
     let proposed = Signed::sign(draft, &[&consumer()]);

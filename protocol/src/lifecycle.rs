@@ -15,16 +15,19 @@
 //! Transitions are numbered, so that of two that cross one is refused as [`Error::Sequence`]. So that the same one wins
 //! on both sides, the provider's node puts them in order: the consumer applies its own when the provider has taken it.
 
-use protocol::{
-    Did, Signed, Timestamp,
-    agreement::{Agreement, MAX_NOTE, Reason, Status, Transition},
-};
-use serde::{Deserialize, Serialize};
+mod error;
 
-use crate::Error;
+use jiff::Timestamp;
+
+pub use self::error::Error;
+use crate::{
+    agreement::{Agreement, MAX_NOTE, Reason, Status, Transition},
+    document::Signed,
+    key::Did,
+};
 
 /// Where an agreement stands after its last transition. What counts at a given time is [`State::effective`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     /// Its status.
     pub status: Status,
@@ -101,7 +104,16 @@ impl State {
     /// # Errors
     /// Says whether the transition is of another agreement, out of turn, illegal, or not this party's to make.
     pub fn apply(&mut self, terms: &Agreement, signed: &Signed<Transition>, now: Timestamp) -> Result<(), Error> {
-        let transition = signed.document();
+        signed.require(signed.document().by)?;
+        *self = self.after(terms, signed.document(), now)?;
+        Ok(())
+    }
+
+    /// Where a transition would lead, whoever signs it.
+    ///
+    /// # Errors
+    /// As [`Self::apply`], but for the signature.
+    pub fn after(&self, terms: &Agreement, transition: &Transition, now: Timestamp) -> Result<Self, Error> {
         let (agreement, by, to) = (terms.id, transition.by, transition.to);
         if transition.agreement != agreement {
             return Err(Error::OtherAgreement { expected: agreement, found: transition.agreement });
@@ -109,7 +121,6 @@ impl State {
         if by != terms.provider && by != terms.consumer {
             return Err(Error::NotAParty { agreement, by });
         }
-        signed.require(by)?;
         let expected = self.sequence.saturating_add(1);
         if transition.sequence != expected {
             return Err(Error::Sequence { agreement, expected, found: transition.sequence });
@@ -118,8 +129,7 @@ impl State {
             return Err(Error::Stale { expected: self.status, found: transition.from });
         }
         self.permit(terms, transition, now)?;
-        *self = Self { status: to, sequence: transition.sequence, reason: transition.reason, by: Some(by) };
-        Ok(())
+        Ok(Self { status: to, sequence: transition.sequence, reason: transition.reason, by: Some(by) })
     }
 
     /// Whether this step is legal, for this party, at this time.
