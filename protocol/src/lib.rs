@@ -46,6 +46,7 @@ pub mod receipt;
 pub mod signer;
 pub mod snapshot;
 pub mod statement;
+pub mod succession;
 pub mod template;
 pub mod token;
 pub mod tree;

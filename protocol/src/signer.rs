@@ -3,6 +3,7 @@
 use std::{fmt, pin::Pin};
 
 use crate::{
+    envelope::Envelope,
     error::Problem,
     key::{Did, Key},
 };
@@ -14,6 +15,16 @@ pub type Signing<'a> = Pin<Box<dyn Future<Output = Result<[u8; 64], Problem>> + 
 pub trait Signer: fmt::Debug + Send + Sync {
     /// In whose name.
     fn did(&self) -> Did;
+
+    /// By which key: another one than the principal's first, where that was succeeded.
+    fn key(&self) -> Did {
+        self.did()
+    }
+
+    /// The successions from the principal's first key to this one.
+    fn lineage(&self) -> &[Envelope] {
+        &[]
+    }
 
     /// Signs `message` (Ed25519, RFC 8032).
     ///

@@ -28,6 +28,7 @@ pub(crate) mod inbound;
 mod join;
 pub(crate) mod journal;
 mod lifecycle;
+mod lineages;
 pub(crate) mod logs;
 mod moving;
 pub(crate) mod negotiate;
@@ -70,6 +71,7 @@ use self::{
     authority::{AuthorityKeys, Books},
     directory::Directory,
     journal::Journal,
+    lineages::Lineages,
     plugins::Plugins,
     revoked::Revoked,
     templates::Templates,
@@ -86,6 +88,8 @@ const MAX_FETCHES: usize = 16;
 const RENEWAL: Duration = Duration::from_secs(60);
 /// Under which name a node remembers how its owner's key was kept.
 const KEPT: &str = "owner_key";
+/// Under which name a node remembers by which key its owner has signed last.
+const SIGNED_BY: &str = "owner_signs_by";
 
 /// For whom, and under which id, something is done.
 #[derive(Debug, Clone)]
@@ -140,6 +144,8 @@ pub(crate) struct Rooms {
     membership: Option<Arc<Membership>>,
     /// Where this node has the key of the mesh's authority.
     books: Option<Books>,
+    /// By which keys owners sign by now.
+    lineages: Lineages,
     credential_validity: SignedDuration,
     /// Where the operator says that this node is; a credential says it otherwise.
     configured_zone: Option<Zone>,
@@ -201,8 +207,10 @@ impl Node {
         // A key of another mesh is an old one: it has no say here.
         let authority = parts.authority.filter(|key| mesh_id.authority() == Some(key.did()));
         let authority = authority.map(|key| AuthorityKeys::open(&parts.directory, key, parts.credential_validity)).transpose()?;
+        let lineages = Lineages::open(journal.clone(), owner, parts.owner_key.follows()).await?;
         let rooms = Rooms {
-            books: authority.map(|keys| Books::new(journal.clone(), keys, node_id, owner, parts.credential_validity)),
+            books: authority.map(|keys| Books::new((journal.clone(), lineages.clone()), keys, node_id, owner, parts.credential_validity)),
+            lineages,
             membership: parts.membership,
             configured_mesh: parts.configured_mesh,
             credential_validity: parts.credential_validity,
@@ -233,7 +241,7 @@ impl Node {
                 (parts.allowed, Revoked::open(journal.clone()).await?),
             ),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner, parts.max_unacknowledged).await?,
-            directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
+            directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), &parts.owner_key),
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),
             witness: Witness::open(journal.clone()).await?,
             api_keys: ApiKeys::new(journal.clone(), owner),
@@ -250,6 +258,7 @@ impl Node {
         let node = Self(Arc::new(rooms));
         node.clear_staged().await?;
         node.note_key().await?;
+        node.note_rotation().await?;
         node.begin_webhooks();
         Ok(node)
     }
@@ -265,6 +274,24 @@ impl Node {
         }
         let record = RecordWrite { kind: Kind::Meta, id: KEPT.into(), value: Some(journal::encode(&action)) };
         let entry = self.journal.append(journal::Note::plain(self.owner, ""), action);
+        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await.map(drop)
+    }
+
+    /// Enters into the trace that the owner signs by another key than before.
+    async fn note_rotation(&self) -> Result<(), Problem> {
+        let before = self.journal.store().record(Kind::Meta, SIGNED_BY).await?;
+        let before: Option<Did> = before.map(|bytes| journal::decode("note of the key that signs", &bytes)).transpose()?;
+        let (from, to) = (before.unwrap_or(self.owner), self.owner_key.key());
+        if from == to {
+            return Ok(());
+        }
+        if self.owner_key.follows().and_then(|lineage| lineage.succeeded(from)).is_none() {
+            let problem = format!("this node's owner has signed by the key {from}, and the one that is here, {to}, doesn't follow it");
+            return Err(Problem::new(Code::InvalidConfig, problem)
+                .hint("put the newer key and owner.lineage back: an older key's signatures are refused"));
+        }
+        let record = RecordWrite { kind: Kind::Meta, id: SIGNED_BY.into(), value: Some(journal::encode(&to)) };
+        let entry = self.journal.append(journal::Note::plain(self.owner, ""), Action::KeyRotated { from, to });
         self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await.map(drop)
     }
 

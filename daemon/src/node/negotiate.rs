@@ -83,7 +83,9 @@ impl Node {
         if answer.envelope().payload != signed.envelope().payload {
             return Err(Problem::new(Code::BadSignature, format!("node {provider} signed other terms than were proposed")));
         }
-        Ok(answer.open(now(&self.mesh_id))?)
+        let answer = answer.open(now(&self.mesh_id))?;
+        self.lineages.hear(&answer, &[answer.document().provider])?;
+        Ok(answer)
     }
 
     /// Decides on a peer's proposal by this node's policy. The same proposal again gets the same answer.
@@ -96,6 +98,7 @@ impl Node {
         let signed = sealed.open(now(&self.mesh_id))?;
         let terms = signed.document();
         signed.require(terms.consumer)?;
+        self.lineages.check(&signed)?;
         if terms.provider != self.owner || terms.provider_node != self.node_id || terms.consumer_node != from {
             return Err(Problem::new(Code::AgreementScope, "these terms name other parties than the two nodes that talk"));
         }
@@ -123,6 +126,7 @@ impl Node {
         };
         let consumer = signed.document().consumer;
         let contract = self.agreements.keep(&caller(consumer), signed).await?;
+        self.lineages.hear(&contract.signed(), &[consumer])?;
         Ok(contract.signed().into())
     }
 
@@ -157,6 +161,7 @@ impl Node {
         if terms.provider_node != from || proposed.signed().envelope().payload != signed.envelope().payload {
             return Err(Problem::new(Code::AgreementScope, "this is not the acceptance of what was proposed"));
         }
+        self.lineages.hear(&signed, &[terms.provider])?;
         let provider = terms.provider;
         if proposed.status(Timestamp::now()) == Status::Proposed {
             self.agreements.keep(&caller(provider), signed).await?;
@@ -244,6 +249,7 @@ impl Node {
         if by != theirs.0 || (from != theirs.1 && !moved) {
             return Err(Problem::new(Code::NotAuthorized, "only the other party of an agreement moves it on"));
         }
+        self.lineages.hear(&opened, &[by])?;
         let closes = opened.document().to == Status::Closed;
         self.agreements.apply(&caller(by), &contract, sealed).await?;
         if closes && terms.consumer == self.owner {

@@ -264,6 +264,8 @@ kinds! {
     Charged = 23, "charged";
     /// What is remembered of another node's trace, and what speaks against it.
     Witnessed = 24, "witnessed";
+    /// By which keys another owner has followed its first one.
+    Lineage = 29, "lineage";
 }
 
 /// How a commit came out.

@@ -22,6 +22,7 @@ mod proofs;
 mod receipts;
 mod revoked;
 mod rogue;
+mod rotation;
 mod snapshots;
 mod swarm;
 mod tampered;

@@ -14,6 +14,7 @@ use protocol::{
     envelope::Envelope,
     error::Code,
     receipt::Receipt,
+    succession::{Known, Step},
 };
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ pub(crate) struct Verified {
     receipt: Option<Stated>,
     /// The number of the newest receipt that both signed.
     pub(super) acknowledged: u64,
+    /// By which keys the parties went on, as these documents say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    successions: Vec<Step>,
 }
 
 impl Verified {
@@ -66,20 +70,35 @@ struct Stated {
 
 /// Verifies everything in `bundle`; `now` only tells whether the agreement's time is over.
 pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem> {
+    verify_knowing(bundle, now, &mut Known::default())
+}
+
+/// The same beside documents from which some lineages are `known`, and learns those of the bundle.
+pub(super) fn verify_knowing(bundle: Bundle, now: Timestamp, known: &mut Known) -> Result<Verified, Problem> {
     let mesh = mesh(bundle.agreement.envelope())?;
     let expect = Expect::archived(&mesh);
     let signed = open_active(bundle.agreement, expect)?;
+    known.hear(&signed)?;
     let terms = signed.document().clone();
+    let mut steps = Vec::with_capacity(bundle.transitions.len());
     let mut progress = Progress { status: Status::Active, reason: None, by: None };
     let mut transitions = Vec::with_capacity(bundle.transitions.len());
     for (number, sealed) in (1u64..).zip(bundle.transitions) {
         let transition = sealed.open(expect)?;
         let of = |problem: String| Problem::new(Code::IllegalTransition, format!("transition {number} of {}: {problem}", terms.id));
         transition.require(transition.document().by)?;
+        known.hear(&transition)?;
         progress.apply(&terms, number, transition.document()).map_err(of)?;
         transitions.push(transition.document().clone());
+        steps.push(transition);
     }
-    let (receipt, acknowledged) = receipts((bundle.receipt, bundle.countersigned), &terms, expect)?;
+    let opened = receipts((bundle.receipt, bundle.countersigned), &terms, expect)?;
+    opened.iter().flatten().try_for_each(|receipt| known.hear(receipt))?;
+    // Each of them before all that they say together: which keys were succeeded, and when.
+    known.check(&signed)?;
+    steps.iter().try_for_each(|step| known.check(step))?;
+    opened.iter().flatten().try_for_each(|receipt| known.check(receipt))?;
+    let (receipt, acknowledged) = stated(&opened, &terms);
     if progress.status != Status::Closed && now >= terms.header.expires_at {
         progress = Progress { status: Status::Closed, reason: Some(Reason::Expired), by: None };
     }
@@ -100,6 +119,7 @@ pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem
         transitions,
         receipt,
         acknowledged,
+        successions: known.iter().flat_map(|lineage| lineage.steps()).copied().collect(),
     })
 }
 
@@ -184,7 +204,7 @@ fn receipts(
     bundle: (Option<Sealed<Receipt>>, Option<Sealed<Receipt>>),
     terms: &Agreement,
     expect: Expect<'_>,
-) -> Result<(Option<Stated>, u64), Problem> {
+) -> Result<[Option<Signed<Receipt>>; 2], Problem> {
     let open = |sealed: Option<Sealed<Receipt>>| sealed.map(|sealed| receipt(sealed, terms, expect)).transpose();
     let (newest, countersigned) = (open(bundle.0)?, open(bundle.1)?);
     if let Some(countersigned) = &countersigned {
@@ -196,9 +216,14 @@ fn receipts(
             return Err(wrong("the one that both signed is newer than the newest".into()));
         }
     }
+    Ok([newest, countersigned])
+}
+
+/// What the newest one says, and up to which number both have signed.
+fn stated([newest, countersigned]: &[Option<Signed<Receipt>>; 2], terms: &Agreement) -> (Option<Stated>, u64) {
     let both = |signed: &&Signed<Receipt>| signed.require(terms.consumer).is_ok();
-    let acknowledged = newest.iter().chain(&countersigned).filter(both).map(|signed| signed.document().sequence).max();
-    Ok((newest.as_ref().map(Stated::of), acknowledged.unwrap_or_default()))
+    let acknowledged = newest.iter().chain(countersigned).filter(both).map(|signed| signed.document().sequence).max();
+    (newest.as_ref().map(Stated::of), acknowledged.unwrap_or_default())
 }
 
 impl Stated {
@@ -246,7 +271,8 @@ pub(crate) fn describe(found: &Verified) -> String {
         ),
         ("by both", if found.acknowledged == 0 { "nothing yet".into() } else { format!("up to number {}", found.acknowledged) }),
     ]);
-    steps.iter().fold(text, |text, step| format!("{text}  {step}\n"))
+    let keys = found.successions.iter().map(|Step { from, to, at }| format!("the key {from} was succeeded by {to} at {at}"));
+    steps.into_iter().chain(keys).fold(text, |text, step| format!("{text}  {step}\n"))
 }
 
 #[cfg(test)]
