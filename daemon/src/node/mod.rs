@@ -282,13 +282,16 @@ impl Node {
         let before = self.journal.store().record(Kind::Meta, SIGNED_BY).await?;
         let before: Option<Did> = before.map(|bytes| journal::decode("note of the key that signs", &bytes)).transpose()?;
         let (from, to) = (before.unwrap_or(self.owner), self.owner_key.key());
+        let follows = self.owner_key.follows().is_some_and(|lineage| from == to || lineage.succeeded(from).is_some());
+        // Who has signed by a second key once is another owner without the lineage, and refused with an older key.
+        if before.is_some() && !follows {
+            let problem = format!("this node's owner has signed by {from}, which the key that is here doesn't follow: {to}");
+            let problem = if from == to { format!("owner.lineage is missing, by which {to} is this node's owner") } else { problem };
+            return Err(Problem::new(Code::InvalidConfig, problem)
+                .hint("put owner.lineage and the newest key back: what an older one signs is refused"));
+        }
         if from == to {
             return Ok(());
-        }
-        if self.owner_key.follows().and_then(|lineage| lineage.succeeded(from)).is_none() {
-            let problem = format!("this node's owner has signed by the key {from}, and the one that is here, {to}, doesn't follow it");
-            return Err(Problem::new(Code::InvalidConfig, problem)
-                .hint("put the newer key and owner.lineage back: an older key's signatures are refused"));
         }
         let record = RecordWrite { kind: Kind::Meta, id: SIGNED_BY.into(), value: Some(journal::encode(&to)) };
         let entry = self.journal.append(journal::Note::plain(self.owner, ""), Action::KeyRotated { from, to });

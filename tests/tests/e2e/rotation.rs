@@ -198,13 +198,13 @@ async fn a_key_is_succeeded_wherever_it_is() {
     let expected: Vec<_> = keys.windows(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
     assert_eq!(traced(&node).await, expected);
 
-    // An older key that comes back from a backup doesn't start: what it signs would be refused.
+    // Without the lineage it would be another owner.
     node.stop().await;
     fs::remove_file(directory.join("owner.lineage")).expect("there");
     let mut mcpd = node.command();
     mcpd.arg("--set").arg(format!("owner.passphrase_file={}", text(&right)));
     let refused = run(mcpd).await.exits(2);
-    assert!(refused.stderr.contains("doesn't follow it") && refused.stderr.contains("hint: "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("owner.lineage is missing") && refused.stderr.contains("hint: "), "{}", refused.stderr);
 }
 
 /// A rotation that ended between its steps, as its files say.
@@ -226,6 +226,12 @@ async fn a_rotation_that_was_cut_short_leaves_a_node_that_starts() {
     assert_eq!(traced(&node).await, []);
     let shown = rotated(&mut node, &[]).await;
     assert_eq!((&shown["did"], shown["lineage"].as_array().map(Vec::len)), (&owner, Some(1)), "{shown}");
+
+    // Now it is done: the older key doesn't come back from a backup, as others would refuse what it signs.
+    node.stop().await;
+    fs::copy(&before, node.directory().join("owner.key")).expect("a backup");
+    let refused = run(node.command()).await.exits(2);
+    assert!(refused.stderr.contains("doesn't follow") && refused.stderr.contains("hint: "), "{}", refused.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
