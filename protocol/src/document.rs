@@ -9,7 +9,6 @@ use crate::{
     id::MeshId,
     key::{Did, Key},
     signer::Signer,
-    succession::Lineage,
 };
 
 /// How far another party's clock may run ahead of ours.
@@ -236,8 +235,7 @@ impl<D: Document> Signed<D> {
         if !self.signers.contains(&signer.did()) {
             self.envelope.countersign_by(signer).await?;
             self.signers.push(signer.did());
-            let lineage = Lineage::open(signer.lineage()).map_err(|error| Problem::from(Error::from(envelope::Error::from(error))))?;
-            self.signatories.push(Signatory { principal: signer.did(), key: signer.key(), lineage });
+            self.signatories.push(Signatory { principal: signer.did(), key: signer.key(), lineage: signer.lineage().cloned() });
         }
         Ok(self)
     }

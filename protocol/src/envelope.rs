@@ -99,7 +99,8 @@ impl Envelope {
     pub(crate) async fn countersign_by(&mut self, signer: &dyn Signer) -> Result<(), Problem> {
         let payload = self.decode().map_err(|error| Problem::from(crate::document::Error::from(error)))?;
         let sig = signer.sign(&pre_authentication_encoding(&self.payload_type, &payload)).await?;
-        self.signatures.push(Signature { keyid: signer.key(), sig: STANDARD.encode(sig), lineage: signer.lineage().to_vec() });
+        let lineage = signer.lineage().map(|lineage| lineage.proofs().to_vec()).unwrap_or_default();
+        self.signatures.push(Signature { keyid: signer.key(), sig: STANDARD.encode(sig), lineage });
         Ok(())
     }
 

@@ -3,9 +3,9 @@
 use std::{fmt, pin::Pin};
 
 use crate::{
-    envelope::Envelope,
     error::Problem,
     key::{Did, Key},
+    succession::Lineage,
 };
 
 /// A signature that is on its way.
@@ -22,8 +22,8 @@ pub trait Signer: fmt::Debug + Send + Sync {
     }
 
     /// The successions from the principal's first key to this one.
-    fn lineage(&self) -> &[Envelope] {
-        &[]
+    fn lineage(&self) -> Option<&Lineage> {
+        None
     }
 
     /// Signs `message` (Ed25519, RFC 8032).

@@ -60,7 +60,7 @@ pub(crate) struct Directory {
 impl Directory {
     pub(crate) fn new(mesh: MeshId, key: Key, owner: &dyn protocol::Signer) -> Self {
         let (changes, _) = watch::channel(0);
-        let (owner, lineage) = (owner.did(), owner.lineage().to_vec());
+        let (owner, lineage) = (owner.did(), owner.lineage().map(|lineage| lineage.proofs().to_vec()).unwrap_or_default());
         Self { mesh, key, owner, lineage, own: RwLock::default(), known: RwLock::default(), withdrawn: RwLock::default(), changes }
     }
 

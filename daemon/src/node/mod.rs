@@ -56,7 +56,7 @@ use std::{
 use agreement::policy::Policy;
 use kernel::Kernel;
 use mesh::{Keys, Membership, Mesh, Papers};
-use protocol::{Code, Did, Key, MeshId, NodeId, Problem, SignedDuration, api::KeyKept, credential::Zone, entry::Action};
+use protocol::{Code, Did, Key, MeshId, NodeId, Problem, SignedDuration, Signer as _, api::KeyKept, credential::Zone, entry::Action};
 use store::{Blobs, Commit, Kind, RecordWrite, Store};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -207,7 +207,7 @@ impl Node {
         // A key of another mesh is an old one: it has no say here.
         let authority = parts.authority.filter(|key| mesh_id.authority() == Some(key.did()));
         let authority = authority.map(|key| AuthorityKeys::open(&parts.directory, key, parts.credential_validity)).transpose()?;
-        let lineages = Lineages::open(journal.clone(), owner, parts.owner_key.follows()).await?;
+        let lineages = Lineages::open(journal.clone(), owner, parts.owner_key.lineage()).await?;
         let rooms = Rooms {
             books: authority.map(|keys| Books::new((journal.clone(), lineages.clone()), keys, node_id, owner, parts.credential_validity)),
             lineages,
@@ -282,7 +282,7 @@ impl Node {
         let before = self.journal.store().record(Kind::Meta, SIGNED_BY).await?;
         let before: Option<Did> = before.map(|bytes| journal::decode("note of the key that signs", &bytes)).transpose()?;
         let (from, to) = (before.unwrap_or(self.owner), self.owner_key.key());
-        let follows = self.owner_key.follows().is_some_and(|lineage| from == to || lineage.succeeded(from).is_some());
+        let follows = self.owner_key.lineage().is_some_and(|lineage| from == to || lineage.succeeded(from).is_some());
         // Who has signed by a second key once is another owner without the lineage, and refused with an older key.
         if before.is_some() && !follows {
             let problem = format!("this node's owner has signed by {from}, which the key that is here doesn't follow: {to}");

@@ -18,7 +18,7 @@ mod uri;
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use protocol::{
-    Code, Did, Envelope, Key, Problem, Signer,
+    Code, Did, Key, Problem, Signer,
     api::{self, KeyKept},
     passphrase::is_encrypted,
     signer::Signing,
@@ -140,11 +140,6 @@ impl OwnerKey {
         self.0.lineage.as_ref().map_or_else(|| self.key(), Lineage::root)
     }
 
-    /// How the key follows the owner's first one, if it isn't that.
-    pub(crate) fn follows(&self) -> Option<&Lineage> {
-        self.0.lineage.as_ref()
-    }
-
     /// The key that signs.
     pub(crate) fn key(&self) -> Did {
         match &self.0.held {
@@ -202,8 +197,8 @@ impl Signer for OwnerKey {
         self.key()
     }
 
-    fn lineage(&self) -> &[Envelope] {
-        self.0.lineage.as_ref().map(Lineage::proofs).unwrap_or_default()
+    fn lineage(&self) -> Option<&Lineage> {
+        self.0.lineage.as_ref()
     }
 
     fn sign<'a>(&'a self, message: &'a [u8]) -> Signing<'a> {

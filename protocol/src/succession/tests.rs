@@ -17,8 +17,8 @@ impl Signer for Heir {
         self.key.did()
     }
 
-    fn lineage(&self) -> &[Envelope] {
-        self.lineage.proofs()
+    fn lineage(&self) -> Option<&Lineage> {
+        Some(&self.lineage)
     }
 
     fn sign<'a>(&'a self, message: &'a [u8]) -> Signing<'a> {

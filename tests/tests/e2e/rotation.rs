@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use protocol::{
-    Code, Did, Envelope, Expect, Header, Key, Problem, Signed, SignedDuration, Signer, Timestamp,
+    Code, Did, Expect, Header, Key, Problem, Signed, SignedDuration, Signer, Timestamp,
     agreement::{Agreement, Status, Transition},
     signer::Signing,
     succession::Lineage,
@@ -60,6 +60,8 @@ async fn an_agreement_goes_on_under_both_parties_new_keys() {
     let theirs = rotated(&mut provider, &["--keep-old", text(&kept)]).await;
     assert_eq!(theirs["did"], json!(state.terms.provider));
     assert_eq!(json!(Key::from_pem(&fs::read_to_string(&kept).expect("kept")).expect("a key").did()), theirs["did"]);
+    let heard = format!("key={}", theirs["key"].as_str().expect("text"));
+    until("the consumer to hear of it by the provider's advert", async || consumer.log().contains(&heard).then_some(())).await;
     let (number, key) = call(&consumer).await;
     assert_eq!(json!(key), theirs["key"], "by the new key");
     assert_eq!(traced(&provider).await, [(theirs["did"].clone(), theirs["key"].clone())]);
@@ -123,8 +125,8 @@ impl Signer for Heir {
         self.key.did()
     }
 
-    fn lineage(&self) -> &[Envelope] {
-        self.lineage.proofs()
+    fn lineage(&self) -> Option<&Lineage> {
+        Some(&self.lineage)
     }
 
     fn sign<'a>(&'a self, message: &'a [u8]) -> Signing<'a> {
