@@ -5,6 +5,7 @@
 //! node.key    transport identity, PKCS#8 PEM, 0600
 //! owner.key   the principal that owns the node and signs its agreements and receipts, 0600; may be encrypted
 //! owner.token     where that key is instead, if it is in a token
+//! owner.lineage   by which successions that key follows the owner's first one, if it was rotated
 //! authority.key   the key of the mesh's authority, where this node founded the mesh, 0600
 //! ca.pem          the key and certificate of the mesh's TLS authority, at the same place, 0600
 //! credential.json revocations.json join.token   this node's place in its mesh (mesh::Papers)

@@ -7,6 +7,7 @@ use crate::{
     credential::Zone,
     digest::Digest,
     document::{Document, Header},
+    envelope::Envelope,
     id::AgentId,
     key::{Did, NodeId},
 };
@@ -101,6 +102,9 @@ pub struct Advert {
     pub load: u8,
     /// Where to reach the node: dialable multiaddrs.
     pub addresses: Vec<String>,
+    /// The successions from the owner's first key to the one that it signs by now, where that is another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lineage: Vec<Envelope>,
     /// What it offers.
     pub services: Vec<Service>,
 }

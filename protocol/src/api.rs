@@ -382,10 +382,15 @@ impl KeyKept {
 /// `GET /v1/keys/owner`: the key that signs agreements, transitions, receipts and snapshots.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OwnerKey {
-    /// The owner, named by the public key.
+    /// The owner, named by the first key.
     pub did: Did,
-    /// The public key: PEM, SubjectPublicKeyInfo.
+    /// The key that signs by now.
+    pub key: Did,
+    /// That key's public half: PEM, SubjectPublicKeyInfo.
     pub public_key: String,
+    /// By which successions it follows the first key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lineage: Vec<crate::succession::Step>,
     /// How the private key is kept.
     pub kept: KeyKept,
     /// Where: a file's path, or a token's `pkcs11:` URI.

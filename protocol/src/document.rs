@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
-    envelope::{self, Envelope},
+    envelope::{self, Envelope, Signatory},
     error::{Code, Problem},
     id::MeshId,
     key::{Did, Key},
@@ -148,6 +148,16 @@ pub enum Error {
         /// The missing party.
         missing: Did,
     },
+    /// A key signed that wasn't its owner's any more.
+    #[error("the {kind} is signed by {key}, which was succeeded by another key at {at}")]
+    Succeeded {
+        /// The type.
+        kind: &'static str,
+        /// The old key.
+        key: Did,
+        /// Since when.
+        at: Timestamp,
+    },
 }
 
 impl Error {
@@ -157,7 +167,7 @@ impl Error {
             Self::Envelope(envelope::Error::Unsigned) | Self::NotSignedBy { .. } => Code::Unsigned,
             Self::Envelope(envelope::Error::TooLarge) => Code::TooLarge,
             Self::Envelope(envelope::Error::Encoding(_)) | Self::Type { .. } | Self::Malformed { .. } => Code::MalformedDocument,
-            Self::Envelope(envelope::Error::Signature(_)) => Code::BadSignature,
+            Self::Envelope(envelope::Error::Signature(_) | envelope::Error::Lineage(_)) | Self::Succeeded { .. } => Code::BadSignature,
             Self::Version { .. } => Code::UnknownVersion,
             Self::Mesh { .. } => Code::ForeignMesh,
             Self::Expired { .. } => Code::Expired,
@@ -170,6 +180,7 @@ impl Error {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Signed<D> {
     envelope: Envelope,
+    signatories: Vec<Signatory>,
     signers: Vec<Did>,
     document: D,
 }
@@ -179,7 +190,8 @@ impl<D: Document> Signed<D> {
     pub fn sign(document: D, keys: &[&Key]) -> Self {
         let payload = serde_json::to_vec(&document).expect("our documents have text keys and finite numbers");
         let envelope = Envelope::sign(&D::payload_type(), &payload, keys);
-        Self { envelope, signers: keys.iter().map(|key| key.did()).collect(), document }
+        let signatories: Vec<_> = keys.iter().map(|key| bare(key.did())).collect();
+        Self { envelope, signers: envelope::principals(&signatories), signatories, document }
     }
 
     /// Signs a document by a key that may be elsewhere.
@@ -195,13 +207,13 @@ impl<D: Document> Signed<D> {
         if envelope.payload_type != D::payload_type() {
             return Err(Error::Type { expected: D::TYPE, found: envelope.payload_type.chars().take(80).collect() });
         }
-        let (payload, signers) = envelope.verify()?;
+        let (payload, signatories) = envelope.verify_each()?;
         let malformed = |source| Error::Malformed { kind: D::TYPE, source };
         // The header alone first: a later version may have members this program can't read.
         let Outline { header } = serde_json::from_slice(&payload).map_err(malformed)?;
         check::<D>(&header, expect)?;
         let document = serde_json::from_slice(&payload).map_err(malformed)?;
-        Ok(Self { envelope, signers, document })
+        Ok(Self { envelope, signers: envelope::principals(&signatories), signatories, document })
     }
 
     /// Adds a signature over the very same bytes.
@@ -210,6 +222,7 @@ impl<D: Document> Signed<D> {
         if !self.signers.contains(&key.did()) {
             self.envelope.countersign(key).expect("a verified envelope decodes");
             self.signers.push(key.did());
+            self.signatories.push(bare(key.did()));
         }
         self
     }
@@ -222,11 +235,12 @@ impl<D: Document> Signed<D> {
         if !self.signers.contains(&signer.did()) {
             self.envelope.countersign_by(signer).await?;
             self.signers.push(signer.did());
+            self.signatories.push(Signatory { principal: signer.did(), key: signer.key(), lineage: signer.lineage().cloned() });
         }
         Ok(self)
     }
 
-    /// Requires the signature of `party`.
+    /// Requires the signature of `party`, by its first key or by one that follows it.
     pub fn require(&self, party: Did) -> Result<(), Error> {
         if self.signers.contains(&party) { Ok(()) } else { Err(Error::NotSignedBy { kind: D::TYPE, missing: party }) }
     }
@@ -238,9 +252,14 @@ impl<D> Signed<D> {
         &self.document
     }
 
-    /// Those whose signatures verified.
+    /// Those in whose names signatures verified.
     pub fn signers(&self) -> &[Did] {
         &self.signers
+    }
+
+    /// By which keys they signed.
+    pub fn signatories(&self) -> &[Signatory] {
+        &self.signatories
     }
 
     /// The envelope.
@@ -252,6 +271,10 @@ impl<D> Signed<D> {
     pub fn into_envelope(self) -> Envelope {
         self.envelope
     }
+}
+
+fn bare(key: Did) -> Signatory {
+    Signatory { principal: key, key, lineage: None }
 }
 
 /// What every version of every document has.

@@ -203,6 +203,13 @@ pub enum Action {
         /// How the key is kept from now on.
         kept: crate::api::KeyKept,
     },
+    /// The owner signs by another key from now on.
+    KeyRotated {
+        /// The key before.
+        from: Did,
+        /// The key from now on.
+        to: Did,
+    },
     /// An agreement reached a status.
     Agreement {
         /// The status reached.

@@ -10,6 +10,7 @@ use crate::{
     error::Problem,
     key::{Did, Key},
     signer::Signer,
+    succession::{self, Lineage},
 };
 
 /// Parties that may sign one document: two for an agreement, and room for witnesses.
@@ -38,6 +39,20 @@ pub struct Signature {
     pub keyid: Did,
     /// 64 bytes in standard base64.
     pub sig: String,
+    /// The successions by which this key follows the first of the principal's, in whose name it signs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lineage: Vec<Envelope>,
+}
+
+/// Whose signature it is that was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signatory {
+    /// In whose name: the first key of the lineage, or the key itself.
+    pub principal: Did,
+    /// The key that signed.
+    pub key: Did,
+    /// How the key came to be the principal's, if it isn't its first.
+    pub lineage: Option<Lineage>,
 }
 
 /// Why an envelope is refused.
@@ -55,6 +70,9 @@ pub enum Error {
     /// A signature doesn't verify.
     #[error("the signature of {0} does not verify")]
     Signature(Did),
+    /// A key signs in another's name without being its successor.
+    #[error(transparent)]
+    Lineage(#[from] succession::Error),
 }
 
 impl Envelope {
@@ -81,12 +99,19 @@ impl Envelope {
     pub(crate) async fn countersign_by(&mut self, signer: &dyn Signer) -> Result<(), Problem> {
         let payload = self.decode().map_err(|error| Problem::from(crate::document::Error::from(error)))?;
         let sig = signer.sign(&pre_authentication_encoding(&self.payload_type, &payload)).await?;
-        self.signatures.push(Signature { keyid: signer.did(), sig: STANDARD.encode(sig) });
+        let lineage = signer.lineage().map(|lineage| lineage.proofs().to_vec()).unwrap_or_default();
+        self.signatures.push(Signature { keyid: signer.key(), sig: STANDARD.encode(sig), lineage });
         Ok(())
     }
 
     /// Verifies every signature; returns the payload and its signers, without repetition.
     pub fn verify(&self) -> Result<(Vec<u8>, Vec<Did>), Error> {
+        let (payload, signatories) = self.verify_each()?;
+        Ok((payload, principals(&signatories)))
+    }
+
+    /// Verifies every signature; returns the payload and whose each of them is.
+    pub fn verify_each(&self) -> Result<(Vec<u8>, Vec<Signatory>), Error> {
         if self.signatures.is_empty() {
             return Err(Error::Unsigned);
         }
@@ -95,15 +120,23 @@ impl Envelope {
         }
         let payload = self.decode()?;
         let message = pre_authentication_encoding(&self.payload_type, &payload);
-        let mut signers = Vec::with_capacity(self.signatures.len());
-        for signature in &self.signatures {
-            let bytes = STANDARD.decode(&signature.sig).map_err(|_| Error::Encoding("signature"))?;
-            signature.keyid.verify(&message, &bytes).map_err(|_| Error::Signature(signature.keyid))?;
-            if !signers.contains(&signature.keyid) {
-                signers.push(signature.keyid);
-            }
+        // Two parties, each with as long a lineage as there may be: more isn't work that anybody may give others to do.
+        if self.signatures.iter().map(|signature| signature.lineage.len()).sum::<usize>() > 2 * succession::MAX_SUCCESSIONS {
+            return Err(Error::Lineage(succession::Error::TooLarge));
         }
-        Ok((payload, signers))
+        let mut signatories: Vec<Signatory> = Vec::with_capacity(self.signatures.len());
+        for signature in &self.signatures {
+            let key = signature.keyid;
+            let bytes = STANDARD.decode(&signature.sig).map_err(|_| Error::Encoding("signature"))?;
+            key.verify(&message, &bytes).map_err(|_| Error::Signature(key))?;
+            let lineage = Lineage::open(&signature.lineage)?;
+            if lineage.as_ref().is_some_and(|lineage| lineage.newest() != key) {
+                return Err(Error::Lineage(succession::Error::Elsewhere(key)));
+            }
+            let principal = lineage.as_ref().map_or(key, Lineage::root);
+            signatories.push(Signatory { principal, key, lineage });
+        }
+        Ok((payload, signatories))
     }
 
     /// The payload, without verifying anything.
@@ -120,8 +153,19 @@ impl Envelope {
 
     fn push(&mut self, payload: &[u8], key: &Key) {
         let sig = key.sign(&pre_authentication_encoding(&self.payload_type, payload));
-        self.signatures.push(Signature { keyid: key.did(), sig: STANDARD.encode(sig) });
+        self.signatures.push(Signature { keyid: key.did(), sig: STANDARD.encode(sig), lineage: Vec::new() });
     }
+}
+
+/// In whose names they signed, without repetition.
+pub(crate) fn principals(signatories: &[Signatory]) -> Vec<Did> {
+    let mut signers = Vec::with_capacity(signatories.len());
+    for Signatory { principal, .. } in signatories {
+        if !signers.contains(principal) {
+            signers.push(*principal);
+        }
+    }
+    signers
 }
 
 /// `DSSEv1 SP len(type) SP type SP len(payload) SP payload` (DSSE protocol.md, "Signature Definition").

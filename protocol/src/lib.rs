@@ -49,6 +49,7 @@ pub mod receipt;
 pub mod signer;
 pub mod snapshot;
 pub mod statement;
+pub mod succession;
 pub mod template;
 pub mod tile;
 pub mod token;

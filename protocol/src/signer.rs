@@ -5,6 +5,7 @@ use std::{fmt, pin::Pin};
 use crate::{
     error::Problem,
     key::{Did, Key},
+    succession::Lineage,
 };
 
 /// A signature that is on its way.
@@ -14,6 +15,16 @@ pub type Signing<'a> = Pin<Box<dyn Future<Output = Result<[u8; 64], Problem>> + 
 pub trait Signer: fmt::Debug + Send + Sync {
     /// In whose name.
     fn did(&self) -> Did;
+
+    /// By which key: another one than the principal's first, where that was succeeded.
+    fn key(&self) -> Did {
+        self.did()
+    }
+
+    /// The successions from the principal's first key to this one.
+    fn lineage(&self) -> Option<&Lineage> {
+        None
+    }
 
     /// Signs `message` (Ed25519, RFC 8032).
     ///

@@ -252,7 +252,7 @@ impl Keeper {
 
     async fn enrolled(&self, sealed: Sealed<Enrolment>, request_id: &str) -> Result<Signed<Credential>, Problem> {
         let (signed, grant) = Enrolment::verify(sealed, self.membership.mesh(), Timestamp::now())?;
-        self.authority()?.enrol(signed.document(), &grant, request_id).await
+        self.authority()?.enrol(&signed, &grant, request_id).await
     }
 }
 

@@ -36,7 +36,7 @@ const MAX_ADMITTED: usize = 2_048;
 #[async_trait]
 pub trait Authority: Send + Sync {
     /// Makes a node a member. Everything that others can verify has been verified.
-    async fn enrol(&self, enrolment: &Enrolment, grant: &Grant, request_id: &str) -> Result<Signed<Credential>, Problem>;
+    async fn enrol(&self, enrolment: &Signed<Enrolment>, grant: &Grant, request_id: &str) -> Result<Signed<Credential>, Problem>;
 
     /// Prolongs the membership of `node`, if it is in good standing.
     async fn renew(&self, node: NodeId, request_id: &str) -> Result<Signed<Credential>, Problem>;

@@ -208,6 +208,15 @@ impl Agreements {
         }
     }
 
+    /// Whether this is a party of an agreement that isn't closed.
+    pub(crate) fn has_party(&self, party: Did) -> bool {
+        self.open.read().values().any(|contract| {
+            let standing = contract.standing.lock();
+            let terms = standing.signed.document();
+            terms.provider == party || terms.consumer == party
+        })
+    }
+
     /// Whether a node has as many proposals waiting as it may.
     pub(crate) fn is_pressing(&self, consumer: &NodeId, now: Timestamp) -> bool {
         let open = self.open.read();

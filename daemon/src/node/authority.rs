@@ -23,7 +23,10 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 use store::{Append, Commit, Kind, RecordWrite};
 
-use super::journal::{self, Journal, Note};
+use super::{
+    journal::{self, Journal, Note},
+    lineages::Lineages,
+};
 use crate::data_dir::DataDir;
 
 /// Tokens that are valid at once: each is a secret that somebody has to guard.
@@ -48,6 +51,8 @@ struct Inner {
     /// The node that has the key: this one.
     node: NodeId,
     owner: Did,
+    /// By which keys owners sign by now.
+    lineages: Lineages,
     validity: SignedDuration,
     /// Held over reading the books and writing into them.
     writing: tokio::sync::Mutex<()>,
@@ -110,7 +115,13 @@ struct Change<'a> {
 
 impl Books {
     /// The books of the authority whose key is `key`, kept by `node`.
-    pub(crate) fn new(journal: Journal, keys: AuthorityKeys, node: NodeId, owner: Did, validity: SignedDuration) -> Self {
+    pub(crate) fn new(
+        (journal, lineages): (Journal, Lineages),
+        keys: AuthorityKeys,
+        node: NodeId,
+        owner: Did,
+        validity: SignedDuration,
+    ) -> Self {
         let AuthorityKeys { key, certificates } = keys;
         let mesh = MeshId::of(key.did());
         Self(Arc::new(Inner {
@@ -120,6 +131,7 @@ impl Books {
             key,
             node,
             owner,
+            lineages,
             validity: validity.min(MAX_VALIDITY),
             writing: tokio::sync::Mutex::default(),
         }))
@@ -297,7 +309,9 @@ impl Books {
 
 #[async_trait]
 impl mesh::Authority for Books {
-    async fn enrol(&self, enrolment: &Enrolment, grant: &Grant, request_id: &str) -> Result<Signed<Credential>, Problem> {
+    async fn enrol(&self, enrolled: &Signed<Enrolment>, grant: &Grant, request_id: &str) -> Result<Signed<Credential>, Problem> {
+        let enrolment = enrolled.document();
+        self.0.lineages.check(enrolled)?;
         let (node, owner, now) = (enrolment.node, enrolment.owner, Timestamp::now());
         let _writing = self.0.writing.lock().await;
         let unusable = |detail: &str| Problem::new(Code::InvalidToken, format!("the join token can't be used: {detail}"));
@@ -326,6 +340,7 @@ impl mesh::Authority for Books {
         record.token = Some(token.id);
         let issued = Some(record.credential);
         self.write(Change { record: &record, token: Some(&token), issued, principal: owner, request_id }).await?;
+        self.0.lineages.hear(enrolled, &[owner])?;
         tracing::info!(%node, role = %token.role, token = %token.id, "a node is enrolled");
         Ok(signed)
     }

@@ -47,6 +47,8 @@ pub(crate) struct Directory {
     mesh: MeshId,
     key: Key,
     owner: protocol::Did,
+    /// How the owner's key follows its first one.
+    lineage: Vec<protocol::Envelope>,
     own: RwLock<Option<Signed<Advert>>>,
     known: RwLock<HashMap<NodeId, Known>>,
     /// Nodes that withdrew: up to which sequence, and until when an old advert might be offered again.
@@ -56,9 +58,10 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    pub(crate) fn new(mesh: MeshId, key: Key, owner: protocol::Did) -> Self {
+    pub(crate) fn new(mesh: MeshId, key: Key, owner: &dyn protocol::Signer) -> Self {
         let (changes, _) = watch::channel(0);
-        Self { mesh, key, owner, own: RwLock::default(), known: RwLock::default(), withdrawn: RwLock::default(), changes }
+        let (owner, lineage) = (owner.did(), owner.lineage().map(|lineage| lineage.proofs().to_vec()).unwrap_or_default());
+        Self { mesh, key, owner, lineage, own: RwLock::default(), known: RwLock::default(), withdrawn: RwLock::default(), changes }
     }
 
     /// Signs a new advert of these agents; returns it with the capabilities to provide.
@@ -78,7 +81,7 @@ impl Directory {
         let header = Header::new::<Advert>(&self.mesh, now, protocol::SignedDuration::from_secs(TTL_SECONDS));
         let expires_at = header.expires_at;
         let node = self.key.node_id();
-        let advert = Advert { header, node, owner: self.owner, sequence, zone, load, addresses, services };
+        let advert = Advert { header, node, owner: self.owner, sequence, zone, load, addresses, lineage: self.lineage.clone(), services };
         let signed = Signed::sign(advert, &[&self.key]);
         let digest = protocol::Digest::blake3(signed.envelope().payload.as_bytes());
         *self.own.write() = Some(signed);

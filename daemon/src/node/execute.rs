@@ -225,6 +225,7 @@ impl Node {
         let missing = || Problem::new(Code::Unsigned, format!("operation {} came without a receipt", executed.operation));
         let receipt = executed.receipt.clone().ok_or_else(missing)?.open(Expect::at(&self.mesh_id, Timestamp::now()))?;
         receipt.require(terms.provider)?;
+        self.lineages.hear(&receipt, &[terms.provider])?;
         let said = receipt.document();
         let ours = said.operation == executed.operation
             && said.method == method

@@ -41,7 +41,7 @@ impl Node {
         }
         let key = self.directory_on_disk.key("authority.key")?;
         let keys = AuthorityKeys::open(&self.directory_on_disk, key, self.credential_validity)?;
-        let books = Books::new(self.journal.clone(), keys, self.node_id, self.owner, self.credential_validity);
+        let books = Books::new((self.journal.clone(), self.lineages.clone()), keys, self.node_id, self.owner, self.credential_validity);
         let credential = books.found(zone, &caller.request_id).await?;
         let mesh = credential.document().header.mesh.clone();
         self.papers.keep_credential(&credential)?;

@@ -33,6 +33,7 @@ pub(crate) mod inbound;
 mod join;
 pub(crate) mod journal;
 mod lifecycle;
+mod lineages;
 pub(crate) mod logs;
 mod moving;
 pub(crate) mod negotiate;
@@ -64,7 +65,7 @@ use std::{
 use agreement::policy::Policy;
 use kernel::Kernel;
 use mesh::{Keys, Membership, Mesh, Papers};
-use protocol::{Code, Did, Key, MeshId, NodeId, Problem, SignedDuration, api::KeyKept, credential::Zone, entry::Action};
+use protocol::{Code, Did, Key, MeshId, NodeId, Problem, SignedDuration, Signer as _, api::KeyKept, credential::Zone, entry::Action};
 use store::{Blobs, Commit, Kind, RecordWrite, Store};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -79,6 +80,7 @@ use self::{
     authority::{AuthorityKeys, Books},
     directory::Directory,
     journal::Journal,
+    lineages::Lineages,
     plugins::Plugins,
     revoked::Revoked,
     templates::Templates,
@@ -95,6 +97,8 @@ const MAX_FETCHES: usize = 16;
 const RENEWAL: Duration = Duration::from_secs(60);
 /// Under which name a node remembers how its owner's key was kept.
 const KEPT: &str = "owner_key";
+/// Under which name a node remembers by which key its owner has signed last.
+const SIGNED_BY: &str = "owner_signs_by";
 
 /// For whom, and under which id, something is done.
 #[derive(Debug, Clone)]
@@ -152,6 +156,8 @@ pub(crate) struct Rooms {
     membership: Option<Arc<Membership>>,
     /// Where this node has the key of the mesh's authority.
     books: Option<Books>,
+    /// By which keys owners sign by now.
+    lineages: Lineages,
     credential_validity: SignedDuration,
     /// Where the operator says that this node is; a credential says it otherwise.
     configured_zone: Option<Zone>,
@@ -213,8 +219,10 @@ impl Node {
         // A key of another mesh is an old one: it has no say here.
         let authority = parts.authority.filter(|key| mesh_id.authority() == Some(key.did()));
         let authority = authority.map(|key| AuthorityKeys::open(&parts.directory, key, parts.credential_validity)).transpose()?;
+        let lineages = Lineages::open(journal.clone(), owner, parts.owner_key.lineage()).await?;
         let rooms = Rooms {
-            books: authority.map(|keys| Books::new(journal.clone(), keys, node_id, owner, parts.credential_validity)),
+            books: authority.map(|keys| Books::new((journal.clone(), lineages.clone()), keys, node_id, owner, parts.credential_validity)),
+            lineages,
             membership: parts.membership,
             configured_mesh: parts.configured_mesh,
             credential_validity: parts.credential_validity,
@@ -245,7 +253,7 @@ impl Node {
                 (parts.allowed, Revoked::open(journal.clone()).await?),
             ),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner, (parts.max_unacknowledged, parts.closing_grace)).await?,
-            directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), owner),
+            directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), &parts.owner_key),
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),
             witness: Witness::open(journal.clone()).await?,
             api_keys: ApiKeys::new(journal.clone(), owner),
@@ -262,6 +270,7 @@ impl Node {
         let node = Self(Arc::new(rooms));
         node.clear_staged().await?;
         node.note_key().await?;
+        node.note_rotation().await?;
         node.note_start(&parts.settings).await?;
         node.begin_webhooks();
         Ok(node)
@@ -278,6 +287,27 @@ impl Node {
         }
         let record = RecordWrite { kind: Kind::Meta, id: KEPT.into(), value: Some(journal::encode(&action)) };
         let entry = self.journal.append(journal::Note::plain(self.owner, ""), action);
+        self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await.map(drop)
+    }
+
+    /// Enters into the trace that the owner signs by another key than before.
+    async fn note_rotation(&self) -> Result<(), Problem> {
+        let before = self.journal.store().record(Kind::Meta, SIGNED_BY).await?;
+        let before: Option<Did> = before.map(|bytes| journal::decode("note of the key that signs", &bytes)).transpose()?;
+        let (from, to) = (before.unwrap_or(self.owner), self.owner_key.key());
+        let follows = self.owner_key.lineage().is_some_and(|lineage| from == to || lineage.succeeded(from).is_some());
+        // Who has signed by a second key once is another owner without the lineage, and refused with an older key.
+        if before.is_some() && !follows {
+            let problem = format!("this node's owner has signed by {from}, which the key that is here doesn't follow: {to}");
+            let problem = if from == to { format!("owner.lineage is missing, by which {to} is this node's owner") } else { problem };
+            return Err(Problem::new(Code::InvalidConfig, problem)
+                .hint("put owner.lineage and the newest key back: what an older one signs is refused"));
+        }
+        if from == to {
+            return Ok(());
+        }
+        let record = RecordWrite { kind: Kind::Meta, id: SIGNED_BY.into(), value: Some(journal::encode(&to)) };
+        let entry = self.journal.append(journal::Note::plain(self.owner, ""), Action::KeyRotated { from, to });
         self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await.map(drop)
     }
 

@@ -80,7 +80,9 @@ impl Node {
         if answer.envelope().payload != signed.envelope().payload {
             return Err(Problem::new(Code::BadSignature, format!("node {provider} signed other terms than were proposed")));
         }
-        Ok(answer.open(now(&self.mesh_id))?)
+        let answer = answer.open(now(&self.mesh_id))?;
+        self.lineages.hear(&answer, &[answer.document().provider])?;
+        Ok(answer)
     }
 
     /// Decides on a peer's proposal by this node's policy. The same proposal again gets the same answer.
@@ -93,6 +95,7 @@ impl Node {
         let signed = sealed.open(now(&self.mesh_id))?;
         let terms = signed.document();
         signed.require(terms.consumer)?;
+        self.lineages.check(&signed)?;
         if terms.provider != self.owner || terms.provider_node != self.node_id || terms.consumer_node != from {
             return Err(Problem::new(Code::AgreementScope, "these terms name other parties than the two nodes that talk"));
         }
@@ -120,6 +123,7 @@ impl Node {
         };
         let consumer = signed.document().consumer;
         let contract = self.agreements.keep(&caller(consumer), signed, false).await?;
+        self.lineages.hear(&contract.signed(), &[consumer])?;
         Ok(contract.signed().into())
     }
 
@@ -154,6 +158,7 @@ impl Node {
         if !self.speaks_for_provider(from, terms) || proposed.signed().envelope().payload != signed.envelope().payload {
             return Err(Problem::new(Code::AgreementScope, "this is not the acceptance of what was proposed"));
         }
+        self.lineages.hear(&signed, &[terms.provider])?;
         let provider = terms.provider;
         if proposed.state().status == Status::Proposed {
             self.agreements.keep(&caller(provider), signed, false).await?;

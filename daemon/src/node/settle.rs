@@ -126,6 +126,7 @@ impl Node {
         let signed = sealed.open(Expect::archived(&self.mesh_id))?;
         signed.require(terms.provider)?;
         signed.require(terms.consumer)?;
+        self.lineages.hear(&signed, &[terms.consumer])?;
         signed.document().check(&terms).map_err(|why| Problem::new(Code::ProofFailed, format!("the acknowledged receipt {why}")))?;
         if !contract.take_countersigned(&signed) {
             return Ok(false);
@@ -217,6 +218,7 @@ impl Node {
             };
             let newer = newer.open(Expect::at(&self.mesh_id, Timestamp::now()))?;
             newer.require(terms.provider)?;
+            self.lineages.hear(&newer, &[terms.provider])?;
             newer.document().check(&terms).map_err(|why| Problem::new(Code::ProofFailed, format!("the provider's receipt {why}")))?;
             if contract.take_receipt(&newer)? {
                 self.journal.keep_newest(receipt_record(&newer), newer.document().sequence);

@@ -194,12 +194,15 @@ impl Node {
             if signed.envelope().payload != contract.signed().envelope().payload {
                 return Err(Problem::new(Code::AgreementScope, "the provider signed other terms than were proposed"));
             }
+            self.lineages.hear(&signed, &[signed.document().provider])?;
             let caller = Caller { principal: signed.document().provider, request_id: request_id.to_owned() };
             if contract.state().status == Status::Proposed {
                 self.agreements.keep(&caller, signed, false).await?;
             }
         }
         for step in missed.transitions {
+            let opened = step.clone().open(Expect::archived(&self.mesh_id))?;
+            self.lineages.hear(&opened, &[contract.terms().provider])?;
             self.agreements.apply(request_id, contract, step, Order::Taken).await?;
         }
         Ok(())
@@ -222,11 +225,13 @@ impl Node {
             if step.by != terms.consumer || from != terms.consumer_node {
                 return Err(stranger());
             }
+            self.lineages.hear(&opened, &[terms.consumer])?;
             return self.take_asked(&contract, sealed, step, &request_id).await;
         }
         if !self.speaks_for_provider(from, &terms) {
             return Err(stranger());
         }
+        self.lineages.hear(&opened, &[step.by])?;
         let follows = step.sequence == contract.steps() + 1 && step.from == contract.state().status;
         if follows || contract.has_taken(step.sequence, &sealed) {
             self.agreements.apply(&request_id, &contract, sealed.clone(), Order::Taken).await?;

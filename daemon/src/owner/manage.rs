@@ -1,12 +1,18 @@
-//! What is done with the key of a node that doesn't run: made, encrypted, decrypted. `mcpctl key` has the daemon's program do it,
+//! What is done with the key of a node that doesn't run: made, encrypted, decrypted, succeeded by another. `mcpctl key` has the daemon's program do it,
 //! which alone knows data directories and tokens.
 
 use std::path::PathBuf;
 
-use protocol::{Code, Key, Problem, api::OwnerKey as Shown, passphrase::is_encrypted};
+use protocol::{Code, Did, Key, Problem, api::OwnerKey as Shown, passphrase::is_encrypted};
 use zeroize::Zeroizing;
 
-use super::{FILE, OwnerKey, Settings, TOKEN, keep_elsewhere, passphrase, session::Module, token::Token, uri::Uri};
+use super::{
+    FILE, OwnerKey, Settings, TOKEN, keep_elsewhere, passphrase,
+    rotate::{LINEAGE, Rotate, rotate},
+    session::Module,
+    token::Token,
+    uri::Uri,
+};
 use crate::data_dir::DataDir;
 
 /// What is to be done.
@@ -36,6 +42,8 @@ pub(crate) enum Command {
         #[arg(long)]
         passphrase_file: Option<PathBuf>,
     },
+    /// Go on with another key
+    Rotate(Rotate),
 }
 
 /// Does it, in a directory that no node holds.
@@ -68,16 +76,17 @@ pub(crate) fn run(command: Command, directory: &DataDir, settings: &Settings) ->
             directory.replace_secret(FILE, &key.to_pem())?;
             OwnerKey::of(super::Held::Here { key, encrypted: false }, directory.join(FILE).display().to_string())
         }
+        Command::Rotate(how) => rotate(how, directory, settings)?,
     };
+    let key = key.with_lineage(directory)?;
     key.close();
-    let did = key.did();
-    Ok(Shown { did, public_key: did.to_pem(), kept: key.kept(), place: key.0.place.clone(), unavailable: None })
+    Ok(key.shown())
 }
 
 /// What has an owner keeps it.
 fn vacant(directory: &DataDir) -> Result<(), Problem> {
     // A node's first start makes its own key too: what it has kept since is its owner's of then.
-    match [FILE, TOKEN, "node.key"].into_iter().find(|name| directory.join(name).exists()) {
+    match [FILE, TOKEN, LINEAGE, "node.key"].into_iter().find(|name| directory.join(name).exists()) {
         None => Ok(()),
         Some(name) => {
             let problem =
@@ -95,23 +104,34 @@ fn in_file(directory: &DataDir, passphrase: Option<&protocol::Passphrase>) -> Re
 }
 
 fn in_token(directory: &DataDir, text: &str) -> Result<OwnerKey, Problem> {
+    let (uri, made) = make_in_token(text)?;
+    let token = made_token(uri, made)?;
+    keep_elsewhere(directory, &token)?;
+    Ok(OwnerKey::of(super::Held::Token(token), text.to_owned()))
+}
+
+/// Makes a key in a token.
+pub(super) fn make_in_token(text: &str) -> Result<(Uri, Did), Problem> {
     let uri = Uri::parse(text)?;
     if uri.object.is_none() {
         return Err(Problem::new(Code::InvalidConfig, "the URI of a new key names no label for it").hint("add object=LABEL"));
     }
     let made = Module::load(uri.clone())?.generate()?;
-    // As the node will: whoever made a key that can't be found again should hear of it now.
+    Ok((uri, made))
+}
+
+/// Opens a key as the node will: whoever made one that can't be found again should hear of it now.
+pub(super) fn made_token(uri: Uri, made: Did) -> Result<Token, Problem> {
     let token = Token::open(uri)?;
     if token.did() != made {
         token.close();
         return Err(Problem::new(Code::KeyUnavailable, format!("the token was given the key {made}, and has {}", token.did())));
     }
-    keep_elsewhere(directory, &token)?;
-    Ok(OwnerKey::of(super::Held::Token(token), text.to_owned()))
+    Ok(token)
 }
 
 /// The key's file as it is.
-fn present(directory: &DataDir) -> Result<Zeroizing<String>, Problem> {
+pub(super) fn present(directory: &DataDir) -> Result<Zeroizing<String>, Problem> {
     let missing = || {
         let problem = Problem::new(Code::NotFound, format!("there is no {}", directory.join(FILE).display()));
         problem.hint("a node makes it at its first start, 'mcpctl key create --owner' before; a key in a token needs no passphrase")

@@ -10,6 +10,7 @@
 
 mod manage;
 mod passphrase;
+mod rotate;
 mod session;
 mod token;
 mod uri;
@@ -21,6 +22,7 @@ use protocol::{
     api::{self, KeyKept},
     passphrase::is_encrypted,
     signer::Signing,
+    succession::Lineage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +57,8 @@ pub(crate) struct OwnerKey(Arc<Kept>);
 struct Kept {
     held: Held,
     place: String,
+    /// How it follows the owner's first key, if it isn't that.
+    lineage: Option<Lineage>,
 }
 
 enum Held {
@@ -76,11 +80,13 @@ impl OwnerKey {
     /// `invalid_config`: the passphrase or the PIN is missing or wrong, or the key isn't the one of before;
     /// `key_unavailable`: the token isn't there.
     pub(crate) fn open(directory: &DataDir, settings: &Settings) -> Result<Self, Problem> {
+        rotate::finish(directory)?;
         let known = elsewhere(directory)?;
-        match settings.pkcs11.as_deref().or(known.as_ref().map(|known| known.pkcs11.as_str())) {
+        let opened = match settings.pkcs11.as_deref().or(known.as_ref().map(|known| known.pkcs11.as_str())) {
             Some(uri) => Self::in_token(directory, uri, known.as_ref()),
             None => Self::in_file(directory, settings),
-        }
+        };
+        opened?.with_lineage(directory)
     }
 
     fn in_token(directory: &DataDir, uri: &str, known: Option<&Elsewhere>) -> Result<Self, Problem> {
@@ -126,11 +132,16 @@ impl OwnerKey {
     }
 
     fn of(held: Held, place: String) -> Self {
-        Self(Arc::new(Kept { held, place }))
+        Self(Arc::new(Kept { held, place, lineage: None }))
     }
 
-    /// The owner.
+    /// The owner, named by the first key.
     pub(crate) fn did(&self) -> Did {
+        self.0.lineage.as_ref().map_or_else(|| self.key(), Lineage::root)
+    }
+
+    /// The key that signs.
+    pub(crate) fn key(&self) -> Did {
         match &self.0.held {
             Held::Here { key, .. } => key.did(),
             Held::Token(token) => token.did(),
@@ -167,13 +178,27 @@ impl OwnerKey {
     /// What there is to say of it.
     pub(crate) async fn show(&self) -> api::OwnerKey {
         let unavailable = self.ready().await.err().map(|problem| problem.detail);
-        api::OwnerKey { did: self.did(), public_key: self.did().to_pem(), kept: self.kept(), place: self.0.place.clone(), unavailable }
+        api::OwnerKey { unavailable, ..self.shown() }
+    }
+
+    fn shown(&self) -> api::OwnerKey {
+        let (did, key) = (self.did(), self.key());
+        let lineage = self.0.lineage.iter().flat_map(Lineage::steps).copied().collect();
+        api::OwnerKey { did, key, public_key: key.to_pem(), lineage, kept: self.kept(), place: self.0.place.clone(), unavailable: None }
     }
 }
 
 impl Signer for OwnerKey {
     fn did(&self) -> Did {
         self.did()
+    }
+
+    fn key(&self) -> Did {
+        self.key()
+    }
+
+    fn lineage(&self) -> Option<&Lineage> {
+        self.0.lineage.as_ref()
     }
 
     fn sign<'a>(&'a self, message: &'a [u8]) -> Signing<'a> {
@@ -186,7 +211,7 @@ impl Signer for OwnerKey {
 
 impl fmt::Debug for OwnerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OwnerKey").field("did", &self.did()).field("kept", &self.kept()).finish_non_exhaustive()
+        f.debug_struct("OwnerKey").field("did", &self.did()).field("key", &self.key()).field("kept", &self.kept()).finish_non_exhaustive()
     }
 }
 

@@ -270,6 +270,8 @@ kinds! {
     Untold = 25, "untold";
     /// How an agreement came to its end.
     Closing = 26, "closing";
+    /// By which keys another owner has followed its first one.
+    Lineage = 29, "lineage";
 }
 
 /// How a commit came out.

@@ -5,6 +5,7 @@ mod owner;
 mod signing;
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -47,6 +48,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
     },
+    /// Go on with a new owner's key, at a stopped node: the old one signs that the new one follows it, and is destroyed
+    Rotate(Rotate),
     /// Print the public key of the node's owner, or of a publisher (PEM, SubjectPublicKeyInfo)
     Export {
         /// The public half; the private one is never printed
@@ -59,6 +62,38 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE", requires = "signing")]
         passphrase_file: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rotate {
+    /// Encrypt the new key's file; one that takes an encrypted one's place is encrypted anyway
+    #[arg(long)]
+    encrypted: bool,
+    /// Make the new key in a token: pkcs11:token=…;object=…?module-path=…&pin-source=file:…
+    #[arg(long, value_name = "URI", conflicts_with = "encrypted")]
+    pkcs11: Option<String>,
+    /// The file with the passphrase, of the old key and of the new one; asked for on a terminal if not given
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Keep the old key in FILE, which must not exist
+    #[arg(long, value_name = "FILE")]
+    keep_old: Option<PathBuf>,
+}
+
+impl Rotate {
+    fn run(&self, data_dir: Option<&Path>, output: Output) -> Result {
+        let mut arguments = vec![OsStr::new("rotate")];
+        if self.encrypted {
+            arguments.push(OsStr::new("--encrypted"));
+        }
+        if let Some(uri) = &self.pkcs11 {
+            arguments.extend([OsStr::new("--pkcs11"), OsStr::new(uri)]);
+        }
+        if let Some(file) = &self.keep_old {
+            arguments.extend([OsStr::new("--keep-old"), file.as_os_str()]);
+        }
+        owner::run(&arguments, self.passphrase_file.as_deref(), data_dir, output)
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -94,6 +129,7 @@ pub(crate) async fn run(command: Command, data_dir: Option<&Path>, client: &Clie
             client.delete::<IgnoredAny>(&format!("/v1/keys/{id}")).await?;
             output.show(&serde_json::json!({ "id": id, "revoked": true }), |_| format!("{id} revoked"))
         }
+        Command::Rotate(rotate) => rotate.run(data_dir, output),
         Command::Encrypt { passphrase_file } => owner::run(&["encrypt"], passphrase_file.as_deref(), data_dir, output),
         Command::Decrypt { passphrase_file } => owner::run(&["decrypt"], passphrase_file.as_deref(), data_dir, output),
         Command::Export { signing: Some(file), passphrase_file, .. } => {
@@ -101,7 +137,7 @@ pub(crate) async fn run(command: Command, data_dir: Option<&Path>, client: &Clie
             export(&Public { did, public_key: did.to_pem() }, output)
         }
         Command::Export { signing: None, .. } => {
-            let OwnerKey { did, public_key, .. } = client.get("/v1/keys/owner").await?;
+            let OwnerKey { key: did, public_key, .. } = client.get("/v1/keys/owner").await?;
             export(&Public { did, public_key }, output)
         }
     }
@@ -144,7 +180,8 @@ async fn list(client: &Client, output: Output) -> Result {
     let keys = Keys { owner: client.get("/v1/keys/owner").await?, keys: client.get("/v1/keys").await? };
     output.show(&keys, |Keys { owner, keys }| {
         let state = owner.unavailable.as_ref().map(|why| format!(" (can't sign now: {why})")).unwrap_or_default();
-        let mut text = format!("owner {} in {}: {}{state}\n", owner.did, owner::kept(owner.kept), owner.place);
+        let key = if owner.key == owner.did { String::new() } else { format!(", by key {}", owner.key) };
+        let mut text = format!("owner {}{key} in {}: {}{state}\n", owner.did, owner::kept(owner.kept), owner.place);
         if !keys.items.is_empty() {
             text.push_str(&table(
                 ["id", "name", "principal", "created", "expires"],

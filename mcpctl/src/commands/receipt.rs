@@ -99,6 +99,11 @@ fn verify(sealed: Sealed<Receipt>, terms: Option<Sealed<Agreement>>) -> Result<V
     let held = terms.is_some();
     if let Some(terms) = terms {
         let terms = protocol::agreement::open_active(terms, Expect::archived(&mesh))?;
+        let mut known = protocol::succession::Known::default();
+        known.hear(&terms)?;
+        known.hear(&signed)?;
+        known.check(&terms)?;
+        known.check(&signed)?;
         let wrong = |why: String| Problem::new(Code::ProofFailed, format!("the receipt for {} {why}", receipt.operation));
         receipt.check(terms.document()).map_err(wrong)?;
         let parties = [terms.document().provider, terms.document().consumer];

@@ -123,6 +123,7 @@ pub(crate) fn adverts() -> impl Strategy<Value = Advert> {
             zone: None,
             load: 50,
             addresses,
+            lineage: Vec::new(),
             services,
         },
     )

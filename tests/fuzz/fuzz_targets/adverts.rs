@@ -42,6 +42,7 @@ static HONEST: LazyLock<Vec<u8>> = LazyLock::new(|| {
         zone: Some("eu-1".parse().expect("a zone")),
         load: 7,
         addresses: vec!["/ip4/192.0.2.1/tcp/8766".into()],
+        lineage: Vec::new(),
         services: vec![service],
     };
     Signed::sign(advert, &[&KEY]).envelope().claimed_payload().expect("its own")

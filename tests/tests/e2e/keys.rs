@@ -16,14 +16,14 @@ use crate::{
 };
 
 /// A file with a secret, for its owner alone.
-fn secret(place: &Path, name: &str, text: &str) -> PathBuf {
+pub(crate) fn secret(place: &Path, name: &str, text: &str) -> PathBuf {
     let file = place.join(name);
     fs::write(&file, text).expect("write");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("chmod");
     file
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 

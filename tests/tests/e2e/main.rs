@@ -25,6 +25,7 @@ mod pruned;
 mod receipts;
 mod revoked;
 mod rogue;
+mod rotation;
 mod searched;
 mod snapshots;
 mod steps;

@@ -97,7 +97,8 @@ fn config(key: &Key, mesh: MeshId, listen: Listen) -> Config {
 
 #[async_trait]
 impl Authority for Issuer {
-    async fn enrol(&self, enrolment: &Enrolment, _: &Grant, _: &str) -> Result<Signed<Credential>, Problem> {
+    async fn enrol(&self, enrolment: &Signed<Enrolment>, _: &Grant, _: &str) -> Result<Signed<Credential>, Problem> {
+        let enrolment = enrolment.document();
         self.enrolled.lock().push(enrolment.node);
         Ok(self.credential(enrolment.node, Timestamp::now(), MAX_VALIDITY))
     }

@@ -98,6 +98,7 @@ impl Node {
     pub(super) fn verified_snapshot(&self, sealed: Sealed<Snapshot>) -> Result<Signed<Snapshot>, Problem> {
         let signed = sealed.open(Expect::archived(&MeshId::any()))?;
         signed.require(signed.document().owner)?;
+        self.lineages.check(&signed)?;
         Ok(signed)
     }
 

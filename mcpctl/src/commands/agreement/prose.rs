@@ -27,7 +27,28 @@ pub(super) fn describe(state: &AgreementState) -> String {
     }
     let steps =
         state.bundle.transitions.iter().filter_map(|sealed| sealed.clone().open(protocol::Expect::archived(&terms.header.mesh)).ok());
-    steps.fold(text, |text, signed| text + &step(terms, signed.document()) + "\n")
+    let text = steps.fold(text, |text, signed| text + &step(terms, signed.document()) + "\n");
+    keys(state).into_iter().fold(text, |text, sentence| text + &sentence + "\n")
+}
+
+/// By which keys the parties sign by now, where these are no longer their first.
+fn keys(state: &AgreementState) -> Vec<String> {
+    let AgreementState { terms, bundle, .. } = state;
+    let expect = protocol::Expect::archived(&terms.header.mesh);
+    let mut known = protocol::succession::Known::default();
+    // What doesn't verify says nothing; 'agreement verify' tells of it.
+    let _ = bundle.agreement.clone().open(expect).map(|signed| known.hear(&signed));
+    for sealed in &bundle.transitions {
+        let _ = sealed.clone().open(expect).map(|signed| known.hear(&signed));
+    }
+    for sealed in bundle.receipt.iter().chain(&bundle.countersigned) {
+        let _ = sealed.clone().open(expect).map(|signed| known.hear(&signed));
+    }
+    let sentence = |(name, party): (&str, Did)| {
+        let newest = known.of(party)?.steps().last()?;
+        Some(format!("The {name} has signed by key {} since {}.", newest.to, moment(newest.at)))
+    };
+    [("provider", terms.provider), ("consumer", terms.consumer)].into_iter().filter_map(sentence).collect()
 }
 
 /// What the other party has still to be told.

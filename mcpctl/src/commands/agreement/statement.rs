@@ -15,6 +15,7 @@ use protocol::{
     document::{MAX_SKEW, Sealed},
     error::Code,
     statement::{Closing, Statement},
+    succession::Known,
 };
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -79,7 +80,10 @@ pub(crate) fn verify(sealed: Sealed<Statement>, now: Timestamp) -> Result<Verifi
     if stated.by != terms.provider && stated.by != terms.consumer {
         return wrong("is not by a party");
     }
-    let then = verify::verify(stated.bundle.clone(), stated.header.issued_at)?;
+    let mut known = Known::default();
+    known.hear(&signed)?;
+    let then = verify::verify_knowing(stated.bundle.clone(), stated.header.issued_at, &mut known)?;
+    known.check(&signed)?;
     if (then.status, then.reason) != (stated.status, stated.reason) {
         return wrong(&format!("says {}, its transitions say {}", stated.status, then.status));
     }
@@ -103,7 +107,7 @@ pub(crate) fn verify(sealed: Sealed<Statement>, now: Timestamp) -> Result<Verifi
         price: stated.price,
         currency: stated.currency.clone(),
         closing: stated.closing.clone(),
-        bundle: verify::verify(stated.bundle.clone(), now)?,
+        bundle: verify::verify_knowing(stated.bundle.clone(), now, &mut known)?,
     })
 }
 

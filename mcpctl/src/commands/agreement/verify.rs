@@ -15,6 +15,7 @@ use protocol::{
     error::Code,
     lifecycle::{self, State},
     receipt::Receipt,
+    succession::{Known, Step},
 };
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,9 @@ pub(crate) struct Verified {
     pub(super) by_both: Option<Stated>,
     /// The number of the newest receipt that both signed.
     pub(super) acknowledged: u64,
+    /// By which keys the parties went on, as these documents say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    successions: Vec<Step>,
 }
 
 impl Verified {
@@ -73,12 +77,18 @@ pub(super) struct Stated {
 
 /// Verifies everything in `bundle`; `now` only tells whether the agreement's time is over.
 pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem> {
+    verify_knowing(bundle, now, &mut Known::default())
+}
+
+/// The same beside documents from which some lineages are `known`, and learns those of the bundle.
+pub(super) fn verify_knowing(bundle: Bundle, now: Timestamp, known: &mut Known) -> Result<Verified, Problem> {
     let mesh = mesh(bundle.agreement.envelope())?;
     let expect = Expect::archived(&mesh);
     let signed = open_active(bundle.agreement, expect)?;
+    known.hear(&signed)?;
     let terms = signed.document().clone();
     let mut state = State::of(&signed).map_err(Problem::from)?;
-    let mut transitions = Vec::with_capacity(bundle.transitions.len());
+    let mut steps = Vec::with_capacity(bundle.transitions.len());
     for (number, sealed) in (1u64..).zip(bundle.transitions) {
         let transition = sealed.open(expect)?;
         // Judged by the time that it claims, as its parties did.
@@ -86,9 +96,17 @@ pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem
             let code = if let lifecycle::Error::Document(_) = error { error.code() } else { Code::IllegalTransition };
             Problem::new(code, format!("transition {number} of {}: {error}", terms.id))
         })?;
-        transitions.push(transition.document().clone());
+        known.hear(&transition)?;
+        steps.push(transition);
     }
-    let (receipt, by_both) = receipts((bundle.receipt, bundle.countersigned), &terms, expect)?;
+    let opened = receipts((bundle.receipt, bundle.countersigned), &terms, expect)?;
+    opened.iter().flatten().try_for_each(|receipt| known.hear(receipt))?;
+    // Each of them before all that they say together: which keys were succeeded, and when.
+    known.check(&signed)?;
+    steps.iter().try_for_each(|step| known.check(step))?;
+    opened.iter().flatten().try_for_each(|receipt| known.check(receipt))?;
+    let (receipt, by_both) = stated(&opened, &terms);
+    let transitions: Vec<_> = steps.iter().map(|step| step.document().clone()).collect();
     let closed = transitions.last().filter(|last: &&Transition| last.to == Status::Closed);
     Ok(Verified {
         verified: true,
@@ -109,6 +127,7 @@ pub(crate) fn verify(bundle: Bundle, now: Timestamp) -> Result<Verified, Problem
         acknowledged: by_both.as_ref().map_or(0, |stated| stated.number),
         receipt,
         by_both,
+        successions: known.iter().flat_map(|lineage| lineage.steps()).copied().collect(),
     })
 }
 
@@ -144,7 +163,7 @@ fn receipts(
     bundle: (Option<Sealed<Receipt>>, Option<Sealed<Receipt>>),
     terms: &Agreement,
     expect: Expect<'_>,
-) -> Result<(Option<Stated>, Option<Stated>), Problem> {
+) -> Result<[Option<Signed<Receipt>>; 2], Problem> {
     let open = |sealed: Option<Sealed<Receipt>>| sealed.map(|sealed| receipt(sealed, terms, expect)).transpose();
     let (newest, countersigned) = (open(bundle.0)?, open(bundle.1)?);
     if let Some(countersigned) = &countersigned {
@@ -156,9 +175,14 @@ fn receipts(
             return Err(wrong("the one that both signed is newer than the newest".into()));
         }
     }
+    Ok([newest, countersigned])
+}
+
+/// What the newest one says, and the newest of those that both have signed.
+fn stated([newest, countersigned]: &[Option<Signed<Receipt>>; 2], terms: &Agreement) -> (Option<Stated>, Option<Stated>) {
     let both = |signed: &&Signed<Receipt>| signed.require(terms.consumer).is_ok();
-    let by_both = newest.iter().chain(&countersigned).filter(both).max_by_key(|signed| signed.document().sequence);
-    Ok((newest.as_ref().map(Stated::of), by_both.map(Stated::of)))
+    let by_both = newest.iter().chain(countersigned).filter(both).max_by_key(|signed| signed.document().sequence);
+    (newest.as_ref().map(Stated::of), by_both.map(Stated::of))
 }
 
 impl Stated {
@@ -206,7 +230,8 @@ pub(crate) fn describe(found: &Verified) -> String {
         ),
         ("by both", by_both(found)),
     ]);
-    steps.iter().fold(text, |text, step| format!("{text}  {step}\n"))
+    let keys = found.successions.iter().map(|Step { from, to, at }| format!("the key {from} was succeeded by {to} at {at}"));
+    steps.into_iter().chain(keys).fold(text, |text, step| format!("{text}  {step}\n"))
 }
 
 /// Up to where both have signed, and what that comes to where the provider has stated more since.

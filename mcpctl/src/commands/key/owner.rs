@@ -19,7 +19,12 @@ use crate::{
 };
 
 /// Has the daemon's program do it, and shows what came of it.
-pub(super) fn run(arguments: &[&str], passphrase_file: Option<&Path>, data_dir: Option<&Path>, output: Output) -> Result {
+pub(super) fn run(
+    arguments: &[impl AsRef<std::ffi::OsStr>],
+    passphrase_file: Option<&Path>,
+    data_dir: Option<&Path>,
+    output: Output,
+) -> Result {
     let program = daemon();
     let mut process = Process::new(&program);
     if let Some(directory) = data_dir {
@@ -41,7 +46,14 @@ pub(super) fn run(arguments: &[&str], passphrase_file: Option<&Path>, data_dir: 
     }
     let strange = |error| Problem::new(Code::Internal, format!("{} is of another version: {error}", program.display()));
     let key: OwnerKey = serde_json::from_slice(&ended.stdout).map_err(strange)?;
-    output.show(&key, |key| fields([("owner", key.did.to_string()), ("kept", kept(key.kept).into()), ("place", key.place.clone())]))
+    output.show(&key, |key| {
+        fields([
+            ("owner", key.did.to_string()),
+            ("key", key.key.to_string()),
+            ("kept", kept(key.kept).into()),
+            ("place", key.place.clone()),
+        ])
+    })
 }
 
 /// How a key is kept, in words.

@@ -1,8 +1,8 @@
 use jiff::SignedDuration;
-use protocol::Key;
+use protocol::{Header, Key, succession::Lineage};
 
 use super::*;
-use crate::commands::agreement::fixture::{Case, case, now};
+use crate::commands::agreement::fixture::{Case, case, header, now};
 
 impl Case {
     /// Twelve calls so far.
@@ -93,4 +93,45 @@ fn a_receipt_must_be_the_providers_and_of_these_terms() {
         let bundle = Bundle { receipt: Some(receipt), ..case.open() };
         assert_eq!(verify(bundle, now()).expect_err("wrong").code, code, "case {number}");
     }
+}
+
+/// The same, signed in the name of the lineage's first key.
+fn inherited<D>(signed: Signed<D>, lineage: &Lineage) -> Sealed<D> {
+    let mut envelope = signed.into_envelope();
+    envelope.signatures.iter_mut().for_each(|signature| signature.lineage = lineage.proofs().to_vec());
+    envelope.into()
+}
+
+#[tokio::test]
+async fn a_party_goes_on_with_another_key_and_the_old_one_is_held_to_its_time() {
+    let (case, heir) = (case(), Key::from_seed(&[8; 32]));
+    let at = |hours| now() + SignedDuration::from_hours(hours);
+    let named = Lineage::name(None, &case.provider, heir.did(), at(1)).await.expect("a key at hand");
+    let lineage = Lineage::accept(None, named, &heir).await.expect("both signed");
+    let receipt = |hours, key: &Key| case.receipt_with(|receipt| receipt.header.issued_at = at(hours), key);
+    let open = |sealed: Sealed<Receipt>| sealed.open(Expect::archived(&case.terms.header.mesh)).expect("signed");
+    let step = Transition {
+        header: Header { issued_at: at(2), ..header::<Transition>() },
+        agreement: case.terms.id,
+        sequence: 1,
+        from: Status::Active,
+        to: Status::Suspended,
+        reason: None,
+        note: None,
+        by: case.provider.did(),
+    };
+    let transitions = vec![inherited(Signed::sign(step, &[&heir]), &lineage)];
+    let with = |receipt| Bundle { transitions: transitions.clone(), receipt: Some(receipt), ..case.bundle() };
+
+    let found = verify(with(inherited(open(receipt(2, &heir)), &lineage)), now()).expect("by the new key");
+    assert_eq!(found.successions, lineage.steps());
+    assert_eq!(found.receipt.as_ref().map(|stated| stated.signed_by.clone()), Some(vec![case.provider.did()]));
+    assert!(describe(&found).contains(&format!("was succeeded by {}", heir.did())));
+    verify(with(receipt(0, &case.provider)), now()).expect("by the old key, before");
+    let refused = verify(with(receipt(2, &case.provider)), now()).expect_err("by the old key, after");
+    assert!(refused.code == Code::BadSignature && refused.detail.contains("was succeeded by another key"), "{refused}");
+    assert_eq!(verify(with(receipt(2, &heir)), now()).expect_err("without what proves it").code, Code::Unsigned);
+    // Alone, the old key's receipt is as good as any: nothing here says that there is another key.
+    let alone = Bundle { receipt: Some(receipt(2, &case.provider)), ..case.bundle() };
+    assert!(verify(alone, now()).expect("nothing is known").successions.is_empty());
 }
