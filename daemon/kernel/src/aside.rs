@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use crate::share::Shares;
 
-    async fn long() -> Pass {
+    fn long() -> Pass {
         let pass = Shares::new(0).free(Some(AgentId::new())).expect("nobody pays");
         pass.make_long();
         pass
@@ -211,7 +211,7 @@ mod tests {
             seen.lock().push(thread::current().id());
             7
         };
-        assert_eq!(aside.run(long().await, work).await, 7);
+        assert_eq!(aside.run(long(), work).await, 7);
         let places = places.lock();
         assert!(places[0] != here && places[1] == here, "{places:?} beside {here:?}");
         assert!(aside.rests());
@@ -220,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_waits_for_is_dropped() {
         let (dropped, gone) = oneshot::channel::<()>();
-        let (aside, pass) = (Aside::new(), long().await);
+        let (aside, pass) = (Aside::new(), long());
         let work = async move {
             let _dropped = dropped;
             std::future::pending::<()>().await;
