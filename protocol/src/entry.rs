@@ -343,6 +343,18 @@ pub struct Entry {
     pub request_id: Option<String>,
 }
 
+impl Action {
+    /// Whether entries name an action so: `execute`.
+    ///
+    /// # Errors
+    /// Says which names there are.
+    pub fn check_name(name: &str) -> Result<(), String> {
+        // The reader knows all names; what else is missing is another matter.
+        let read = serde_json::from_value::<Self>(serde_json::json!({ "action": name }));
+        read.err().map(|error| error.to_string()).filter(|error| error.starts_with("unknown variant")).map_or(Ok(()), Err)
+    }
+}
+
 /// The form this program writes.
 pub const VERSION: u32 = 1;
 
@@ -435,5 +447,21 @@ impl ConsistencyProof {
         let new = crate::checkpoint::Checkpoint::verify(&self.new)?;
         let consistent = merkle::verify_consistency(old.size, &old.root, new.size, &new.root, &self.hashes).is_ok();
         if consistent && old.origin() == new.origin() { Ok(()) } else { Err(ProofError::Consistency { old: old.size, new: new.size }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_is_known_by_its_name() {
+        for name in ["execute", "api_key", "key_rotated", "prune"] {
+            Action::check_name(name).expect(name);
+        }
+        for wrong in ["", "api-key", "Execute", "nonsense"] {
+            let names = Action::check_name(wrong).expect_err(wrong);
+            assert!(names.contains("`execute`") && names.contains("`api_key`"), "{names}");
+        }
     }
 }

@@ -289,11 +289,13 @@ impl Node {
 
 /// Whether a filter is one.
 pub(crate) fn check(filter: &EventFilter) -> Result<(), Problem> {
-    let plain = |action: &String| (1..=64).contains(&action.len()) && action.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    if filter.actions.len() <= MAX_ACTIONS && filter.actions.iter().all(plain) {
-        return Ok(());
+    if filter.actions.len() > MAX_ACTIONS {
+        return Err(Problem::new(Code::InvalidRequest, format!("a filter lists at most {MAX_ACTIONS} actions")));
     }
-    Err(Problem::new(Code::InvalidRequest, format!("a filter lists at most {MAX_ACTIONS} actions, as 'execute' or 'agreement'")))
+    filter.actions.iter().try_for_each(|action| {
+        let named = if action.len() <= 64 { Action::check_name(action) } else { Err("no action has so long a name".into()) };
+        named.map_err(|why| Problem::new(Code::InvalidRequest, format!("the actions of a filter: {why}")))
+    })
 }
 
 /// The host of a URL. The rest may be a secret, which a log that anybody may be shown is no place for.

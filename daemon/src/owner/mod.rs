@@ -243,7 +243,7 @@ mod tests {
 
     use super::*;
 
-    fn directory() -> (tempfile::TempDir, DataDir) {
+    pub(super) fn directory() -> (tempfile::TempDir, DataDir) {
         let place = tempfile::tempdir().expect("temp");
         let directory = DataDir::open(&place.path().join("node")).expect("free");
         (place, directory)

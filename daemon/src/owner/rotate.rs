@@ -256,12 +256,7 @@ impl OwnerKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn directory() -> (tempfile::TempDir, DataDir) {
-        let place = tempfile::tempdir().expect("temp");
-        let directory = DataDir::open(&place.path().join("node")).expect("free");
-        (place, directory)
-    }
+    use crate::owner::tests::directory;
 
     fn plain() -> Rotate {
         Rotate { encrypted: false, pkcs11: None, passphrase_file: None, keep_old: None }

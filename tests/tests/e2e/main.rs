@@ -11,6 +11,7 @@ mod egress;
 mod events;
 mod fixtures;
 mod gateway;
+mod hostile;
 mod identity;
 mod keys;
 mod killed;

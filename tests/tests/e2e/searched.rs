@@ -75,6 +75,7 @@ async fn what_is_asked_wrongly_is_refused_and_what_is_asked_too_much_is_bounded(
         ("agent=%2e%2e", Code::AgentNotFound),
         ("since=yesterday", Code::InvalidRequest),
         ("action=EXECUTE", Code::InvalidRequest),
+        ("action=execute,nonsense", Code::InvalidRequest),
         ("agreement=agreement_x", Code::InvalidRequest),
         ("principal=me", Code::InvalidRequest),
         ("limit=99999999999999999999999", Code::InvalidRequest),

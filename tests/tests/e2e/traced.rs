@@ -191,7 +191,8 @@ async fn each_operation_is_one_entry_with_its_request() {
     walk.ask("PUT", "/v1/policy/auto-accept/{template}/{whose}", &["ours", &did], Value::Null).await;
     walk.ask("DELETE", "/v1/policy/auto-accept/{template}/{whose}", &["ours", &did], Value::Null).await;
     walk.ask("DELETE", "/v1/templates/{name}", &["ours"], Value::Null).await;
-    let hook = walk.ask("POST", "/v1/webhooks", &[], json!({ "url": "http://127.0.0.1:9/hook", "filter": { "actions": ["none"] } })).await;
+    let hook =
+        walk.ask("POST", "/v1/webhooks", &[], json!({ "url": "http://127.0.0.1:9/hook", "filter": { "actions": ["recover"] } })).await;
     walk.ask("DELETE", "/v1/webhooks/{id}", &[text(&hook["id"])], Value::Null).await;
     let key = walk.ask("POST", "/v1/keys", &[], json!({ "name": "ci" })).await;
     walk.ask("DELETE", "/v1/keys/{id}", &[text(&key["id"])], Value::Null).await;

@@ -1,0 +1,1 @@
+//! Clients of the HTTP gateway and of the local socket that misbehave.

@@ -1,0 +1,1 @@
+//! A consumer that repeats, hangs up, floods, and signs what is not so.

@@ -1,0 +1,1 @@
+//! A member of the mesh that claims what belongs to others.

@@ -1,0 +1,1 @@
+//! A provider that bills what it did not deliver.
