@@ -98,14 +98,19 @@ impl Window {
         }
     }
 
+    /// How long one stretch of it lasts, in seconds; none for the whole life of the agreement.
+    pub fn seconds(self) -> Option<i64> {
+        match self {
+            Self::Total => None,
+            Self::Day => Some(86_400),
+            Self::Hour => Some(3_600),
+        }
+    }
+
     /// Names the stretch of it in which `now` falls: `total`, `1d:20415` (days since 1970), `1h:489960`.
     pub fn bucket(self, now: Timestamp) -> String {
-        let seconds = now.as_second();
-        match self {
-            Self::Total => "total".into(),
-            Self::Day => format!("1d:{}", seconds.div_euclid(86_400)),
-            Self::Hour => format!("1h:{}", seconds.div_euclid(3_600)),
-        }
+        let stretch = |length| format!("{}:{}", self.as_str(), now.as_second().div_euclid(length));
+        self.seconds().map_or_else(|| self.as_str().into(), stretch)
     }
 }
 
@@ -255,40 +260,6 @@ impl Agreement {
     /// Whether the terms cover `method`.
     pub fn covers(&self, method: &str) -> bool {
         self.methods.is_empty() || self.methods.iter().any(|covered| covered == method)
-    }
-
-    /// The caps of one window; quantities without a limit are unlimited. The lowest of several limits counts.
-    pub fn caps(&self, window: Window) -> Usage {
-        let mut caps = Usage::UNLIMITED;
-        for limit in self.limits.iter().filter(|limit| limit.window == window) {
-            let cap = limit.quantity.of_mut(&mut caps);
-            *cap = limit.max.min(*cap);
-        }
-        caps
-    }
-
-    /// The most that usage may ever be in one window: its caps, and above them the overage that the terms allow.
-    pub fn hard_caps(&self, window: Window) -> Usage {
-        let caps = self.caps(window);
-        match self.at_limit {
-            AtLimit::Deny => caps,
-            AtLimit::Overage => caps.plus(caps.percent(self.pricing.overage_percent.unwrap_or(OVERAGE_PERCENT))),
-        }
-    }
-
-    /// Whether `total` and `overage` can be what was used: no cap over the whole agreement is passed, and nothing counts as
-    /// overage that isn't. What passed an hour's limit or a day's is the store's to say, and the provider's to sign.
-    pub fn allows(&self, total: &Usage, overage: &Usage) -> bool {
-        let limited = |window: &&Window| self.caps(**window) != Usage::UNLIMITED;
-        let windows: Vec<_> = Window::ALL.iter().filter(limited).collect();
-        let beyond = total.minus(self.caps(Window::Total));
-        let least = beyond.within(*overage);
-        let most = match self.at_limit {
-            AtLimit::Deny => *overage == Usage::default(),
-            AtLimit::Overage if windows == [&Window::Total] => *overage == beyond,
-            AtLimit::Overage => overage.within(*total),
-        };
-        least && most && total.within(self.hard_caps(Window::Total))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     id::{AgentId, AgreementId, KeyId, MeshId},
     key::{Did, NodeId},
     manifest::{self, Manifest},
+    receipt::Dispute,
     statement::Closing,
     usage::Usage,
 };
@@ -229,6 +230,9 @@ pub struct AgreementState {
     /// The consumer hasn't been told of the last step yet: it is when it comes back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untold: bool,
+    /// The receipt that this consumer doesn't accept, if there is one: no further calls are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dispute: Option<Dispute>,
     /// How it came to its end, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closing: Option<Closing>,
@@ -258,7 +262,7 @@ pub struct AgreementUsage {
     pub status: Status,
     /// The side that this node's owner is on: `provider` or `consumer`.
     pub side: String,
-    /// What was used in all.
+    /// What was used in all: as the provider's own node counts, or, at the consumer, as the newest receipt says that it signed too.
     pub total: Usage,
     /// What of it passed a limit.
     pub overage: Usage,
@@ -266,17 +270,32 @@ pub struct AgreementUsage {
     pub price: Decimal,
     /// The label of `price`.
     pub currency: String,
-    /// Each limit, as it stands now.
+    /// Each limit, as it stands by `total`.
     pub limits: Vec<LimitState>,
     /// The number of the newest receipt.
     pub receipt: u64,
     /// The number of the newest receipt that both parties have signed.
     pub acknowledged: u64,
-    /// Whether the provider's count is told; if not, it couldn't be asked, and this is what the newest receipt says.
-    pub current: bool,
+    /// At the consumer: what the provider says when it is asked, which nobody has signed; none if it couldn't be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed: Option<ClaimedUsage>,
     /// How it came to its end, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closing: Option<Closing>,
+}
+
+/// What a provider says that its agreement has used, without a signature.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClaimedUsage {
+    /// In all.
+    pub total: Usage,
+    /// What of it passed a limit.
+    pub overage: Usage,
+    /// The price of it by the terms; none if that can't be expressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<Decimal>,
+    /// Each limit, as it stands by this claim.
+    pub limits: Vec<LimitState>,
 }
 
 /// A limit, and what is left of it.

@@ -215,6 +215,15 @@ pub enum Action {
         /// The status reached.
         status: crate::agreement::Status,
     },
+    /// The provider of an agreement signed a receipt that can't be true: this consumer signs no more of its receipts.
+    Dispute {
+        /// SHA-256 of the receipt's payload.
+        receipt: Digest,
+        /// The number that it states.
+        number: u64,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The mesh's authority admitted a member, prolonged its membership, or ended it.
     Member {
         /// The member.

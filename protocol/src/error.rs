@@ -106,6 +106,8 @@ codes! {
     AgreementExhausted = "agreement_exhausted", 429, Exit::NotAuthorized;
     /// Too many calls under the agreement have receipts that its consumer has not signed yet.
     AgreementUnacknowledged = "agreement_unacknowledged", 429, Exit::NotAuthorized;
+    /// The provider signed a receipt that can't be true: no further calls are made under the agreement.
+    AgreementDisputed = "agreement_disputed", 403, Exit::NotAuthorized;
     /// The provider's policy refuses these terms.
     AgreementRefused = "agreement_refused", 403, Exit::NotAuthorized;
     /// The state machine has no such transition.

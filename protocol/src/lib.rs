@@ -25,6 +25,7 @@ pub mod admission;
 pub mod advert;
 pub mod agreement;
 pub mod api;
+pub mod bounds;
 pub mod bundle;
 pub mod checkpoint;
 #[cfg(feature = "client")]

@@ -48,6 +48,12 @@ impl Usage {
         self.zip(Self { calls: percent, fuel: percent, wall_us: percent, egress_bytes: percent }, part)
     }
 
+    /// So many times each quantity, saturating.
+    #[must_use]
+    pub fn times(self, times: u64) -> Self {
+        self.zip(Self { calls: times, fuel: times, wall_us: times, egress_bytes: times }, u64::saturating_mul)
+    }
+
     /// Whether every quantity is at most that of `cap`.
     pub fn within(self, cap: Self) -> bool {
         self.min(cap) == self

@@ -48,6 +48,9 @@ pub enum Error {
     /// The methods aren't names of methods, or are too many.
     #[error("{0:?} is not the name of a method")]
     BadMethod(String),
+    /// What the terms allow has no price.
+    #[error("{0}")]
+    Price(String),
     /// More methods than terms may list.
     #[error("terms list at most {max} methods, not {found}; list none to cover all")]
     TooManyMethods {
@@ -72,6 +75,7 @@ impl Error {
             | Self::BadParameter { .. }
             | Self::BadTemplate { .. }
             | Self::BadMethod(_)
+            | Self::Price(_)
             | Self::TooManyMethods { .. } => Code::InvalidRequest,
         }
     }
@@ -80,7 +84,9 @@ impl Error {
         Some(match self {
             Self::UnknownTemplate { valid, .. } => format!("use one of {valid}"),
             Self::UnknownParameter { template, .. } => format!("'mcpctl agreement templates show {template}' tells what each takes"),
-            Self::BadParameter { .. } | Self::BadTemplate { .. } | Self::BadMethod(_) | Self::TooManyMethods { .. } => return None,
+            Self::BadParameter { .. } | Self::BadTemplate { .. } | Self::BadMethod(_) | Self::Price(_) | Self::TooManyMethods { .. } => {
+                return None;
+            }
         })
     }
 }

@@ -11,8 +11,12 @@
 //! each call, at the provider:
 //! authorize ─> Meter::reserve ─> (the sandbox, within `granted`) ─> commit ─> Meter::settle
 //!     └─ Denied      └─ Denied
+//!
+//! each call, at the consumer:
+//! SentCalls::send ─> (the provider) ─> SentCalls::check, of the receipt
 //! ```
 
+mod acknowledged;
 pub mod authorize;
 mod denied;
 mod error;
@@ -20,11 +24,14 @@ mod error;
 mod fixture;
 pub mod meter;
 pub mod policy;
+pub mod sent;
 pub mod template;
 
+pub use acknowledged::acknowledged;
 pub use authorize::{Request, authorize};
 pub use denied::{Denied, Outside};
 pub use error::Error;
 pub use meter::{Meter, Reservation};
 pub use policy::{Decision, Policy};
+pub use sent::SentCalls;
 pub use template::{Parties, propose, templates};

@@ -29,7 +29,6 @@ use crate::Denied;
 
 /// The bucket of the whole agreement.
 const TOTAL: &str = "total";
-const QUANTITIES: [Quantity; 4] = [Quantity::Calls, Quantity::Fuel, Quantity::WallUs, Quantity::EgressBytes];
 
 /// What is settled and reserved in one stretch of a window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -105,17 +104,11 @@ impl Meter {
                 bucket.settled = bucket.settled.plus(usage);
             }
         }
-        let per_call = Usage {
-            calls: 1,
-            fuel: terms.per_call.fuel,
-            wall_us: terms.per_call.wall_ms.saturating_mul(1_000),
-            egress_bytes: terms.per_call.result_bytes,
-        };
         Self {
             agreement: terms.id,
             agent: terms.agent,
             expires_at: terms.header.expires_at,
-            per_call,
+            per_call: terms.most_for_one_call(),
             windows,
             buckets,
             latest: Timestamp::MIN,
@@ -158,7 +151,7 @@ impl Meter {
         for &(window, limit, caps) in &self.windows {
             let name = window.bucket(self.latest);
             let bucket = self.buckets.get(&name).copied().unwrap_or_default();
-            if let Some(quantity) = QUANTITIES.into_iter().find(|quantity| quantity.of(&self.left(&bucket, caps)) == 0) {
+            if let Some(quantity) = Quantity::ALL.into_iter().find(|quantity| quantity.of(&self.left(&bucket, caps)) == 0) {
                 return Err(self.exhausted(quantity, window, caps, &bucket));
             }
             granted = granted.min(self.left(&bucket, caps));
@@ -215,7 +208,7 @@ impl Meter {
     fn left(&self, bucket: &Bucket, caps: Usage) -> Usage {
         // What is unlimited stays so: subtracting from it would make a limit of it.
         let mut left = caps.minus(bucket.settled.plus(bucket.reserved));
-        for quantity in QUANTITIES.into_iter().filter(|quantity| quantity.of(&caps) == u64::MAX) {
+        for quantity in Quantity::ALL.into_iter().filter(|quantity| quantity.of(&caps) == u64::MAX) {
             *quantity.of_mut(&mut left) = u64::MAX;
         }
         left
@@ -250,11 +243,7 @@ fn place(bucket: &str) -> (&str, Option<i64>) {
 
 /// When the next stretch of a window begins.
 pub fn resets_at(window: Window, now: Timestamp) -> Option<Timestamp> {
-    let length = match window {
-        Window::Total => return None,
-        Window::Day => 86_400,
-        Window::Hour => 3_600,
-    };
+    let length = window.seconds()?;
     Timestamp::from_second((now.as_second().div_euclid(length) + 1) * length).ok()
 }
 

@@ -124,6 +124,7 @@ impl Policy {
         self.form(terms, &mut against);
         self.validity(terms, now, &mut against);
         price(&terms.pricing, offered, &mut against);
+        against.extend(terms.check_price().err());
         self.limits(terms, &mut against);
         match self.accept {
             Acceptance::Deny => Decision::Refuse("this provider accepts no agreements".into()),
@@ -228,25 +229,15 @@ impl Allowance {
     fn of(terms: &Agreement) -> Self {
         let caps = |window| terms.hard_caps(window);
         let days = days_touched(terms.header.issued_at, terms.header.expires_at);
-        let day = times(caps(Window::Hour), 24).min(caps(Window::Day)).min(caps(Window::Total));
-        let day = implied(day, terms.per_call);
-        Self { day, total: implied(times(day, days).min(caps(Window::Total)), terms.per_call) }
+        let day = caps(Window::Hour).times(24).min(caps(Window::Day)).min(caps(Window::Total));
+        let day = implied(day, terms.most_for_one_call());
+        Self { day, total: implied(day.times(days).min(caps(Window::Total)), terms.most_for_one_call()) }
     }
 }
 
 /// So many calls use at most so much.
-fn implied(allowed: Usage, per_call: PerCall) -> Usage {
-    let one = Usage { calls: 1, fuel: per_call.fuel, wall_us: per_call.wall_ms.saturating_mul(1_000), egress_bytes: per_call.result_bytes };
-    if allowed.calls == u64::MAX { allowed } else { allowed.min(times(one, allowed.calls)) }
-}
-
-fn times(usage: Usage, factor: u64) -> Usage {
-    Usage {
-        calls: usage.calls.saturating_mul(factor),
-        fuel: usage.fuel.saturating_mul(factor),
-        wall_us: usage.wall_us.saturating_mul(factor),
-        egress_bytes: usage.egress_bytes.saturating_mul(factor),
-    }
+fn implied(allowed: Usage, one: Usage) -> Usage {
+    if allowed.calls == u64::MAX { allowed } else { allowed.min(one.times(allowed.calls)) }
 }
 
 /// Days of UTC that a validity touches: thirty days from noon on touch thirty-one.

@@ -72,7 +72,7 @@ pub fn propose(
     }
     let Parties { mesh, provider, provider_node, consumer, consumer_node, agent } = parties;
     let valid = SignedDuration::from_hours(24 * draft.days as i64);
-    Ok(Agreement {
+    let terms = Agreement {
         header: Header::new::<Agreement>(&mesh, now, valid),
         id,
         provider,
@@ -86,7 +86,9 @@ pub fn propose(
         per_call: draft.per_call,
         pricing,
         at_limit: draft.at_limit,
-    })
+    };
+    terms.check_price().map_err(Error::Price)?;
+    Ok(terms)
 }
 
 /// The template of this name among `known`.

@@ -3,6 +3,7 @@
 mod closing;
 mod held;
 mod receipts;
+mod sent;
 mod steps;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use agreement::{authorize, meter::Meter};
+use agreement::{SentCalls, authorize, meter::Meter};
 use parking_lot::{Mutex, RwLock};
 use protocol::{
     AgentId, AgreementId, Code, Did, Expect, MeshId, NodeId, Problem, Signed, SignedDuration, Timestamp, Usage,
@@ -20,9 +21,10 @@ use protocol::{
     document::Sealed,
     entry::Action,
     lifecycle,
-    receipt::Receipt,
+    receipt::{Dispute, Receipt},
     statement::Closing,
 };
+use rust_decimal::Decimal;
 use store::{Commit, Kind, RecordWrite};
 use tokio::sync::Notify;
 
@@ -71,6 +73,8 @@ pub(crate) struct Contract {
     id: AgreementId,
     /// Held by the consumer while it settles.
     pub(super) settling: tokio::sync::Mutex<()>,
+    /// Held by the consumer while the next block of calls becomes durable.
+    reserving: tokio::sync::Mutex<()>,
     standing: Mutex<Standing>,
 }
 
@@ -85,6 +89,10 @@ struct Standing {
     /// See [`Contract::receipt`].
     receipt: Option<Signed<Receipt>>,
     delivered: receipts::Delivered,
+    /// The calls that were sent, at the consumer.
+    sent: SentCalls,
+    /// The receipt that can't be true, at the consumer.
+    dispute: Option<Dispute>,
     untold: Option<Untold>,
     /// No receipt is taken any more.
     frozen: bool,
@@ -157,8 +165,12 @@ impl Agreements {
         let contract = self.contract(signed, state, transitions, usage, receipt);
         let untold = store.record(Kind::Untold, &id.to_string()).await?;
         let closing = store.record(Kind::Closing, &id.to_string()).await?;
+        let dispute = store.record(Kind::Dispute, &id.to_string()).await?;
+        let sent = sent::restored(store.record(Kind::Sent, &id.to_string()).await?, contract.receipt_number())?;
         {
             let mut standing = contract.standing.lock();
+            standing.sent = sent;
+            standing.dispute = dispute.map(|bytes| journal::decode("disputed receipt", &bytes)).transpose()?;
             standing.untold = untold.map(|bytes| journal::decode("untold step", &bytes)).transpose()?;
             standing.closing = closing.map(|bytes| journal::decode("closing", &bytes)).transpose()?;
             standing.frozen = standing.closing.is_some();
@@ -178,9 +190,22 @@ impl Agreements {
         let mut meter = Meter::new(signed.document(), usage);
         meter.bound_exposure(self.max_unacknowledged, receipt.as_ref().map_or(0, |receipt| receipt.document().sequence));
         let delivered = receipts::Delivered::default();
-        let standing =
-            Standing { signed, state, transitions, meter, overage, receipt, delivered, untold: None, frozen: false, closing: None };
-        Arc::new(Contract { id, settling: tokio::sync::Mutex::default(), standing: Mutex::new(standing) })
+        let standing = Standing {
+            signed,
+            state,
+            transitions,
+            meter,
+            overage,
+            receipt,
+            delivered,
+            sent: SentCalls::new(),
+            dispute: None,
+            untold: None,
+            frozen: false,
+            closing: None,
+        };
+        let (settling, reserving) = Default::default();
+        Arc::new(Contract { id, settling, reserving, standing: Mutex::new(standing) })
     }
 
     /// The agreement of this id, open or closed.
@@ -234,6 +259,7 @@ impl Agreements {
                 && terms.covers(method)
                 && standing.state.effective(terms, now) == Status::Active
                 && !standing.is_given_up()
+                && standing.dispute.is_none()
         };
         open.values().filter(covers).max_by_key(|contract| contract.terms().header.expires_at).cloned()
     }
@@ -264,7 +290,9 @@ impl Agreements {
         let entry = self.journal.append(note, Action::Agreement { status });
         let record = RecordWrite { kind: Kind::Agreement, id: id.to_string(), value: Some(journal::encode(&signed)) };
         let told = untold.then(|| Untold::Taken.record(&id));
-        let records = std::iter::once(record).chain(told).collect();
+        let consumed = proposed.is_none() && signed.document().consumer == self.owner;
+        let counted = consumed.then(|| sent::record(&id, SentCalls::new().reserved()));
+        let records = std::iter::once(record).chain(told).chain(counted).collect();
         self.journal.keep(Commit { records, entry: Some(entry), ..Commit::default() }).await?;
         if let Some(contract) = proposed {
             let mut standing = contract.standing.lock();
@@ -302,18 +330,19 @@ impl Agreements {
     }
 
     /// All that there is to tell of one.
-    pub(crate) fn show(&self, contract: &Contract) -> AgreementState {
+    pub(crate) fn show(&self, contract: &Contract) -> Result<AgreementState, Problem> {
         let now = Timestamp::now();
         let terms = contract.terms();
         let provides = terms.provider == self.owner;
         let (used, overage) = contract.used_in_all(provides);
         let standing = contract.standing.lock();
-        AgreementState {
+        Ok(AgreementState {
             status: standing.state.effective(&terms, now),
             reason: standing.state.reason(&terms, now),
             side: side(provides),
             used,
-            price: terms.pricing.price(&used, &overage).unwrap_or_default(),
+            price: priced(&terms, &used, &overage)?,
+            dispute: standing.dispute.clone(),
             wanted: standing.wanted(&terms, now).cloned(),
             untold: standing.untold == Some(Untold::Taken) && standing.closing.is_none(),
             closing: standing.closing.clone(),
@@ -324,7 +353,7 @@ impl Agreements {
                 countersigned: None,
             },
             terms,
-        }
+        })
     }
 
     /// What this owner, as the provider, has undertaken about an agent, the books of which aren't closed; for the node that it moves to.
@@ -445,6 +474,12 @@ impl Contract {
     pub(crate) fn consumer_node(&self) -> NodeId {
         self.standing.lock().signed.document().consumer_node
     }
+}
+
+/// The price of what was used under `terms`. Terms are only agreed on if all that they allow has one.
+pub(crate) fn priced(terms: &Agreement, total: &Usage, overage: &Usage) -> Result<Decimal, Problem> {
+    let inexpressible = || Problem::new(Code::Conflict, format!("the price of what agreement {} has used can't be expressed", terms.id));
+    terms.pricing.price(total, overage).ok_or_else(inexpressible)
 }
 
 fn transition_id(agreement: &AgreementId, sequence: u64) -> String {

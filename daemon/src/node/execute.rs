@@ -4,13 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use protocol::{
-    AgentId, AgreementId, Code, Digest, Expect, NodeId, Problem, Signed, Timestamp,
-    agreement::Agreement,
-    api::{self},
-    document::Sealed,
-    entry::Action,
-    receipt::Receipt,
-    wire,
+    AgentId, AgreementId, Code, Digest, Expect, NodeId, Problem, Signed, Timestamp, agreement::Agreement, api, document::Sealed,
+    entry::Action, receipt::Receipt, wire,
 };
 use serde_json::value::RawValue;
 use store::Commit;
@@ -83,6 +78,7 @@ impl Node {
         };
         if let Some(contract) = &contract {
             contract.check_wanted()?;
+            contract.check_undisputed()?;
         }
         let home = self.home_of(&agent, contract.as_deref()).await?;
         // On another node of its own an owner needs no agreement.
@@ -98,9 +94,14 @@ impl Node {
             acknowledged: None,
             chain: invocation.chain,
         };
-        let (method, params) = (request.method.clone(), request.params.clone());
-        // Of calls that begin now, only the repetition of an earlier one can come with the newest receipt that is here.
-        let least = contract.as_ref().map_or(0, |contract| contract.receipt_number()) + u64::from(request.idempotency_key.is_none());
+        let repeatable = request.idempotency_key.is_some();
+        let asked = Asked {
+            method: request.method.clone(),
+            params: Digest::sha256(&request.params),
+            repeatable,
+            // Of calls that begin now, only the repetition of an earlier one can come with the newest receipt that is here.
+            least: contract.as_ref().map_or(0, |contract| contract.receipt_number()) + u64::from(!repeatable),
+        };
         let (node, response) = self.ask_under(caller, home, contract.as_ref(), request, invocation.timeout).await?;
         let wire::Response::Executed(executed) = response else { return Err(strange(node)) };
         let executed = *executed;
@@ -108,8 +109,7 @@ impl Node {
             // Whoever isn't this owner's was given no parameters, so what it says is an answer to nothing.
             return if own && self.is_ours(node) { given(executed, None) } else { Err(strange(node)) };
         };
-        let receipt = self.check(&contract, &executed, &method, &params, least)?;
-        self.remember(caller, node, &contract, &executed, &receipt).await?;
+        let receipt = self.take_answer(caller, node, &contract, &executed, &asked).await?;
         given(executed, Some(receipt.into()))
     }
 
@@ -130,10 +130,12 @@ impl Node {
         let number = signed.as_ref().map_or(0, |receipt| receipt.document().sequence);
         let again = request.clone();
         request.acknowledged = signed.map(Into::into);
+        self.count_call(contract).await?;
         let mut answered = self.ask_home(home, &agent, wire::Request::Execute(request), &caller.request_id, timeout).await;
         if answered.as_ref().is_err_and(|problem| problem.code == Code::AgreementUnacknowledged) {
             // It may lack receipts that this node has, or this node those that it made: after this both have the same.
             self.settle_receipts(contract, &caller.request_id).await?;
+            self.count_call(contract).await?;
             let left = until.saturating_duration_since(Instant::now());
             answered = self.ask_home(home, &agent, wire::Request::Execute(again), &caller.request_id, left).await;
         }
@@ -212,47 +214,46 @@ impl Node {
         (self.owner_of(home) == Some(terms.provider)).then_some(home)
     }
 
-    /// Holds a receipt against the call that it answers and the receipts before it.
-    fn check(
-        &self,
-        contract: &Contract,
-        executed: &wire::Executed,
-        method: &str,
-        params: &[u8],
-        least: u64,
-    ) -> Result<Signed<Receipt>, Problem> {
-        let terms = contract.terms();
-        let missing = || Problem::new(Code::Unsigned, format!("operation {} came without a receipt", executed.operation));
-        let receipt = executed.receipt.clone().ok_or_else(missing)?.open(Expect::at(&self.mesh_id, Timestamp::now()))?;
-        receipt.require(terms.provider)?;
-        self.lineages.hear(&receipt, &[terms.provider])?;
-        let said = receipt.document();
-        let ours = said.operation == executed.operation
-            && said.method == method
-            && said.usage == executed.usage
-            && said.params == Digest::sha256(params)
-            && said.result == result_digest(&executed.outcome);
-        let wrong = |why: &str| Problem::new(Code::BadSignature, format!("the receipt of operation {} {why}", executed.operation));
-        if !ours {
-            return Err(wrong("does not match the call"));
+    /// Counts a call that is about to be sent: the provider can bill for no more of them than that.
+    async fn count_call(&self, contract: &Arc<Contract>) -> Result<(), Problem> {
+        self.agreements.count_call(contract).await?;
+        if contract.needs_block() {
+            let (node, contract) = (self.clone(), Arc::clone(contract));
+            self.tasks.spawn(async move {
+                if let Err(problem) = node.agreements.reserve_calls(&contract).await {
+                    tracing::warn!(agreement = %contract.id(), %problem, "the count of calls was not written; the next call tries again");
+                }
+            });
         }
-        said.check(&terms).map_err(|why| wrong(&why))?;
-        if said.sequence < least {
-            return Err(wrong(&format!("is number {}, though number {least} was the next when the call began", said.sequence)));
-        }
-        Ok(receipt)
+        Ok(())
     }
 
-    /// Keeps the newest receipt and a trace entry. The answer doesn't wait for the disk: receipts are cumulative, so the
-    /// next one makes good for one that is lost in a crash.
-    async fn remember(
+    /// Verifies the receipt of an answer, and keeps it with a trace entry. The answer doesn't wait for the disk: receipts are
+    /// cumulative, so the next one makes good for one that is lost in a crash.
+    ///
+    /// A receipt that the provider signed and that can't be true is kept as evidence instead.
+    async fn take_answer(
         &self,
         caller: &Caller,
         node: NodeId,
         contract: &Arc<Contract>,
         executed: &wire::Executed,
-        receipt: &Signed<Receipt>,
-    ) -> Result<(), Problem> {
+        asked: &Asked,
+    ) -> Result<Signed<Receipt>, Problem> {
+        let provider = contract.terms().provider;
+        let missing = || Problem::new(Code::Unsigned, format!("operation {} came without a receipt", executed.operation));
+        let receipt = executed.receipt.clone().ok_or_else(missing)?.open(Expect::at(&self.mesh_id, Timestamp::now()))?;
+        receipt.require(provider)?;
+        self.lineages.hear(&receipt, &[provider])?;
+        let said = receipt.document();
+        let newest = match asked.check(executed, said).and_then(|()| contract.take_receipt(&receipt)) {
+            Ok(newest) => newest,
+            Err(why) => return Err(self.agreements.dispute(caller, contract, &receipt, why).await),
+        };
+        if newest {
+            self.journal.keep_newest(receipt_record(&receipt), said.sequence);
+            self.agreements.unsettled.notify_one();
+        }
         let note = Note {
             operation: executed.operation,
             principal: caller.principal,
@@ -260,13 +261,39 @@ impl Node {
             failure: executed.outcome.as_ref().err().map(|problem| problem.code),
             request_id: &caller.request_id,
         };
-        let said = receipt.document();
-        let action = Action::ExecuteRemote { node, agent: said.agent, method: said.method.clone(), receipt: Some(digest(receipt)) };
-        if contract.take_receipt(receipt)? {
-            self.journal.keep_newest(receipt_record(receipt), said.sequence);
-            self.agreements.unsettled.notify_one();
-        }
+        let action = Action::ExecuteRemote { node, agent: said.agent, method: said.method.clone(), receipt: Some(digest(&receipt)) };
         self.journal.keep_soon(Commit { entry: Some(self.journal.append(note, action)), ..Commit::default() }).await;
+        Ok(receipt)
+    }
+}
+
+/// What a consumer asked for under an agreement, which the receipt of the answer must be about.
+struct Asked {
+    method: String,
+    params: Digest,
+    /// Whether it came with an idempotency key, under which an earlier call may be answered again.
+    repeatable: bool,
+    /// The least number that the receipt can have.
+    least: u64,
+}
+
+impl Asked {
+    /// Whether a receipt is about this call and its answer.
+    fn check(&self, executed: &wire::Executed, said: &Receipt) -> Result<(), String> {
+        let ours = said.operation == executed.operation
+            && said.method == self.method
+            && said.usage == executed.usage
+            && said.params == self.params
+            && said.result == result_digest(&executed.outcome);
+        if !ours {
+            return Err("does not match the call that it answers".into());
+        }
+        if said.repeated && !self.repeatable {
+            return Err("says that the call repeats an earlier one, which it doesn't".into());
+        }
+        if said.sequence < self.least {
+            return Err(format!("is number {}, though number {} was the next when the call began", said.sequence, self.least));
+        }
         Ok(())
     }
 }

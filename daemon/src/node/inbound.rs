@@ -9,6 +9,7 @@ use protocol::{
     agreement::Agreement,
     document::Sealed,
     entry::{Action, InclusionProof},
+    receipt::Receipt,
     wire::{self, Announcement, Execute, Executed, Request, Response},
 };
 use tokio::time::Instant;
@@ -182,7 +183,7 @@ impl Node {
     /// again.
     async fn executed(&self, terms: &Agreement, agent: &Agent, method: &str, params: &[u8], ran: Ran) -> Result<Executed, Problem> {
         let charged = charged(agent.outline.id, method, params, &ran.answered);
-        let receipt = self.receipt(terms, charged, ran.total, ran.at);
+        let receipt = Receipt { repeated: ran.repeated, ..self.receipt(terms, charged, ran.total, ran.at)? };
         let Answered { outcome, operation, usage, .. } = ran.answered;
         let receipt = Signed::sign_by(receipt, &self.owner_key).await.map_err(|problem| {
             let detail = format!("operation {operation} ran, but its receipt can't be signed now: {}", problem.detail);

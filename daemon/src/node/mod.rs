@@ -385,6 +385,9 @@ impl Node {
         if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
             tracing::warn!("some work did not end in time");
         }
+        if let Err(problem) = self.agreements.end_blocks().await {
+            tracing::warn!(%problem, "the calls that were sent are counted in whole blocks at the next start");
+        }
         if let Err(problem) = self.trace.checkpoint().await {
             tracing::warn!(%problem, "the last checkpoint was not signed");
         }

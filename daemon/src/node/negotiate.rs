@@ -68,7 +68,7 @@ impl Node {
         let signed = Signed::sign_by(terms, &self.owner_key).await?;
         let answer = self.offer(&caller.request_id, offer.node, &signed).await?;
         let contract = self.agreements.keep(caller, answer, false).await?;
-        Ok(self.agreements.show(&contract))
+        self.agreements.show(&contract)
     }
 
     /// Sends a proposal, and checks that what comes back is the same terms.
@@ -142,7 +142,7 @@ impl Node {
         }
         let contract = self.agreements.keep(caller, contract.signed().countersign_by(&self.owner_key).await?, true).await?;
         self.tell_soon(vec![contract.clone()], &caller.request_id);
-        Ok(self.agreements.show(&contract))
+        self.agreements.show(&contract)
     }
 
     /// A provider's acceptance of what this node proposed.
@@ -176,7 +176,7 @@ impl Node {
         {
             contract = self.agreements.keep(caller, answer, false).await?;
         }
-        self.with_receipts(&contract, self.agreements.show(&contract)).await
+        self.with_receipts(&contract, self.agreements.show(&contract)?).await
     }
 
     /// An agreement about an agent that moved goes on where the agent is.

@@ -57,6 +57,8 @@ pub(crate) struct Ran {
     pub(crate) at: Position,
     /// The agreement's usage after it, and what of it passed limits.
     pub(crate) total: (Usage, Usage),
+    /// Whether it is an earlier call's answer, given again.
+    pub(crate) repeated: bool,
 }
 
 /// The part that is kept for repetitions.
@@ -263,7 +265,12 @@ impl Node {
         match committed {
             Ok(committed) => {
                 let at = Position { log: self.node_id, index: committed.index.unwrap_or_default(), leaf };
-                Ok(Ran { answered, at, total: (committed.total.unwrap_or_default(), committed.overage.unwrap_or_default()) })
+                Ok(Ran {
+                    answered,
+                    at,
+                    total: (committed.total.unwrap_or_default(), committed.overage.unwrap_or_default()),
+                    repeated: false,
+                })
             }
             Err(store::Error::Rejected(Rejected::Duplicate)) => {
                 let lost = || Problem::new(Code::Conflict, "another call with this idempotency key is under way; try again");
@@ -317,7 +324,7 @@ impl Node {
             Some(id) => sums(&store.usage(&id).await?),
             None => <(Usage, Usage)>::default(),
         };
-        Ok(Some(Ran { answered, at, total }))
+        Ok(Some(Ran { answered, at, total, repeated: true }))
     }
 
     /// Where an operation stands that was answered before.

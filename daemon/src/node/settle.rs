@@ -17,20 +17,20 @@ use std::{sync::Arc, time::Duration};
 use futures::{StreamExt as _, stream};
 use protocol::{
     AgentId, AgreementId, Code, Expect, Header, NodeId, OperationId, Problem, Signed, SignedDuration, Timestamp, Usage,
-    agreement::{Agreement, Window},
-    api::{AgreementState, AgreementUsage, LimitState},
+    agreement::{Agreement, Limit, Window},
+    api::{AgreementState, AgreementUsage, ClaimedUsage, LimitState},
     custody::Undertaking,
     document::Sealed,
     receipt::{Position, Receipt},
     statement::Statement,
     wire::{Acknowledge, Request, Response, Standing},
 };
-use store::Kind;
+use store::{Kind, OVERAGE};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Caller, Node,
-    agreements::{Charged, Contract, claimed_number, receipt_record, sums},
+    agreements::{Charged, Contract, claimed_number, priced, receipt_record, sums},
     execute::strange,
     journal,
 };
@@ -50,9 +50,15 @@ const READS: usize = 64;
 
 impl Node {
     /// The receipt of an operation, to be signed.
-    pub(super) fn receipt(&self, terms: &Agreement, charged: Charged, (total, overage): (Usage, Usage), trace: Position) -> Receipt {
+    pub(super) fn receipt(
+        &self,
+        terms: &Agreement,
+        charged: Charged,
+        (total, overage): (Usage, Usage),
+        trace: Position,
+    ) -> Result<Receipt, Problem> {
         let Charged { operation, agent, method, params, result, usage, at: _ } = charged;
-        Receipt {
+        Ok(Receipt {
             header: Header::new::<Receipt>(&self.mesh_id, Timestamp::now(), RECEIPT_VALIDITY),
             agreement: terms.id,
             provider: self.owner,
@@ -65,10 +71,11 @@ impl Node {
             sequence: total.calls,
             total,
             overage,
-            price: terms.pricing.price(&total, &overage).unwrap_or_default(),
+            price: priced(terms, &total, &overage)?,
             currency: terms.pricing.currency.clone(),
             trace,
-        }
+            repeated: false,
+        })
     }
 
     /// The provider's newest receipt, as the store has it.
@@ -90,7 +97,7 @@ impl Node {
                 Some(at) => at,
                 None => self.logged_at(&charged.operation).await?,
             };
-            let receipt = self.receipt(&contract.terms(), charged, (total, overage), at);
+            let receipt = self.receipt(&contract.terms(), charged, (total, overage), at)?;
             return Ok(Some(Signed::sign_by(receipt, &self.owner_key).await?));
         }
         Err(Problem::new(Code::Overloaded, format!("agreement {id} is too busy to say where it stands")))
@@ -123,11 +130,8 @@ impl Node {
             return Ok(false);
         }
         let terms = contract.terms();
-        let signed = sealed.open(Expect::archived(&self.mesh_id))?;
-        signed.require(terms.provider)?;
-        signed.require(terms.consumer)?;
+        let signed = agreement::acknowledged(sealed, &terms)?;
         self.lineages.hear(&signed, &[terms.consumer])?;
-        signed.document().check(&terms).map_err(|why| Problem::new(Code::ProofFailed, format!("the acknowledged receipt {why}")))?;
         if !contract.take_countersigned(&signed) {
             return Ok(false);
         }
@@ -219,9 +223,13 @@ impl Node {
             let newer = newer.open(Expect::at(&self.mesh_id, Timestamp::now()))?;
             newer.require(terms.provider)?;
             self.lineages.hear(&newer, &[terms.provider])?;
-            newer.document().check(&terms).map_err(|why| Problem::new(Code::ProofFailed, format!("the provider's receipt {why}")))?;
-            if contract.take_receipt(&newer)? {
-                self.journal.keep_newest(receipt_record(&newer), newer.document().sequence);
+            match contract.take_receipt(&newer) {
+                Ok(true) => self.journal.keep_newest(receipt_record(&newer), newer.document().sequence),
+                Ok(false) => {}
+                Err(why) => {
+                    let caller = Caller { principal: self.owner, request_id: request_id.to_owned() };
+                    return Err(self.agreements.dispute(&caller, contract, &newer, why).await);
+                }
             }
         }
         Err(Problem::new(Code::Overloaded, format!("agreement {} is in use: its receipts never came to an end", terms.id)))
@@ -287,7 +295,7 @@ impl Node {
             }
             contract.countersigned(&self.owner_key).await?;
         }
-        let state = self.with_receipts(&contract, self.agreements.show(&contract)).await?;
+        let state = self.with_receipts(&contract, self.agreements.show(&contract)?).await?;
         let open =
             |sealed: &Option<Sealed<Receipt>>| sealed.clone().map(|sealed| sealed.open(Expect::archived(&terms.header.mesh))).transpose();
         let (newest, earlier) = (open(&state.bundle.receipt)?, open(&state.bundle.countersigned)?);
@@ -303,7 +311,7 @@ impl Node {
             bundle: state.bundle,
             total,
             overage,
-            price: terms.pricing.price(&total, &overage).unwrap_or_default(),
+            price: priced(&terms, &total, &overage)?,
             currency: terms.pricing.currency.clone(),
             acknowledged,
             closing: state.closing,
@@ -311,37 +319,29 @@ impl Node {
         Signed::sign_by(statement, &self.owner_key).await
     }
 
-    /// What an agreement has used, and what is left. The consumer asks the provider, which counts.
+    /// What an agreement has used, and what is left: by the provider's own count, or, at the consumer, by what both have signed,
+    /// with what the provider claims beside it.
     pub(crate) async fn agreement_usage(&self, caller: &Caller, id: &AgreementId) -> Result<AgreementUsage, Problem> {
         let contract = self.agreements.get(id).await?;
         let (terms, now) = (contract.terms(), Timestamp::now());
         let provides = terms.provider == self.owner;
-        let asked = if provides {
-            let usage = self.journal.store().usage(id).await?;
-            Some((usage, contract.acknowledged()))
+        let (counted, claimed, acknowledged) = if provides {
+            (self.journal.store().usage(id).await?, None, contract.acknowledged())
         } else {
-            self.settle_receipts(&contract, &caller.request_id).await.ok().map(|standing| (standing.usage, standing.acknowledged))
-        };
-        let known = || {
-            let receipt = contract.receipt();
-            let said = receipt.as_ref().map(|receipt| receipt.document());
-            let (total, overage) = said.map(|said| (said.total, said.overage)).unwrap_or_default();
-            (total, overage)
-        };
-        let (total, overage) = asked.as_ref().map_or_else(known, |(usage, _)| sums(usage));
-        let limits = terms.limits.iter().map(|limit| {
-            let bucket = limit.window.bucket(now);
-            let counted = |(usage, _): &(Vec<(String, Usage)>, u64)| {
-                usage.iter().find(|(name, _)| *name == bucket).map(|(_, used)| *used).unwrap_or_default()
+            let claimed = self.settle_receipts(&contract, &caller.request_id).await.ok().map(|standing| standing.usage);
+            let signed = match contract.countersigned(&self.owner_key).await {
+                // What it has signed before counts.
+                Err(problem) if problem.code == Code::KeyUnavailable => contract.receipt().filter(|have| have.require(self.owner).is_ok()),
+                signed => signed?,
             };
-            let used = match (&asked, limit.window) {
-                (Some(asked), _) => Some(counted(asked)),
-                (None, Window::Total) => Some(total),
-                (None, Window::Day | Window::Hour) => None,
-            };
-            let (used, hard_max) = (used.map(|used| limit.quantity.of(&used)), limit.quantity.of(&terms.hard_caps(limit.window)));
-            let resets_at = agreement::meter::resets_at(limit.window, now).filter(|at| *at < terms.header.expires_at);
-            LimitState { limit: *limit, hard_max, used, left: used.map(|used| hard_max.saturating_sub(used)), resets_at }
+            let total = signed.as_ref().map(|signed| signed.document().total).unwrap_or_default();
+            let overage = signed.as_ref().map(|signed| signed.document().overage).unwrap_or_default();
+            (vec![(Window::Total.as_str().to_owned(), total), (OVERAGE.to_owned(), overage)], claimed, total.calls)
+        };
+        let (total, overage) = sums(&counted);
+        let claimed = claimed.map(|claimed| {
+            let (total, overage) = sums(&claimed);
+            ClaimedUsage { total, overage, price: terms.pricing.price(&total, &overage), limits: limit_states(&terms, &claimed, true, now) }
         });
         Ok(AgreementUsage {
             id: *id,
@@ -349,12 +349,12 @@ impl Node {
             side: if provides { "provider" } else { "consumer" }.into(),
             total,
             overage,
-            price: terms.pricing.price(&total, &overage).unwrap_or_default(),
+            price: priced(&terms, &total, &overage)?,
             currency: terms.pricing.currency.clone(),
-            limits: limits.collect(),
+            limits: limit_states(&terms, &counted, provides, now),
             receipt: total.calls,
-            acknowledged: asked.as_ref().map_or_else(|| contract.receipt_number(), |(_, acknowledged)| *acknowledged),
-            current: asked.is_some(),
+            acknowledged,
+            claimed,
             closing: contract.closing(),
         })
     }
@@ -366,6 +366,19 @@ impl Node {
         let logged = logged.ok_or_else(missing)?;
         Ok(Position { log: self.node_id, index: logged.index, leaf: logged.leaf })
     }
+}
+
+/// Each limit as it stands by `usage`, which knows of days and hours only if it is `detailed`.
+fn limit_states(terms: &Agreement, usage: &[(String, Usage)], detailed: bool, now: Timestamp) -> Vec<LimitState> {
+    let state = |limit: &Limit| {
+        let bucket = limit.window.bucket(now);
+        let used = usage.iter().find(|(name, _)| *name == bucket).map(|(_, used)| limit.quantity.of(used)).unwrap_or_default();
+        let used = (detailed || limit.window == Window::Total).then_some(used);
+        let hard_max = limit.quantity.of(&terms.hard_caps(limit.window));
+        let resets_at = agreement::meter::resets_at(limit.window, now).filter(|at| *at < terms.header.expires_at);
+        LimitState { limit: *limit, hard_max, used, left: used.map(|used| hard_max.saturating_sub(used)), resets_at }
+    };
+    terms.limits.iter().map(state).collect()
 }
 
 /// A request's id, for what nobody asked for.

@@ -51,7 +51,7 @@ impl Node {
         } else {
             self.ask_for(&contract, wanted, &caller.request_id).await?;
         }
-        Ok(self.agreements.show(&contract))
+        self.agreements.show(&contract)
     }
 
     /// The provider takes a step of its own; made anew where one of the consumer's came in between.

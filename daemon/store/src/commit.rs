@@ -272,6 +272,10 @@ kinds! {
     Closing = 26, "closing";
     /// By which keys another owner has followed its first one.
     Lineage = 29, "lineage";
+    /// Up to which number a consumer may have sent calls under an agreement.
+    Sent = 30, "sent";
+    /// A receipt that a consumer doesn't accept.
+    Dispute = 31, "dispute";
 }
 
 /// How a commit came out.

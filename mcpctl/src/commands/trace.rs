@@ -210,6 +210,9 @@ pub(super) fn outline(entry: &Entry) -> (&'static str, String) {
         Action::AutoAccept { template, whose, .. } => ("auto-accept", format!("{template} for {whose}")),
         Action::Template { template, .. } => ("template", template.clone()),
         Action::Agreement { status } => ("agreement", format!("{} {status}", entry.agreement.map(|id| id.to_string()).unwrap_or_default())),
+        Action::Dispute { number, .. } => {
+            ("dispute", format!("{} receipt {number}", entry.agreement.map(|id| id.to_string()).unwrap_or_default()))
+        }
         Action::Member { node, standing, .. } => ("member", format!("{node} {}", standing.as_str())),
         Action::Token { token, uses: 0 } => ("token", format!("{token} taken back")),
         Action::Token { token, uses } => ("token", format!("{token} for {uses} uses")),
@@ -255,6 +258,7 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Template { digest, .. } => (None, digest.map_or_else(|| "removed".into(), |digest| digest.to_string())),
         Action::Unrevoke { .. } | Action::Stop { .. } | Action::Start { .. } => (None, String::new()),
         Action::Terminate { .. } | Action::Recover { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
+        Action::Dispute { receipt, why, .. } => (Some(receipt.to_string()), format!("the provider's receipt {why}")),
         Action::Open { kept, .. } => (None, kept.as_str().into()),
         Action::Config { changed, .. } => (None, changed.join(" ")),
         Action::Plugin { plugin, .. } => (None, plugin.clone().unwrap_or_else(|| "removed".into())),

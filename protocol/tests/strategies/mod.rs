@@ -214,6 +214,7 @@ pub(crate) fn receipts() -> impl Strategy<Value = Receipt> {
             price,
             currency,
             trace,
+            repeated: false,
         },
     )
 }

@@ -192,6 +192,7 @@ impl Sides {
             price: self.terms.pricing.price(&total, &Usage::default()).unwrap_or_default(),
             currency: self.terms.pricing.currency.clone(),
             trace: Position { log: self.terms.provider_node, index: 1_000, leaf: Hash::default() },
+            repeated: false,
         }
     }
 }

@@ -5,6 +5,8 @@
 //! after it and before anybody heard of it, with signatures of the consumer that were not kept yet. The clock jumps both ways.
 //! `MCP_MODEL_CALLS` says how many calls, `MCP_MODEL_SEED` which schedule.
 
+mod liars;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -114,8 +116,16 @@ fn trial() -> &'static Template {
     template::find("trial", templates().iter()).expect("it comes along")
 }
 
+fn key(seed: u8) -> Key {
+    Key::from_seed(&[seed; 32])
+}
+
+/// A number from the environment.
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
 fn random_terms(dice: &mut Dice) -> Agreement {
-    let key = |seed: u8| Key::from_seed(&[seed; 32]);
     let parties = Parties {
         mesh: "model".parse().expect("a mesh"),
         provider: key(1).did(),
@@ -276,7 +286,7 @@ impl<'a> World<'a> {
     fn check_receipt(&self, operation: OperationId, usage: Usage) {
         let (total, overage) = (self.model.total(), self.model.overage);
         let receipt = Receipt {
-            header: Header::new::<Receipt>(&self.terms.header.mesh, epoch(), SignedDuration::from_hours(1)),
+            header: Header::new::<Receipt>(&self.terms.header.mesh, self.latest.max(epoch()), SignedDuration::from_hours(1)),
             agreement: self.terms.id,
             provider: self.terms.provider,
             operation,
@@ -291,6 +301,7 @@ impl<'a> World<'a> {
             price: self.terms.pricing.price(&total, &overage).expect("a price"),
             currency: self.terms.pricing.currency.clone(),
             trace: Position { log: self.terms.provider_node, index: 0, leaf: [0; 32] },
+            repeated: false,
         };
         receipt.check(&self.terms).expect("it holds under the terms");
     }
@@ -374,7 +385,6 @@ impl<'a> World<'a> {
 
 #[tokio::test]
 async fn nothing_is_overspent_charged_twice_or_lost() {
-    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
     let (calls, seed) = (number("MCP_MODEL_CALLS", 3_000), number("MCP_MODEL_SEED", 1));
     let home = tempfile::tempdir().expect("a directory");
     let path = home.path().join("store.db");

@@ -201,7 +201,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn limited() -> impl Strategy<Value = Agreement> {
-    let limit = (prop::sample::select(&QUANTITIES[..]), prop::sample::select(&Window::ALL[..]), 0u64..40)
+    let limit = (prop::sample::select(&Quantity::ALL[..]), prop::sample::select(&Window::ALL[..]), 0u64..40)
         .prop_map(|(quantity, window, max)| Limit { quantity, window, max });
     (prop::collection::vec(limit, 0..6), 0u64..12, 0u64..12).prop_map(|(limits, fuel, result_bytes)| Agreement {
         limits,

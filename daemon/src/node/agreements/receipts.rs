@@ -61,7 +61,7 @@ pub(super) struct Delivered {
     /// Whether the provider has said that there is no newer one, since the last call that went wrong.
     settled: bool,
     /// When the newest receipt came.
-    taken: Option<Instant>,
+    pub(super) taken: Option<Instant>,
 }
 
 /// A question to the provider that isn't answered yet.
@@ -94,27 +94,6 @@ impl Contract {
     /// Its number; 0 if there is none.
     pub(crate) fn receipt_number(&self) -> u64 {
         self.standing.lock().receipt.as_ref().map_or(0, |receipt| receipt.document().sequence)
-    }
-
-    /// Takes a verified receipt, unless a newer one is here. Answers whether it was taken.
-    ///
-    /// # Errors
-    /// It contradicts the one that is here.
-    pub(crate) fn take_receipt(&self, receipt: &Signed<Receipt>) -> Result<bool, Problem> {
-        let mut standing = self.standing.lock();
-        if standing.frozen {
-            return Ok(false);
-        }
-        if let Some(have) = &standing.receipt {
-            let beside = receipt.document().check_beside(have.document());
-            beside.map_err(|why| Problem::new(Code::ProofFailed, format!("receipts of the provider: {why}")))?;
-            if have.document().sequence >= receipt.document().sequence {
-                return Ok(false);
-            }
-        }
-        standing.receipt = Some(receipt.clone());
-        standing.delivered.taken = Some(Instant::now());
-        Ok(true)
     }
 
     /// The consumer's newest receipt with its signature, unless the provider has it.
@@ -211,7 +190,7 @@ impl Agreements {
 }
 
 impl Contract {
-    fn is_consumed_by(&self, owner: Did) -> bool {
+    pub(super) fn is_consumed_by(&self, owner: Did) -> bool {
         self.standing.lock().signed.document().consumer == owner
     }
 }

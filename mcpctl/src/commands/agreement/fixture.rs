@@ -75,6 +75,7 @@ impl Case {
             price: self.terms.pricing.price(&total, &overage).expect("a price"),
             currency: "EUR".into(),
             trace: Position { log: self.terms.provider_node, index: 11, leaf: [0; 32] },
+            repeated: false,
         }
     }
 

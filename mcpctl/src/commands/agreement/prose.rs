@@ -22,6 +22,14 @@ pub(super) fn describe(state: &AgreementState) -> String {
     if let Some(waiting) = waiting(state) {
         text += &format!("{waiting}\n");
     }
+    if let Some(dispute) = &state.dispute {
+        text += &format!(
+            "It is disputed: at {} the provider signed a receipt that {}. No further calls are made, and no receipts signed. \
+             '--json' has the receipt, which is evidence.\n",
+            moment(dispute.at),
+            dispute.why
+        );
+    }
     if let Some(closing) = &state.closing {
         text += &format!("Its books were closed at {}.\n", super::statement::closed_on(closing, &terms.pricing.currency));
     }

@@ -155,7 +155,7 @@ pub(crate) fn describe(found: &Verified) -> String {
         ("price", format!("{} {}", found.price, found.currency)),
         ("closed", found.closing.as_ref().map_or_else(String::new, |closing| closed_on(closing, &found.currency))),
     ]);
-    format!("{head}{}", verify::describe(&found.bundle))
+    format!("{head}{}{}", verify::describe(&found.bundle), verify::meaning(&found.bundle))
 }
 
 /// Shows what is used and what is left.
@@ -163,11 +163,7 @@ pub(crate) async fn usage(id: AgreementId, client: &Client, output: Output) -> R
     let usage: AgreementUsage = client.get(&format!("/v1/agreements/{id}/usage")).await?;
     output.show(&usage, |usage| {
         let unsigned = usage.receipt.saturating_sub(usage.acknowledged);
-        let source = match (&usage.closing, usage.current) {
-            (_, true) => "as the provider counts",
-            (Some(_), false) => "as the last receipt says",
-            (None, false) => "as the newest receipt says: the provider could not be asked",
-        };
+        let source = if usage.side == "provider" { "by this node's count" } else { "as both signed" };
         let head = fields([
             ("agreement", usage.id.to_string()),
             ("status", usage.status.to_string()),
@@ -181,8 +177,20 @@ pub(crate) async fn usage(id: AgreementId, client: &Client, output: Output) -> R
             ),
             ("closed", usage.closing.as_ref().map_or_else(String::new, |closing| closed_on(closing, &usage.currency))),
         ]);
-        usage.limits.iter().fold(head, |text, limit| format!("{text}  {}\n", describe_limit(limit)))
+        let text = usage.limits.iter().fold(head, |text, limit| format!("{text}  {}\n", describe_limit(limit)));
+        text + &claims(usage)
     })
+}
+
+/// What the provider says beyond what both have signed.
+fn claims(usage: &AgreementUsage) -> String {
+    let Some(claimed) = &usage.claimed else {
+        let asked = usage.side == "consumer" && usage.closing.is_none();
+        return if asked { "the provider could not be asked what it counts\n".into() } else { String::new() };
+    };
+    let price = claimed.price.map_or_else(|| "a price that can't be expressed".into(), |price| format!("{price} {}", usage.currency));
+    let head = format!("the provider claims, unsigned: {}, {price}\n", used(&claimed.total));
+    claimed.limits.iter().fold(head, |text, limit| format!("{text}  {}\n", describe_limit(limit)))
 }
 
 /// `calls 1000/1d: 12 used, 988 left, resets at …`.

@@ -170,7 +170,7 @@ fn receipts(
         countersigned.require(terms.consumer)?;
         let wrong = |why: String| Problem::new(Code::ProofFailed, format!("the receipts: {why}"));
         let newest = newest.as_ref().ok_or_else(|| wrong("there is one that both signed, and not the newest".into()))?.document();
-        newest.check_beside(countersigned.document()).map_err(wrong)?;
+        newest.check_beside(countersigned.document(), terms).map_err(wrong)?;
         if newest.sequence < countersigned.document().sequence {
             return Err(wrong("the one that both signed is newer than the newest".into()));
         }
@@ -232,6 +232,22 @@ pub(crate) fn describe(found: &Verified) -> String {
     ]);
     let keys = found.successions.iter().map(|Step { from, to, at }| format!("the key {from} was succeeded by {to} at {at}"));
     steps.into_iter().chain(keys).fold(text, |text, step| format!("{text}  {step}\n"))
+}
+
+/// What receipts prove, and what they can't.
+pub(super) fn meaning(found: &Verified) -> String {
+    let Some(newest) = &found.receipt else { return String::new() };
+    let both = match found.acknowledged {
+        0 => "The consumer has signed none of them.".into(),
+        signed if signed == newest.number => "The consumer has signed the same.".into(),
+        signed => format!("The consumer has signed the same up to call {signed}; what comes after it the provider alone has signed."),
+    };
+    format!(
+        "\nProven: the provider has signed that calls 1 to {} ran and what they used. {both} The totals are possible under the terms: \
+         each call within its grant, each window within its cap, each price by the terms.\n\
+         Not proven: what a call used within its grant. The provider alone measures that, and no document can show it.\n",
+        newest.number
+    )
 }
 
 /// Up to where both have signed, and what that comes to where the provider has stated more since.

@@ -59,6 +59,7 @@ fn receipt(terms: &Agreement, number: u64) -> Signed<Receipt> {
         price: terms.pricing.price(&total, &Usage::default()).expect("a price"),
         currency: terms.pricing.currency.clone(),
         trace: Position { log: terms.provider_node, index: 0, leaf: [0; 32] },
+        repeated: false,
     };
     Signed::sign(receipt, &[&provider()])
 }
