@@ -304,6 +304,15 @@ mod tests {
     }
 
     #[test]
+    fn prices_that_cannot_be_expressed_are_refused_by_the_provider_too() {
+        let policy = Policy { accept: Acceptance::Auto, ..Policy::default() };
+        let mut terms = terms("trial", &[]);
+        terms.pricing.per_call = Decimal::MAX;
+        let decision = policy.decide(&terms, &Pricing::free(), false, now());
+        assert!(matches!(&decision, Decision::Refuse(why) if why.contains("can't be expressed")), "{decision:?}");
+    }
+
+    #[test]
     fn validity_is_bounded() {
         let policy = Policy { max_days: 30, ..auto() };
         assert_eq!(policy.decide(&terms("standard", &[]), &Pricing::free(), false, now()), Decision::Accept);

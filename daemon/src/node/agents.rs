@@ -203,10 +203,9 @@ impl Agents {
         let mut pricing = spawn.pricing.unwrap_or_else(|| self.pricing.clone());
         // How far limits may be passed is the node's to say.
         pricing.overage_percent = pricing.overage_percent.or(self.pricing.overage_percent);
-        let (call, fuel) = pricing.overage_rates();
-        let prices = [pricing.per_call, pricing.per_million_fuel, call, fuel];
-        if prices.iter().any(rust_decimal::Decimal::is_sign_negative) || pricing.currency.len() > 16 {
-            return Err(Problem::new(Code::InvalidRequest, "prices are not negative, and a currency's label has at most 16 bytes"));
+        pricing.check().map_err(|why| Problem::new(Code::InvalidRequest, why))?;
+        if pricing.currency.len() > 16 {
+            return Err(Problem::new(Code::InvalidRequest, "a currency's label has at most 16 bytes"));
         }
         // Loading proves that the publisher is trusted and the component runs.
         plugins.loaded(&spawn.component).await?;

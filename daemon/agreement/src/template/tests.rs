@@ -39,6 +39,20 @@ fn parameters_override_by_name() {
 }
 
 #[test]
+fn a_price_that_cannot_be_expressed_is_refused_before_anybody_signs() {
+    let at = |per_call: &str| {
+        let pricing = Pricing { per_call: per_call.parse().expect("a number"), ..Pricing::free() };
+        let template = find("trial", templates().iter()).expect("it exists");
+        propose(template, &BTreeMap::new(), parties(), Vec::new(), pricing, AgreementId::new(), now())
+    };
+    at("1000000").expect("a hundred calls for a million each");
+    let error = at("79228162514264337593543950335").expect_err("a hundred times the largest number");
+    assert!(error.to_string().contains("can't be expressed"), "{error}");
+    let error = at("-0.01").expect_err("a gift");
+    assert!(error.to_string().contains("negative"), "{error}");
+}
+
+#[test]
 fn mistakes_name_what_was_meant() {
     let error = with("standrad", &[]).expect_err("a typing mistake");
     assert!(error.to_string().contains("did you mean \"standard\"?"), "{error}");
