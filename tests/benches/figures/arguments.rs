@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::{measure::Pace, place};
 
 /// The sections there are.
-const SECTIONS: [&str; 11] = ["start", "memory", "kernel", "agents", "snapshot", "agreements", "trace", "local", "remote", "rpc", "scale"];
-const USAGE: &str =
-    "usage: tests/bench [--quick] [--only start,memory,kernel,agents,snapshot,agreements,trace,local,remote,rpc,scale] [--json FILE]";
+const SECTIONS: [&str; 12] =
+    ["start", "memory", "kernel", "agents", "snapshot", "agreements", "trace", "local", "remote", "rpc", "hostile", "scale"];
+const USAGE: &str = "usage: tests/bench [--quick] [--only start,memory,kernel,agents,snapshot,agreements,trace,local,remote,rpc,hostile,scale] [--json FILE]";
 
 /// What this process is to do.
 #[derive(Debug)]

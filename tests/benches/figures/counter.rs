@@ -71,6 +71,11 @@ impl Tally {
         *highest = (*highest).max(count);
     }
 
+    /// All answers that were taken.
+    pub(crate) fn answers(&self) -> u64 {
+        self.0.lock().values().map(|(answers, _)| answers).sum()
+    }
+
     /// Fails if an agent has counted other than it has answered.
     pub(crate) fn check(&self, side: &str) -> Result<()> {
         for (agent, (answers, highest)) in &*self.0.lock() {

@@ -9,6 +9,7 @@
 //!      ─► local    execute through the socket     | the raw parts (sandbox, group commit) in this process, and behind HTTP
 //!      ─► remote   execute on another node        | NATS request/reply to the same raw parts
 //!      ─► rpc      requests of the mesh alone      | NATS request/reply, raw QUIC
+//!      ─► hostile  honest calls beside attackers | the same calls in peace
 //!      ─► scale    50, 200, 500 nodes in this process
 //!      ─► memory   idle node, gateway, 1,000 agents
 //!      ─► start    spawn to first answer           (both beside nats-server)
@@ -21,6 +22,7 @@ mod agents;
 mod agreements;
 mod arguments;
 mod counter;
+mod hostile;
 mod kernel;
 mod local;
 mod measure;
@@ -106,6 +108,9 @@ async fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.wants("rpc") {
         rpc::measure(&place, arguments, &mut report).await?;
+    }
+    if arguments.wants("hostile") {
+        hostile::measure(&place, arguments, &mut report).await?;
     }
     if arguments.wants("scale") {
         scale::measure(arguments, &mut report).await?;

@@ -77,7 +77,7 @@ pub(crate) async fn take_turns(sides: &[Side], callers: usize, pace: Pace) -> Re
 }
 
 /// Runs `callers` loops for `lasting`. Calls under way at its end are finished, and counted with the time they took.
-async fn load(side: &Side, callers: usize, lasting: Duration) -> Result<Sample> {
+pub(crate) async fn load(side: &Side, callers: usize, lasting: Duration) -> Result<Sample> {
     let (begun, cpu) = (Instant::now(), self::cpu(side)?);
     let mut loops = JoinSet::new();
     for caller in 0..callers {

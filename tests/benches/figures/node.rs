@@ -47,11 +47,17 @@ impl Node {
 
     /// A gateway in front of it.
     pub(crate) async fn gateway(&self, place: &Place) -> Process {
+        self.gateway_at(place).await.map(|(gateway, _)| gateway).expect("a gateway announces where it listens")
+    }
+
+    /// The same, with the address at which it listens.
+    pub(crate) async fn gateway_at(&self, place: &Place) -> Result<(Process, String)> {
         let mut command = command("mcp-gateway");
         command.args(["--json", "--listen", "127.0.0.1:0", "--socket"]).arg(self.client.socket());
         let mut gateway = Process::start("gateway", command, place.logs());
-        let _: serde_json::Value = gateway.announcement().await;
-        gateway
+        let announced: serde_json::Value = gateway.announcement().await;
+        let url = announced["url"].as_str().with_context(|| format!("no address in {announced}"))?;
+        Ok((gateway, url.trim_start_matches("http://").trim_end_matches('/').to_owned()))
     }
 
     /// Ends it politely.

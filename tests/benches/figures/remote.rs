@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use futures::FutureExt as _;
 use protocol::{
-    AgentId, Code,
+    AgentId, AgreementId, Code,
     agreement::Status,
     api::{AgreementState, List, Peer, Propose},
 };
@@ -72,7 +72,7 @@ pub(crate) async fn measure(place: &Place, arguments: &Arguments, report: &mut R
 }
 
 /// Waits until the node has a peer; says by which transport.
-async fn met(node: &Node) -> Result<String> {
+pub(crate) async fn met(node: &Node) -> Result<String> {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         let peers: List<Peer> = node.client.get("/v1/peers").await?;
@@ -85,7 +85,7 @@ async fn met(node: &Node) -> Result<String> {
 }
 
 /// An active agreement on an agent, with limits that no run reaches.
-async fn agree(consumer: &Node, agent: AgentId) -> Result<()> {
+pub(crate) async fn agree(consumer: &Node, agent: AgentId) -> Result<AgreementId> {
     let parameters = [("calls", "1000000000/1d"), ("fuel", "9007199254740991/1d"), ("wall_ms", "9007199254740/1d")];
     let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let propose = Propose { agent: agent.to_string(), node: None, methods: Vec::new(), template: "bulk".into(), parameters };
@@ -94,7 +94,7 @@ async fn agree(consumer: &Node, agent: AgentId) -> Result<()> {
         match consumer.client.post::<_, AgreementState>("/v1/agreements", &propose).await {
             Ok(state) => {
                 ensure!(state.status == Status::Active, "the agreement is {}", state.status);
-                return Ok(());
+                return Ok(state.terms.id);
             }
             // The provider's newest advert may be on its way.
             Err(problem) if problem.code == Code::AgentNotFound && begun.elapsed() < PATIENCE => {
