@@ -233,6 +233,9 @@ pub struct AgreementState {
     /// The receipt that this consumer doesn't accept, if there is one: no further calls are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dispute: Option<Dispute>,
+    /// Why a rule of the provider's that is for such proposals leaves this one to the operator: its budget has no room now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_open: Option<String>,
     /// How it came to its end, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closing: Option<Closing>,

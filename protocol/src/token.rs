@@ -270,6 +270,7 @@ impl Enrolment {
     /// It is malformed, forged, expired, of another mesh; or doesn't carry the signatures of token, node and owner.
     pub fn verify(sealed: Sealed<Self>, mesh: &MeshId, now: Timestamp) -> Result<(Signed<Self>, Grant), Problem> {
         let signed = sealed.open(Expect::at(mesh, now))?;
+        signed.require_new(now)?;
         let enrolment = signed.document();
         let grant = enrolment.grant.open(now)?;
         if grant.mesh != *mesh {

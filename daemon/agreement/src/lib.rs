@@ -18,12 +18,14 @@
 
 mod acknowledged;
 pub mod authorize;
+pub mod budget;
 mod denied;
 mod error;
 #[cfg(test)]
 mod fixture;
 pub mod meter;
 pub mod policy;
+pub mod rate;
 pub mod sent;
 pub mod template;
 

@@ -158,6 +158,7 @@ impl Node {
             return Err(Problem::new(Code::AgreementScope, format!("agreement {} is not one of these two nodes", terms.id)));
         }
         self.require_at_home(&terms)?;
+        contract.require_books(&self.mesh_id, Timestamp::now())?;
         let brought = acknowledge.receipt.as_ref().map(claimed_number).transpose()?.unwrap_or_default();
         if let Some(receipt) = acknowledge.receipt
             && self.take_acknowledgement(&contract, receipt)?

@@ -276,6 +276,8 @@ kinds! {
     Sent = 30, "sent";
     /// A receipt that a consumer doesn't accept.
     Dispute = 31, "dispute";
+    /// That an agreement was made without the operator, by which rule, and what of it counts against that rule's budget.
+    Accepted = 40, "accepted";
 }
 
 /// How a commit came out.
