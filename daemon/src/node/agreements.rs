@@ -1,6 +1,7 @@
 //! The agreements that this node's owner is a party of: kept, moved on, metered, and closed.
 
 mod closing;
+mod departed;
 mod held;
 mod receipts;
 mod steps;
@@ -15,7 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use protocol::{
     AgentId, AgreementId, Code, Did, Expect, MeshId, NodeId, Problem, Signed, SignedDuration, Timestamp, Usage,
     agreement::{Agreement, Bundle, Status, Transition},
-    api::{AgreementOutline, AgreementState},
+    api::{AgreementOutline, AgreementState, Departed},
     custody::Undertaking,
     document::Sealed,
     entry::Action,
@@ -90,6 +91,8 @@ struct Standing {
     frozen: bool,
     /// How it came to its end.
     closing: Option<Closing>,
+    /// Why it is not in force here any more.
+    departed: Option<Departed>,
 }
 
 impl Agreements {
@@ -117,7 +120,10 @@ impl Agreements {
                     continue;
                 }
             };
-            if contract.terms().header.mesh == agreements.mesh {
+            let terms = contract.terms();
+            // Of an agent that left it is an archive.
+            let is_kept = contract.departed().is_none() || terms.provider != owner;
+            if is_kept && terms.header.mesh == agreements.mesh {
                 agreements.open.write().insert(contract.id, contract);
             }
         }
@@ -157,11 +163,13 @@ impl Agreements {
         let contract = self.contract(signed, state, transitions, usage, receipt);
         let untold = store.record(Kind::Untold, &id.to_string()).await?;
         let closing = store.record(Kind::Closing, &id.to_string()).await?;
+        let departed = self.mark_of(&id).await?;
         {
             let mut standing = contract.standing.lock();
             standing.untold = untold.map(|bytes| journal::decode("untold step", &bytes)).transpose()?;
             standing.closing = closing.map(|bytes| journal::decode("closing", &bytes)).transpose()?;
             standing.frozen = standing.closing.is_some();
+            standing.departed = departed;
         }
         Ok(contract)
     }
@@ -178,8 +186,8 @@ impl Agreements {
         let mut meter = Meter::new(signed.document(), usage);
         meter.bound_exposure(self.max_unacknowledged, receipt.as_ref().map_or(0, |receipt| receipt.document().sequence));
         let delivered = receipts::Delivered::default();
-        let standing =
-            Standing { signed, state, transitions, meter, overage, receipt, delivered, untold: None, frozen: false, closing: None };
+        let (untold, frozen, closing, departed) = (None, false, None, None);
+        let standing = Standing { signed, state, transitions, meter, overage, receipt, delivered, untold, frozen, closing, departed };
         Arc::new(Contract { id, settling: tokio::sync::Mutex::default(), standing: Mutex::new(standing) })
     }
 
@@ -232,7 +240,7 @@ impl Agreements {
             terms.consumer == self.owner
                 && terms.agent == *agent
                 && terms.covers(method)
-                && standing.state.effective(terms, now) == Status::Active
+                && standing.status(now) == Status::Active
                 && !standing.is_given_up()
         };
         open.values().filter(covers).max_by_key(|contract| contract.terms().header.expires_at).cloned()
@@ -296,6 +304,7 @@ impl Agreements {
                 agent: terms.agent,
                 expires_at: terms.header.expires_at,
                 calls: contract.used(provides).calls,
+                departed: contract.departed(),
             });
         }
         Ok(items)
@@ -309,7 +318,7 @@ impl Agreements {
         let (used, overage) = contract.used_in_all(provides);
         let standing = contract.standing.lock();
         AgreementState {
-            status: standing.state.effective(&terms, now),
+            status: standing.status(now),
             reason: standing.state.reason(&terms, now),
             side: side(provides),
             used,
@@ -317,6 +326,7 @@ impl Agreements {
             wanted: standing.wanted(&terms, now).cloned(),
             untold: standing.untold == Some(Untold::Taken) && standing.closing.is_none(),
             closing: standing.closing.clone(),
+            departed: standing.departed,
             bundle: Bundle {
                 agreement: standing.signed.clone().into(),
                 transitions: standing.transitions.clone(),
@@ -353,9 +363,10 @@ impl Agreements {
         Ok(terms.id)
     }
 
-    /// The records of an agreement that comes with an agent.
-    pub(crate) fn records(&self, undertaking: &Undertaking) -> Vec<RecordWrite> {
-        let Ok(id) = self.verified(undertaking) else { return Vec::new() };
+    /// The records of an agreement that comes with an agent: they take the place of all that is here of it.
+    pub(crate) async fn records(&self, undertaking: &Undertaking) -> Result<Vec<RecordWrite>, Problem> {
+        let id = self.verified(undertaking)?;
+        let outdated = self.outdated(&id, undertaking).await?;
         let agreement = RecordWrite { kind: Kind::Agreement, id: id.to_string(), value: Some(journal::encode(&undertaking.agreement)) };
         let transitions = undertaking.transitions.iter().zip(1_u64..).map(|(transition, sequence)| RecordWrite {
             kind: Kind::Transition,
@@ -366,7 +377,7 @@ impl Agreements {
         let countersigned = undertaking.countersigned.iter().map(|receipt| record(Kind::Receipt, journal::encode(receipt)));
         let last = undertaking.last.iter().map(|last| record(Kind::Charged, last.to_vec()));
         let untold = if undertaking.untold { Untold::Taken.record(&id) } else { Untold::over(&id) };
-        std::iter::once(agreement).chain(transitions).chain(countersigned).chain(last).chain([untold]).collect()
+        Ok(outdated.into_iter().chain([agreement]).chain(transitions).chain(countersigned).chain(last).chain([untold]).collect())
     }
 
     /// Takes an agreement from the store, where it came with an agent.
@@ -377,11 +388,6 @@ impl Agreements {
             self.ends.notify_one();
         }
         Ok(())
-    }
-
-    /// Calls of an agent are no longer this node's to answer; the store still has what was agreed about them.
-    pub(crate) fn forget_agent(&self, agent: &AgentId) {
-        self.open.write().retain(|_, contract| !self.provides(contract, agent));
     }
 
     fn provides(&self, contract: &Contract, agent: &AgentId) -> bool {
@@ -409,8 +415,7 @@ impl Contract {
 
     /// Where it stands at `now`.
     pub(crate) fn status(&self, now: Timestamp) -> Status {
-        let standing = self.standing.lock();
-        standing.state.effective(standing.signed.document(), now)
+        self.standing.lock().status(now)
     }
 
     /// Its state, for the next transition.
@@ -421,6 +426,7 @@ impl Contract {
     /// Checks that a call is covered, and sets aside the worst that it may use.
     pub(crate) fn reserve(self: &Arc<Self>, request: &authorize::Request<'_>, now: Timestamp) -> Result<Held, Problem> {
         let mut standing = self.standing.lock();
+        standing.check_in_force()?;
         let Standing { signed, state, meter, .. } = &mut *standing;
         authorize::authorize(signed.document(), state, request, now)?;
         let reservation = meter.reserve(now)?;

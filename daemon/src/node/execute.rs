@@ -83,6 +83,7 @@ impl Node {
         };
         if let Some(contract) = &contract {
             contract.check_wanted()?;
+            contract.check_in_force()?;
         }
         let home = self.home_of(&agent, contract.as_deref()).await?;
         // On another node of its own an owner needs no agreement.
@@ -139,6 +140,7 @@ impl Node {
         }
         match &answered {
             Ok(_) => contract.deliver(number),
+            Err(problem) if problem.code == Code::AgreementLost => self.hear_lost(contract, home).await?,
             // It may have been charged for, with a receipt that never came.
             Err(_) => {
                 contract.set_settled(false);
@@ -146,6 +148,17 @@ impl Node {
             }
         }
         answered
+    }
+
+    /// A provider says that an agreement is lost: what one of its nodes says is remembered, so that the next call is made under
+    /// another one.
+    pub(super) async fn hear_lost(&self, contract: &Contract, asked: NodeId) -> Result<(), Problem> {
+        let terms = contract.terms();
+        let node = self.routes.lock().get(&terms.agent).copied().unwrap_or(asked);
+        if self.speaks_for_provider(node, &terms) {
+            self.agreements.lose(contract, node).await?;
+        }
+        Ok(())
     }
 
     /// Asks the node where an agent lives, and the one that it has moved to, if it has.

@@ -127,6 +127,8 @@ impl Node {
         if terms.provider != self.owner {
             return Err(required(format!("agreement {id} is not one of this provider")));
         }
+        // Not even what was answered under it before: the receipt that goes with an answer would tell of an older usage.
+        contract.check_in_force()?;
         let acknowledged = execute.acknowledged;
         // Before anything is set aside: a repetition takes nothing, and is answered though the limit be used up meanwhile.
         if contract.consumer_node() == from

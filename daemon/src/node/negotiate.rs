@@ -103,6 +103,7 @@ impl Node {
             return Err(Problem::new(Code::TooLarge, format!("a proposal takes at most {MAX_PROPOSAL} bytes")));
         }
         if let Some(known) = self.agreements.lookup(&terms.id).await? {
+            known.check_in_force()?;
             let same = known.signed().envelope().payload == signed.envelope().payload && known.status(Timestamp::now()) != Status::Closed;
             return if same {
                 Ok(known.signed().into())
@@ -114,6 +115,8 @@ impl Node {
             return Err(Problem::new(Code::Overloaded, "too many of this node's proposals wait for the provider's answer"));
         }
         let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
+        // What is agreed on while the agent leaves would not go along.
+        let _stays = agent.stays_here()?;
         let signed = match self.policy.decide(terms, &agent.outline.pricing, self.accepts_beforehand(terms, from), Timestamp::now()) {
             Decision::Accept => signed.countersign_by(&self.owner_key).await?,
             Decision::Ask => signed,
@@ -134,6 +137,10 @@ impl Node {
         if terms.provider != self.owner {
             return Err(Problem::new(Code::NotAuthorized, "only the provider accepts a proposal"));
         }
+        self.require_at_home(&terms)?;
+        contract.check_in_force()?;
+        let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
+        let _stays = agent.stays_here()?;
         if contract.status(Timestamp::now()) != Status::Proposed {
             return Err(Problem::new(
                 Code::IllegalTransition,

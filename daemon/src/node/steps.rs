@@ -46,6 +46,7 @@ impl Node {
         let terms = contract.terms();
         self.require_at_home(&terms)?;
         if terms.provider == self.owner {
+            contract.check_in_force()?;
             self.decide(&contract, &wanted, &caller.request_id).await?;
             self.tell_soon(vec![Arc::clone(&contract)], &caller.request_id);
         } else {
@@ -225,6 +226,7 @@ impl Node {
             if step.by != terms.consumer || from != terms.consumer_node {
                 return Err(stranger());
             }
+            contract.check_in_force()?;
             self.lineages.hear(&opened, &[terms.consumer])?;
             return self.take_asked(&contract, sealed, step, &request_id).await;
         }
@@ -328,5 +330,13 @@ impl Node {
 
 /// Whether a provider has said no, or the state machine: to ask again is of no use.
 fn is_refusal(code: Code) -> bool {
-    matches!(code, Code::IllegalTransition | Code::InvalidRequest | Code::NotAuthorized | Code::AgreementNotSigned | Code::KeyUnavailable)
+    matches!(
+        code,
+        Code::IllegalTransition
+            | Code::InvalidRequest
+            | Code::NotAuthorized
+            | Code::AgreementNotSigned
+            | Code::AgreementLost
+            | Code::KeyUnavailable
+    )
 }

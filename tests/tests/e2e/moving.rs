@@ -18,18 +18,18 @@ use crate::{
 };
 
 /// Two nodes of one owner, one of somebody else, in a private mesh; an agent lives on the first.
-struct Estate {
-    home: Node,
-    other: Node,
-    consumer: Node,
-    agent: Agent,
+pub(crate) struct Estate {
+    pub(crate) home: Node,
+    pub(crate) other: Node,
+    pub(crate) consumer: Node,
+    pub(crate) agent: Agent,
     plugin: Plugin,
     publisher: Publisher,
     _cluster: Cluster,
 }
 
 impl Estate {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let cluster = Cluster::new();
         let home = founder(&cluster).await;
         let token = token(&home, &["--uses", "8"]).await;
@@ -52,31 +52,31 @@ impl Estate {
     }
 
     /// The consumer may call the agent so often.
-    async fn agree(&self, calls: &str) -> protocol::AgreementId {
+    pub(crate) async fn agree(&self, calls: &str) -> protocol::AgreementId {
         let parameters = [("calls".to_owned(), calls.to_owned())].into();
         let propose = Propose { agent: self.agent.id.to_string(), node: None, methods: Vec::new(), template: "trial".into(), parameters };
         let agreed: protocol::api::AgreementState = self.consumer.client().post("/v1/agreements", &propose).await.expect("accepted");
         agreed.terms.id
     }
 
-    async fn call(&self, method: &str) -> Result<Executed, Problem> {
+    pub(crate) async fn call(&self, method: &str) -> Result<Executed, Problem> {
         self.consumer.execute(&self.agent.id.to_string(), method, &json!({})).await
     }
 }
 
-fn counted(executed: Result<Executed, Problem>) -> u64 {
+pub(crate) fn counted(executed: Result<Executed, Problem>) -> u64 {
     value(&executed.expect("counted"))["count"].as_u64().expect("a number")
 }
 
-async fn count(node: &Node) -> u64 {
+pub(crate) async fn count(node: &Node) -> u64 {
     counted(node.execute("counter", "count", &json!({})).await)
 }
 
-async fn agents(node: &Node) -> Vec<Value> {
+pub(crate) async fn agents(node: &Node) -> Vec<Value> {
     node.json(&["agent", "list"]).await["items"].as_array().expect("a list").clone()
 }
 
-async fn move_to(node: &Node, to: NodeId) -> Value {
+pub(crate) async fn move_to(node: &Node, to: NodeId) -> Value {
     node.json(&["agent", "move", "counter", "--to", &to.to_string()]).await
 }
 

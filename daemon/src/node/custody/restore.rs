@@ -15,7 +15,7 @@ use protocol::{
 };
 
 use super::{Node, PATIENCE};
-use crate::node::Caller;
+use crate::node::{Caller, moving::Arrival};
 
 /// Nodes that are asked at once.
 const AT_ONCE: usize = 8;
@@ -53,8 +53,9 @@ impl Node {
         let epoch = known.max(agent.epoch).max(signed.document().epoch) + 1;
         let action = Action::Restore { agent: id, snapshot: signed.document().id, epoch };
         let _adopting = self.adopting.lock().await;
-        let agent = api::Agent { epoch, stopped: false, ..agent };
-        let agent = Box::pin(self.settle_in(caller, agent, &signed, Vec::new(), action)).await?;
+        let mark = api::Departed { node: self.node_id, epoch: Some(epoch), lost: true };
+        let arrival = Arrival { agent: api::Agent { epoch, stopped: false, ..agent }, agreements: Vec::new(), mark, action };
+        let agent = Box::pin(self.settle_in(caller, arrival, &signed)).await?;
         self.replicas.look();
         Ok(agent)
     }

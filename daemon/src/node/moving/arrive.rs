@@ -11,15 +11,27 @@ use protocol::{
     snapshot::Snapshot,
     wire,
 };
-use store::{Bucket, Charge, Commit, Kind, RecordWrite, Rejected};
+use store::{Bucket, Charge, Commit, Kind, RecordWrite};
 
 use super::Whereabouts;
-use crate::node::{Caller, Node, agents::Record};
+use crate::node::{Caller, Node, agents::Record, run::scope_of};
 
 /// Answers that are read at once: each may be as large as a result.
 const PAGE: usize = 16;
 /// Answers that are written at once: a group of the store's.
 const GROUP: usize = 256;
+
+/// An agent that comes, and what becomes of what is kept about it.
+pub(in crate::node) struct Arrival {
+    /// The agent, in its new epoch.
+    pub(in crate::node) agent: api::Agent,
+    /// What comes along.
+    pub(in crate::node) agreements: Vec<Undertaking>,
+    /// The mark of agreements that don't.
+    pub(in crate::node) mark: api::Departed,
+    /// How the trace tells of it.
+    pub(in crate::node) action: Action,
+}
 
 impl Node {
     /// Whether an agent may come; the agent's home asks before it does anything.
@@ -53,12 +65,14 @@ impl Node {
             return Err(malformed("they are of another agent".into()));
         }
         self.welcome(&agent)?;
+        // What is here of an earlier stay is older, and nothing is served by it before the agent is here.
         self.take_answers(&agent, answers).await?;
         for undertaking in &agreements {
             self.take_usage(undertaking).await?;
         }
-        let action = Action::Adopt { agent: id, from, epoch };
-        let agent = self.settle_in(caller, api::Agent { epoch, ..agent }, &signed, agreements, action).await?;
+        let mark = api::Departed { node: from, epoch: Some(epoch), lost: false };
+        let arrival = Arrival { agent: api::Agent { epoch, ..agent }, agreements, mark, action: Action::Adopt { agent: id, from, epoch } };
+        let agent = self.settle_in(caller, arrival, &signed).await?;
         self.count_in(&agent, from, snapshot);
         Ok(())
     }
@@ -67,11 +81,10 @@ impl Node {
     pub(in crate::node) async fn settle_in(
         &self,
         caller: &Caller,
-        mut agent: api::Agent,
+        arrival: Arrival,
         signed: &Signed<Snapshot>,
-        agreements: Vec<Undertaking>,
-        action: Action,
     ) -> Result<api::Agent, Problem> {
+        let Arrival { mut agent, agreements, mark, action } = arrival;
         self.agents.check_free(&agent.name)?;
         for plugin in &mut agent.plugins {
             self.plugins.loaded(&plugin.component).await?;
@@ -92,13 +105,24 @@ impl Node {
         let came = async {
             self.stage(staged, signed.document(), &index).await?;
             let mut along = vec![note(None), Whereabouts::end(id), RecordWrite { kind: Kind::Held, id: id.to_string(), value: None }];
-            along.extend(agreements.iter().flat_map(|undertaking| self.agreements.records(undertaking)));
+            along.extend(self.agreements.left_behind(&id, &agreements, mark).await?);
+            for undertaking in &agreements {
+                along.extend(self.agreements.records(undertaking).await?);
+            }
             let entry = self.journal.append(caller.note(), action);
-            self.agents.admit(Record { outline: agent, state: Some(staged), moving: None }, entry, along).await
+            let commit = Commit {
+                records: along,
+                entry: Some(entry),
+                // A recovery goes on without the answers that the lost home gave: some of an earlier stay would be no better.
+                clear_answers: mark.lost.then(|| scope_of(&id)),
+                ..Commit::default()
+            };
+            self.agents.admit(Record { outline: agent, state: Some(staged), moving: None }, commit).await
         };
         match came.await {
             Ok(outline) => {
                 self.whereabouts.remove(&id);
+                self.agreements.departed(&id, mark);
                 for undertaking in &agreements {
                     // The agent is here; one agreement that can't be read is no reason to say that it isn't.
                     if let Err(problem) = self.agreements.reopen(&undertaking.agreement).await {
@@ -136,7 +160,7 @@ impl Node {
     /// What was answered for an agent under idempotency keys, with where it stands in this node's trace.
     pub(super) async fn answers_of(&self, agent: &AgentId) -> Result<Vec<Answer>, Problem> {
         let store = self.journal.store();
-        let (scope, now_s) = (super::super::run::scope_of(agent), Timestamp::now().as_second());
+        let (scope, now_s) = (scope_of(agent), Timestamp::now().as_second());
         let (mut answers, mut bytes): (Vec<Answer>, u64) = (Vec::new(), 0);
         loop {
             let after = answers.last().map(|last| (last.scope.clone(), last.key.clone()));
@@ -155,21 +179,19 @@ impl Node {
     }
 
     async fn take_answers(&self, agent: &api::Agent, answers: Vec<Answer>) -> Result<(), Problem> {
-        let (scope, now_s) = (super::super::run::scope_of(&agent.id), Timestamp::now().as_second());
+        let (scope, now_s) = (scope_of(&agent.id), Timestamp::now().as_second());
         if answers.iter().any(|answer| !answer.scope.starts_with(&scope)) {
             return Err(Problem::new(Code::MalformedDocument, "an answer of another agent is among its papers"));
         }
+        self.journal.keep(Commit { clear_answers: Some(scope), ..Commit::default() }).await?;
         for group in answers.chunks(GROUP) {
             let commits = group.iter().cloned().map(|Answer { scope, key, value, expires_s }| {
                 let answer = store::Answer { scope, key, value: value.to_vec(), now_s, expires_s };
                 self.journal.commit(Commit { answer: Some(answer), ..Commit::default() })
             });
             for committed in future::join_all(commits).await {
-                match committed {
-                    // An attempt before this one has brought it.
-                    Ok(_) | Err(store::Error::Rejected(Rejected::Duplicate)) => {}
-                    Err(error) => return Err(error.into()),
-                }
+                // None was there before: only papers that have one twice are refused.
+                committed?;
             }
         }
         Ok(())
@@ -178,6 +200,9 @@ impl Node {
     /// Sets what was used under an agreement. Each bucket is replaced, so that once more is no harm.
     async fn take_usage(&self, undertaking: &Undertaking) -> Result<(), Problem> {
         let agreement = self.agreements.verified(undertaking)?;
+        let here = self.journal.store().usage(&agreement).await?;
+        let retire = here.into_iter().map(|(bucket, _)| (agreement, bucket)).collect();
+        self.journal.keep(Commit { retire, ..Commit::default() }).await?;
         for (bucket, usage) in &undertaking.usage {
             let charge = Charge { agreement, usage: *usage, buckets: vec![Bucket::unlimited(bucket.clone())] };
             let commit = Commit { retire: vec![(agreement, bucket.clone())], charge: Some(charge), ..Commit::default() };

@@ -31,8 +31,8 @@ use serde::{Deserialize, Serialize};
 use store::{Append, Commit, Kind, RecordWrite};
 use tokio::sync::OwnedRwLockWriteGuard;
 
-pub(super) use self::whereabouts::Elsewhere;
 use self::whereabouts::Whereabouts;
+pub(super) use self::{arrive::Arrival, whereabouts::Elsewhere};
 use super::{
     Caller, Node,
     agents::{Agent, Presence, Record, not_here},
@@ -177,11 +177,13 @@ impl Node {
         let state = *agent.state.read().await;
         let entry = self.journal.append(caller.note(), Action::Move { agent: id, to, epoch });
         let there = Whereabouts { name: agent.outline.name.clone(), node: to, epoch };
-        let records = vec![RecordWrite { kind: Kind::Agent, id: id.to_string(), value: None }, there.record(id)];
+        let mark = api::Departed { node: to, epoch: Some(epoch), lost: false };
+        let mut records = vec![RecordWrite { kind: Kind::Agent, id: id.to_string(), value: None }, there.record(id)];
+        records.extend(self.agreements.departing(&id, mark));
         self.journal.keep(Commit { clear_state: Some(state), records, entry: Some(entry), ..Commit::default() }).await?;
         *presence = Presence::Gone;
         self.agents.forget(agent);
-        self.agreements.forget_agent(&id);
+        self.agreements.departed(&id, mark);
         self.whereabouts.insert(id, there);
         self.logs.forget(&id);
         self.publish_soon();
