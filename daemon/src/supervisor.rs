@@ -87,6 +87,7 @@ impl Supervisor {
             limits: config.limits,
             max_unacknowledged: config.max_unacknowledged,
             closing_grace: protocol::SignedDuration::from_secs(i64::try_from(config.closing_grace_seconds).unwrap_or(i64::MAX)),
+            retain_s: config.retain_seconds,
             share: config.share,
             webhook_attempts: config.webhook_attempts,
             allowed: Allowed { imports: config.imports.clone(), egress: Egress::open(config.egress.clone())? },

@@ -90,6 +90,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("agreements.overage_price_per_million_fuel", "MCP_AGREEMENTS_OVERAGE_PRICE_PER_MILLION_FUEL", Kind::Text, "\"\""),
     key("agreements.max_unacknowledged", "MCP_AGREEMENTS_MAX_UNACKNOWLEDGED", Kind::Number(1_000_000_000), "1000"),
     key("agreements.closing_grace_s", "MCP_AGREEMENTS_CLOSING_GRACE_S", Kind::Number(86_400), "60"),
+    key("snapshots.retain_s", "MCP_SNAPSHOTS_RETAIN_S", Kind::Number(366 * 24 * 3_600), "604800"),
     key("trace.checkpoint_seconds", "MCP_TRACE_CHECKPOINT_SECONDS", Kind::Number(3_600), "10"),
     key("trace.keep_days", "MCP_TRACE_KEEP_DAYS", Kind::Number(36_500), "0"),
     key("webhooks.attempts", "MCP_WEBHOOKS_ATTEMPTS", Kind::Number(100), "12"),

@@ -113,6 +113,8 @@ pub(crate) struct Config {
     pub(crate) max_unacknowledged: u64,
     /// For how long after an agreement's end its last receipts may still be acknowledged.
     pub(crate) closing_grace_seconds: u64,
+    /// For how long the state of an agent is kept that was moved to another node, in seconds of this node's running.
+    pub(crate) retain_seconds: u64,
     pub(crate) share: Share,
     pub(crate) checkpoint_seconds: u64,
     /// After how many days entries of the trace lose their content; 0 for never.
@@ -301,6 +303,7 @@ impl Layers {
             pricing,
             max_unacknowledged: self.number("agreements.max_unacknowledged").max(1),
             closing_grace_seconds: self.number("agreements.closing_grace_s"),
+            retain_seconds: self.number("snapshots.retain_s"),
             share: match self.str("plugins.share") {
                 "members" => Share::Members,
                 "nobody" => Share::Nobody,

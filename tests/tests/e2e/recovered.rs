@@ -3,7 +3,8 @@
 use protocol::{
     AgreementId, Code, Problem,
     agreement::Status,
-    api::{Execute, Executed},
+    api::{Execute, Executed, List, TraceItem},
+    entry::Action,
 };
 use serde_json::{Value, json, value::RawValue};
 use tests::{Node, until};
@@ -45,6 +46,7 @@ async fn listed(node: &Node, id: AgreementId) -> Value {
 async fn no_old_copy_of_an_agreement_is_in_force_after_a_recovery() {
     let mut estate = Estate::new().await;
     estate.home.json(&["agent", "replicas", "counter", "1"]).await;
+    estate.held_elsewhere().await;
     let (used_up, closed) = (estate.agree("3").await, estate.agree("100").await);
     assert_eq!(counted(estate.call_under(used_up).await), 1);
     move_to(&estate.home, estate.other.id()).await;
@@ -86,7 +88,7 @@ async fn no_old_copy_of_an_agreement_is_in_force_after_a_recovery() {
         let shown = estate.other.mcpctl(&["agreement", "show", &id.to_string()]).await.exits(0).stdout;
         assert!(shown.contains("not in force any more"), "{shown}");
         for step in ["suspend", "close"] {
-            let refused = estate.other.mcpctl(&["agreement", step, &id.to_string(), "--json"]).await.exits(2).json();
+            let refused = estate.other.mcpctl(&["agreement", step, &id.to_string(), "--json"]).await.exits(5).json();
             assert_eq!(refused["code"], "agreement_lost", "{refused}");
         }
     }
@@ -111,4 +113,83 @@ async fn no_old_copy_of_an_agreement_is_in_force_after_a_recovery() {
     estate.home.restart().await;
     until("the old home to let go", async || crate::moving::agents(&estate.home).await.is_empty().then_some(())).await;
     assert_eq!(estate.home.agreement(used_up).await.expect("kept").status, Status::Suspended);
+}
+
+/// The snapshots of an agent that are what a home had acknowledged that has let go.
+async fn branches(node: &Node, agent: &str) -> Vec<Value> {
+    let all = node.json(&["agent", "snapshots", agent]).await;
+    let all = all["items"].as_array().expect("a list");
+    all.iter().filter(|one| one["retained"]["branch"] == json!(true)).cloned().collect()
+}
+
+/// A home that refuses, or is refused, or that others reach, is not lost: nobody takes its agent without force. What two homes
+/// acknowledged at once is kept, named and can be recovered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_that_is_not_silent_is_not_lost_and_what_two_acknowledge_is_kept() {
+    const WRITES: u64 = 40;
+    let estate = Estate::new().await;
+    let (home, other, id) = (&estate.home, &estate.other, estate.agent.id.to_string());
+    assert_eq!(count(home).await, 1);
+    home.json(&["agent", "replicas", "counter", "1"]).await;
+    estate.held_elsewhere().await;
+    let refused = async || {
+        let refused = other.mcpctl(&["agent", "recover", "counter", "--from-mesh", "--json"]).await.exits(1).json();
+        assert_eq!(refused["code"], "conflict", "{refused}");
+        assert!(refused["hint"].as_str().is_some_and(|hint| hint.contains("--force")), "{refused}");
+        refused["detail"].as_str().expect("a text").to_owned()
+    };
+    assert!(refused().await.contains("which is there"));
+    // It keeps the other node out.
+    home.json(&["peers", "ban", &other.id().to_string(), "--for", "1h"]).await;
+    let why = refused().await;
+    assert!(why.contains("not known to be lost") || why.contains("reaches"), "{why}");
+    home.json(&["peers", "unban", &other.id().to_string()]).await;
+    // It is kept out.
+    other.json(&["peers", "ban", &home.id().to_string(), "--for", "1h"]).await;
+    assert!(refused().await.contains("not known to be lost"));
+
+    // By force there are two homes, until one hears of the other.
+    other.json(&["agent", "recover", "counter", "--from-mesh", "--force"]).await;
+    for write in 2..2 + WRITES {
+        assert_eq!(count(home).await, write);
+        assert_eq!(count(other).await, write);
+    }
+    assert_eq!(count(other).await, WRITES + 2);
+    let taken = other.json(&["agent", "snapshot", "counter"]).await["id"].clone();
+    other.json(&["peers", "unban", &home.id().to_string()]).await;
+    home.mcpctl(&["peers", "connect", other.address("tcp")]).await;
+    until("the first home to let go", async || crate::moving::agents(home).await.is_empty().then_some(())).await;
+
+    // What it had acknowledged is named on both nodes, and in both traces.
+    let [kept] = &branches(home, &id).await[..] else { panic!("one branch") };
+    let branch = kept["id"].as_str().expect("an id");
+    assert_eq!((&kept["node"], &kept["epoch"], &kept["retained"]["home"]), (&json!(home.id()), &json!(0), &json!(other.id())));
+    until("the later home to have it", async || branches(other, "counter").await.first().cloned().filter(|one| one["id"] == *branch)).await;
+    for node in [home, other] {
+        let entries: List<TraceItem> = node.client().get("/v1/trace?action=let_go").await.expect("a list");
+        let [TraceItem { entry, .. }] = &entries.items[..] else { panic!("{entries:?}") };
+        let Action::LetGo { node: by, to, epoch, snapshot, .. } = entry.action else { panic!("{entry:?}") };
+        assert_eq!((by, to, epoch, snapshot.to_string().as_str()), (home.id(), other.id(), 1, branch));
+    }
+    assert!(home.log().contains(branch), "its log names it");
+
+    // Nothing deletes it but its owner: neither schedules, nor a smaller number of replicas, nor the end of what others hold.
+    other.json(&["agent", "snapshot", "counter", "--keep", "1"]).await;
+    other.json(&["agent", "replicas", "counter", "0"]).await;
+    until("the replicas to be let go of", async || {
+        let all = home.json(&["agent", "snapshots", &id]).await;
+        (all["items"].as_array()?.len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!((branches(home, &id).await.len(), branches(other, "counter").await.len()), (1, 1));
+
+    // And it comes back, beside what the later home has.
+    let last = other.json(&["agent", "snapshot", "counter"]).await["id"].clone();
+    assert_ne!(last, taken);
+    other.json(&["agent", "recover", "counter", "--from", branch]).await;
+    assert_eq!(count(other).await, WRITES + 2, "all that the first home had acknowledged, and one more");
+    other.json(&["agent", "recover", "counter", "--from", last.as_str().expect("an id")]).await;
+    assert_eq!(count(other).await, WRITES + 3, "all that the later one had");
+    other.json(&["agent", "discard", "counter", branch]).await;
+    assert!(branches(other, "counter").await.is_empty());
 }
