@@ -88,6 +88,7 @@ impl Supervisor {
             max_unacknowledged: config.max_unacknowledged,
             budget: config.budget,
             closing_grace: protocol::SignedDuration::from_secs(i64::try_from(config.closing_grace_seconds).unwrap_or(i64::MAX)),
+            retain_s: config.retain_seconds,
             share: config.share,
             webhook_attempts: config.webhook_attempts,
             allowed: Allowed { imports: config.imports.clone(), egress: Egress::open(config.egress.clone())? },

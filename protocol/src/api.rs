@@ -239,8 +239,24 @@ pub struct AgreementState {
     /// How it came to its end, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closing: Option<Closing>,
+    /// Why it is not in force on this node any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub departed: Option<Departed>,
     /// What verifies without any node.
     pub bundle: Bundle,
+}
+
+/// Why an agreement is an archive on a node: its agent went on without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departed {
+    /// The agent's home from then on.
+    pub node: NodeId,
+    /// Its epoch there, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The agent was recovered without the home that knew what was used: the agreement is out of force for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// A step that a party wants an agreement to take.
@@ -335,6 +351,9 @@ pub struct AgreementOutline {
     pub expires_at: Timestamp,
     /// Calls so far.
     pub calls: u64,
+    /// Why it is not in force on this node any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub departed: Option<Departed>,
 }
 
 /// `POST /v1/keys`

@@ -7,7 +7,11 @@
 //! home                              new home
 //! Welcome, Hold ──────────────────>  has room, and the state but for the last calls
 //! (calls wait) Hold, Adopt ───────>  is the home, from this epoch on
+//!    <─────────────────────── Holding  signed: what the state came to that it has written, and read again
 //! Settle ─────────────────────────>  after a failure: did you adopt it? If not, never will you in this epoch
+//!    <─────────────────────── Holding  signed, either way
+//! home that has let go              home
+//! Branch(snapshot) ───────────────>  keeps what the other one had acknowledged
 //! ```
 
 use bytes::Bytes;
@@ -17,8 +21,9 @@ use crate::{
     agreement::{Agreement, Transition},
     api,
     digest::Digest,
-    document::Sealed,
+    document::{Document, Header, Sealed},
     id::{AgentId, SnapshotId},
+    key::NodeId,
     receipt::Receipt,
     snapshot::Snapshot,
     usage::Usage,
@@ -55,6 +60,56 @@ pub enum Custody {
         /// The epoch.
         epoch: u64,
     },
+    /// I was this agent's home and have let go: keep what I had acknowledged, as this snapshot; fetch from me what you lack of it.
+    Branch(Box<Sealed<Snapshot>>),
+    /// Do you reach this node?
+    Hears(NodeId),
+    /// Does this agent live with you?
+    Lives(AgentId),
+}
+
+/// A node's statement about an agent's home in one epoch: that it is the node itself, or that it never will be. Signed by the
+/// node's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// Type, version, mesh, validity.
+    pub header: Header,
+    /// The node, which signs.
+    pub node: NodeId,
+    /// The agent.
+    pub agent: AgentId,
+    /// The epoch.
+    pub epoch: u64,
+    /// Whether the agent is the node's in that epoch. If not, it never will be.
+    pub adopted: bool,
+    /// What the node has read in its store, where it began with another node's state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Possession>,
+}
+
+impl Document for Holding {
+    const TYPE: &'static str = "holding";
+    const VERSION: u32 = 1;
+
+    fn header(&self) -> &Header {
+        &self.header
+    }
+}
+
+/// A state that was given from node to node, and what came with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Possession {
+    /// The snapshot that it was made of.
+    pub snapshot: SnapshotId,
+    /// The state's root: the BLAKE3 digest of the index of its chunks.
+    pub index: Digest,
+    /// Keys of the state.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// The digest of the papers that came with it, if any did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub papers: Option<Digest>,
 }
 
 /// A snapshot to hold.

@@ -302,12 +302,33 @@ pub enum Action {
         /// The mesh.
         from: MeshId,
     },
-    /// The owner gave up on the node that an agent was to move to: it goes on here.
+    /// An agent was to move to a node that did not adopt it, or on which the owner gave up: it goes on here.
     Stay {
         /// The agent.
         agent: AgentId,
         /// Its epoch from then on.
         epoch: u64,
+    },
+    /// A node that had been an agent's home let go of it, as it has a later home. What it had acknowledged is a snapshot, here and
+    /// there.
+    LetGo {
+        /// The agent.
+        agent: AgentId,
+        /// The node that let go.
+        node: NodeId,
+        /// The agent's home.
+        to: NodeId,
+        /// Its epoch there.
+        epoch: u64,
+        /// What the node had.
+        snapshot: crate::id::SnapshotId,
+    },
+    /// A snapshot was deleted by hand.
+    Discard {
+        /// The agent.
+        agent: AgentId,
+        /// The snapshot.
+        snapshot: crate::id::SnapshotId,
     },
     /// A snapshot was handed out, to be taken elsewhere.
     Export {

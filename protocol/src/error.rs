@@ -98,6 +98,8 @@ codes! {
     AgreementExpired = "agreement_expired", 403, Exit::NotAuthorized;
     /// The agreement isn't in a state that allows calls.
     AgreementNotActive = "agreement_not_active", 403, Exit::NotAuthorized;
+    /// The agent went on without the agreement, which is not in force any more: make a new one.
+    AgreementLost = "agreement_lost", 403, Exit::NotAuthorized;
     /// The agreement isn't signed by both parties.
     AgreementNotSigned = "agreement_not_signed", 403, Exit::NotAuthorized;
     /// The agreement doesn't cover this method, agent or caller.

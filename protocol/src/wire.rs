@@ -14,7 +14,7 @@ use crate::{
     advert::Advert,
     agreement::{Agreement, Transition},
     credential::{Credential, Member, Revocations},
-    custody::{Custody, Held},
+    custody::{Custody, Held, Holding},
     digest::Digest,
     document::Sealed,
     entry::InclusionProof,
@@ -302,7 +302,9 @@ pub enum Response {
     /// The snapshots that are held.
     Held(Vec<Held>),
     /// Whether this node has become the agent's home.
-    Settled(bool),
+    Holding(Box<Sealed<Holding>>),
+    /// Whether it is so.
+    Is(bool),
     /// How the agreement stands.
     Standing(Box<Standing>),
     /// The step doesn't follow: this comes before it.

@@ -56,6 +56,12 @@ impl Peers {
         self.all.write().entry(node).or_default().connections.push(connection);
     }
 
+    /// When a connection was made.
+    pub(crate) fn opened_at(&self, node: NodeId, id: ConnectionId) -> Option<Instant> {
+        let peers = self.all.read();
+        Some(peers.get(&node)?.connections.iter().find(|connection| connection.id == id)?.since)
+    }
+
     /// Removes a connection. Returns whether it was the last, and whether the peer had shown itself to be of this mesh.
     pub(crate) fn closed(&self, node: NodeId, id: ConnectionId) -> (bool, bool) {
         let mut peers = self.all.write();

@@ -84,6 +84,17 @@ pub(super) async fn snapshot(
     Ok(Json(api.node.signed_snapshot(&agent, snapshot).await?))
 }
 
+/// Deletes one snapshot, whatever it is kept for.
+pub(super) async fn discard(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path((agent, snapshot)): Path<(String, SnapshotId)>,
+) -> Result<Json<()>, Failure> {
+    require_owner(&api, &caller)?;
+    let node = api.node.clone();
+    Ok(Json(finished(&api, async move { node.discard(&caller, &agent, snapshot).await }).await?))
+}
+
 /// The same, to be taken elsewhere.
 pub(super) async fn export(
     State(api): State<Api>,

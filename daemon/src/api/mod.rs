@@ -79,7 +79,7 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/agents", post(agents::spawn).get(agents::list))
         .route("/v1/agents/{agent}", get(agents::show).delete(agents::terminate))
         .route("/v1/agents/{agent}/snapshots", post(agents::take_snapshot).get(agents::snapshots))
-        .route("/v1/agents/{agent}/snapshots/{snapshot}", get(agents::snapshot))
+        .route("/v1/agents/{agent}/snapshots/{snapshot}", get(agents::snapshot).delete(agents::discard))
         .route("/v1/agents/{agent}/snapshots/{snapshot}/export", post(agents::export))
         .route("/v1/agents/import", post(agents::import))
         .route("/v1/agents/{agent}/schedule", put(agents::schedule).delete(agents::unschedule))

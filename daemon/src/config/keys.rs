@@ -99,6 +99,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("agreements.budget.all_agreements_per_day", "MCP_AGREEMENTS_BUDGET_ALL_AGREEMENTS_PER_DAY", Kind::Number(ANY), "2000"),
     key("agreements.budget.all_calls_per_day", "MCP_AGREEMENTS_BUDGET_ALL_CALLS_PER_DAY", Kind::Number(ANY), "0"),
     key("agreements.budget.all_unacknowledged", "MCP_AGREEMENTS_BUDGET_ALL_UNACKNOWLEDGED", Kind::Number(ANY), "10000"),
+    key("snapshots.retain_s", "MCP_SNAPSHOTS_RETAIN_S", Kind::Number(366 * 24 * 3_600), "604800"),
     key("trace.checkpoint_seconds", "MCP_TRACE_CHECKPOINT_SECONDS", Kind::Number(3_600), "10"),
     key("trace.keep_days", "MCP_TRACE_KEEP_DAYS", Kind::Number(36_500), "0"),
     key("webhooks.attempts", "MCP_WEBHOOKS_ATTEMPTS", Kind::Number(100), "12"),

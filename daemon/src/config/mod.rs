@@ -116,6 +116,8 @@ pub(crate) struct Config {
     pub(crate) budget: Budget,
     /// For how long after an agreement's end its last receipts may still be acknowledged.
     pub(crate) closing_grace_seconds: u64,
+    /// For how long the state of an agent is kept that was moved to another node, in seconds of this node's running.
+    pub(crate) retain_seconds: u64,
     pub(crate) share: Share,
     pub(crate) checkpoint_seconds: u64,
     /// After how many days entries of the trace lose their content; 0 for never.
@@ -288,6 +290,7 @@ impl Layers {
             max_unacknowledged: self.number("agreements.max_unacknowledged").max(1),
             budget: self.budget(),
             closing_grace_seconds: self.number("agreements.closing_grace_s"),
+            retain_seconds: self.number("snapshots.retain_s"),
             share: match self.str("plugins.share") {
                 "members" => Share::Members,
                 "nobody" => Share::Nobody,

@@ -6,7 +6,7 @@ use parking_lot::RwLock;
 use protocol::{AgentId, Code, Did, NodeId, Problem, Timestamp, agreement::Pricing, api, entry::Action, manifest::is_name};
 use serde::{Deserialize, Serialize};
 use store::{Append, Commit, Kind, RecordWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedRwLockReadGuard, Semaphore};
 
 use super::{
     Caller,
@@ -113,8 +113,14 @@ impl Agent {
 
     /// Refuses what can't be done to an agent that is leaving.
     pub(crate) fn require_present(&self) -> Result<(), Problem> {
-        match self.presence.try_read().as_deref() {
-            Ok(Presence::Here) => Ok(()),
+        self.stays_here().map(drop)
+    }
+
+    /// Keeps an agent from leaving until the guard is dropped; refuses if it is leaving.
+    pub(crate) fn stays_here(&self) -> Result<OwnedRwLockReadGuard<Presence>, Problem> {
+        let presence = Arc::clone(&self.presence).try_read_owned();
+        match presence.as_deref() {
+            Ok(Presence::Here) => Ok(presence.expect("it was taken to read")),
             Ok(Presence::Gone) => Err(not_here(&self.outline.name)),
             Ok(Presence::Moving(_)) | Err(_) => {
                 Err(Problem::new(Code::AgentMoving, format!("agent {} is moving to another node", self.outline.name)))
@@ -228,7 +234,7 @@ impl Agents {
         };
 
         let entry = self.journal.append(caller.note(), Action::Spawn { agent: outline.id, component: spawn.component });
-        self.admit(Record { outline, state: None, moving: None }, entry, None).await
+        self.admit(Record { outline, state: None, moving: None }, Commit { entry: Some(entry), ..Commit::default() }).await
     }
 
     /// Whether a new agent may be called so.
@@ -242,19 +248,14 @@ impl Agents {
         Ok(())
     }
 
-    /// Commits a new agent with its trace entry, and what goes along; from then on it lives here.
-    pub(crate) async fn admit(
-        &self,
-        record: Record,
-        entry: Append,
-        along: impl IntoIterator<Item = RecordWrite>,
-    ) -> Result<api::Agent, Problem> {
+    /// Commits a new agent with its trace entry and whatever else is in `along`; from then on it lives here.
+    pub(crate) async fn admit(&self, record: Record, mut along: Commit) -> Result<api::Agent, Problem> {
         let _one_at_a_time = self.spawning.lock().await;
         self.check_free(&record.outline.name)?;
         let outline = record.outline.clone();
         let write = RecordWrite { kind: Kind::Agent, id: outline.id.to_string(), value: Some(journal::encode(&record)) };
-        let records = std::iter::once(write).chain(along).collect();
-        self.journal.keep(Commit { records, entry: Some(entry), ..Commit::default() }).await?;
+        along.records.push(write);
+        self.journal.keep(along).await?;
         self.insert(Agent::new(record));
         Ok(outline)
     }

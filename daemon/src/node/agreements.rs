@@ -3,6 +3,7 @@
 mod budget;
 mod closing;
 mod contract;
+mod departed;
 mod force;
 mod held;
 mod proposals;
@@ -20,7 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use protocol::{
     AgentId, AgreementId, Code, Did, Expect, MeshId, Problem, Signed, SignedDuration, Timestamp, Usage,
     agreement::{Agreement, Bundle, Status, Transition},
-    api::{AgreementOutline, AgreementState},
+    api::{AgreementOutline, AgreementState, Departed},
     custody::Undertaking,
     document::Sealed,
     entry::Action,
@@ -116,6 +117,8 @@ struct Standing {
     frozen: bool,
     /// How it came to its end.
     closing: Option<Closing>,
+    /// Why it is not in force here any more.
+    departed: Option<Departed>,
 }
 
 impl Agreements {
@@ -165,7 +168,10 @@ impl Agreements {
                     continue;
                 }
             };
-            if contract.terms().header.mesh == agreements.mesh {
+            let terms = contract.terms();
+            // Of an agent that left it is an archive.
+            let is_kept = contract.departed().is_none() || terms.provider != owner;
+            if is_kept && terms.header.mesh == agreements.mesh {
                 agreements.open.write().insert(contract.id, Arc::new(contract));
             }
         }
@@ -209,6 +215,7 @@ impl Agreements {
         let closing = store.record(Kind::Closing, &id.to_string()).await?;
         let dispute = store.record(Kind::Dispute, &id.to_string()).await?;
         let sent = sent::restored(store.record(Kind::Sent, &id.to_string()).await?, contract.receipt_number())?;
+        let departed = self.mark_of(&id).await?;
         {
             let mut standing = contract.standing.lock();
             standing.sent = sent;
@@ -216,6 +223,7 @@ impl Agreements {
             standing.untold = untold.map(|bytes| journal::decode("untold step", &bytes)).transpose()?;
             standing.closing = closing.map(|bytes| journal::decode("closing", &bytes)).transpose()?;
             standing.frozen = standing.closing.is_some();
+            standing.departed = departed;
         }
         Ok(contract)
     }
@@ -233,7 +241,7 @@ impl Agreements {
         meter.bound_exposure(self.max_unacknowledged, receipt.as_ref().map_or(0, |receipt| receipt.document().sequence));
         let delivered = receipts::Delivered::default();
         let (sent, dispute, untold, rule) = (SentCalls::new(), None, None, None);
-        let (abandoned, frozen, closing) = (None, false, None);
+        let (abandoned, frozen, closing, departed) = (None, false, None, None);
         let standing = Standing {
             signed,
             state,
@@ -249,6 +257,7 @@ impl Agreements {
             abandoned,
             frozen,
             closing,
+            departed,
         };
         let (settling, reserving) = Default::default();
         Contract { id, is_copy: false, settling, reserving, standing: Mutex::new(standing) }
@@ -297,7 +306,7 @@ impl Agreements {
             terms.consumer == self.owner
                 && terms.agent == *agent
                 && terms.covers(method)
-                && standing.state.effective(terms, now) == Status::Active
+                && standing.status(now) == Status::Active
                 && !standing.is_given_up()
                 && standing.dispute.is_none()
         };
@@ -393,6 +402,7 @@ impl Agreements {
                 agent: terms.agent,
                 expires_at: terms.header.expires_at,
                 calls: contract.used(provides).calls,
+                departed: contract.departed(),
             });
         }
         Ok(items)
@@ -406,7 +416,7 @@ impl Agreements {
         let (used, overage) = contract.used_in_all(provides);
         let standing = contract.standing.lock();
         Ok(AgreementState {
-            status: standing.state.effective(&terms, now),
+            status: standing.status(now),
             reason: standing.state.reason(&terms, now),
             side: side(provides),
             used,
@@ -416,6 +426,7 @@ impl Agreements {
             untold: standing.untold == Some(Untold::Taken) && standing.closing.is_none(),
             left_open: None,
             closing: standing.closing.clone(),
+            departed: standing.departed,
             bundle: Bundle {
                 agreement: standing.signed.clone().into(),
                 transitions: standing.transitions.clone(),
@@ -452,9 +463,10 @@ impl Agreements {
         Ok(terms.id)
     }
 
-    /// The records of an agreement that comes with an agent.
-    pub(crate) fn records(&self, undertaking: &Undertaking) -> Vec<RecordWrite> {
-        let Ok(id) = self.verified(undertaking) else { return Vec::new() };
+    /// The records of an agreement that comes with an agent: they take the place of all that is here of it.
+    pub(crate) async fn records(&self, undertaking: &Undertaking) -> Result<Vec<RecordWrite>, Problem> {
+        let id = self.verified(undertaking)?;
+        let outdated = self.outdated(&id, undertaking).await?;
         let agreement = RecordWrite { kind: Kind::Agreement, id: id.to_string(), value: Some(journal::encode(&undertaking.agreement)) };
         let transitions = undertaking.transitions.iter().zip(1_u64..).map(|(transition, sequence)| RecordWrite {
             kind: Kind::Transition,
@@ -465,7 +477,7 @@ impl Agreements {
         let countersigned = undertaking.countersigned.iter().map(|receipt| record(Kind::Receipt, journal::encode(receipt)));
         let last = undertaking.last.iter().map(|last| record(Kind::Charged, last.to_vec()));
         let untold = if undertaking.untold { Untold::Taken.record(&id) } else { Untold::over(&id) };
-        std::iter::once(agreement).chain(transitions).chain(countersigned).chain(last).chain([untold]).collect()
+        Ok(outdated.into_iter().chain([agreement]).chain(transitions).chain(countersigned).chain(last).chain([untold]).collect())
     }
 
     /// Takes an agreement from the store, where it came with an agent.
@@ -476,11 +488,6 @@ impl Agreements {
             self.ends.notify_one();
         }
         Ok(())
-    }
-
-    /// Calls of an agent are no longer this node's to answer; the store still has what was agreed about them.
-    pub(crate) fn forget_agent(&self, agent: &AgentId) {
-        self.open.write().retain(|_, contract| !self.provides(contract, agent));
     }
 
     fn provides(&self, contract: &Contract, agent: &AgentId) -> bool {

@@ -232,6 +232,12 @@ impl Directory {
         Ok(Some(Arc::clone(first)))
     }
 
+    /// The advert of a node, if it is known here and valid.
+    pub(crate) fn of(&self, node: NodeId) -> Option<Arc<Signed<Advert>>> {
+        let known = self.known.read();
+        known.get(&node).map(|known| Arc::clone(&known.advert)).filter(|advert| advert.document().header.expires_at > Timestamp::now())
+    }
+
     /// The agents of this name that others offer, of `node` where one is named.
     pub(crate) fn named(&self, name: &str, node: Option<NodeId>) -> BTreeSet<AgentId> {
         let now = Timestamp::now();
@@ -242,11 +248,12 @@ impl Directory {
         offered.filter(|agent| agent.name == name).map(|agent| agent.id).collect()
     }
 
-    /// The nodes that offer an agent, each with the epoch in which it does.
-    pub(crate) fn homes(&self, agent: &AgentId) -> Vec<(NodeId, u64)> {
+    /// The nodes that say they are of `owner` and offer an agent, each with the epoch in which it does.
+    pub(crate) fn homes(&self, agent: &AgentId, owner: protocol::Did) -> Vec<(NodeId, u64)> {
         let now = Timestamp::now();
         let known = self.known.read();
         let alive = known.values().map(|known| known.advert.document()).filter(|advert| advert.header.expires_at > now);
+        let alive = alive.filter(|advert| advert.owner == owner);
         alive.filter_map(|advert| Some((advert.node, epoch(advert, agent)?))).collect()
     }
 

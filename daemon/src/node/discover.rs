@@ -180,7 +180,7 @@ impl Node {
     fn learn(&self, from: NodeId, sealed: Sealed<Advert>) -> Result<Arc<Signed<Advert>>, Problem> {
         let advert = self.directory.learn(from, sealed)?;
         self.hear_of(advert.document());
-        self.look_for_twins(advert.document());
+        self.look_for_twins(&advert);
         let Advert { node, addresses, .. } = advert.document();
         if let Ok(mesh) = self.mesh()
             && *node != self.node_id
@@ -232,6 +232,10 @@ impl Node {
         self.tell_again(Some(peer));
         self.in_background(move |node| async move {
             node.pull(peer).await;
+            // It may have been told of before, when it could not be asked.
+            if let Some(advert) = node.directory.of(peer) {
+                node.look_for_twins(&advert);
+            }
             node.seek_cosignature(peer).await;
         });
     }

@@ -190,10 +190,23 @@ impl Node {
             answered = self.ask_home(home, &agent, wire::Request::Execute(again), &caller.request_id, left).await;
         }
         unsettled.ended(&answered);
-        if answered.is_ok() {
-            contract.deliver(number);
+        match &answered {
+            Ok(_) => contract.deliver(number),
+            Err(problem) if problem.code == Code::AgreementLost => self.hear_lost(contract, home).await?,
+            Err(_) => {}
         }
         answered
+    }
+
+    /// A provider says that an agreement is lost: what one of its nodes says is remembered, so that the next call is made under
+    /// another one.
+    pub(super) async fn hear_lost(&self, contract: &Contract, asked: NodeId) -> Result<(), Problem> {
+        let terms = contract.terms();
+        let node = self.routes.lock().get(&terms.agent).copied().unwrap_or(asked);
+        if self.speaks_for_provider(node, &terms) {
+            self.agreements.lose(contract, node).await?;
+        }
+        Ok(())
     }
 
     /// Asks the node where an agent lives, and the one that it has moved to, if it has.
@@ -252,7 +265,7 @@ impl Node {
         if mesh.rtt(terms.provider_node).is_some() {
             return None;
         }
-        let homes = self.directory.homes(&terms.agent);
+        let homes = self.directory.homes(&terms.agent, terms.provider);
         let (home, _) = homes.into_iter().max_by_key(|(_, epoch)| *epoch).filter(|(home, _)| *home != terms.provider_node)?;
         if self.owner_of(home).is_none() {
             mesh.ping(home).await.ok()?;

@@ -133,6 +133,8 @@ impl Node {
         // Who isn't the consumer learns nothing else.
         agreement::authorize::parties(&terms, &request)?;
         contract.require_mesh(&self.mesh_id)?;
+        // Not even what was answered under it before: the receipt that goes with an answer would tell of an older usage.
+        contract.check_departed()?;
         let acknowledged = execute.acknowledged;
         let (method, params) = (&execute.method, &execute.params);
         let key = execute.idempotency_key.as_deref();

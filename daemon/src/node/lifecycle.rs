@@ -111,7 +111,7 @@ impl Node {
         self.logs.forget(&agent.id);
         self.publish_soon();
         self.dismiss(agent.id);
-        self.release_held(agent.id).await?;
+        self.end_held(agent.id).await?;
         Ok(agent)
     }
 

@@ -133,6 +133,8 @@ pub(crate) struct Parts {
     pub(crate) max_unacknowledged: u64,
     pub(crate) budget: protocol::api::Budget,
     pub(crate) closing_grace: SignedDuration,
+    /// For how long what was given to another node is kept.
+    pub(crate) retain_s: u64,
     pub(crate) share: Share,
     /// How often a webhook's delivery is tried.
     pub(crate) webhook_attempts: u32,
@@ -186,6 +188,8 @@ pub(crate) struct Rooms {
     whereabouts: moving::Elsewhere,
     /// Where agents of others were found that had moved.
     routes: parking_lot::Mutex<routes::Routes>,
+    /// For how many seconds of its running this node keeps what it has given to another one.
+    retain_s: u64,
     /// Who holds the snapshots of this node's agents.
     replicas: custody::Replicas,
     pub(crate) plugins: Plugins,
@@ -252,6 +256,7 @@ impl Node {
             adopting: tokio::sync::Mutex::default(),
             whereabouts: moving::Elsewhere::open(journal.store().as_ref()).await?,
             routes: parking_lot::Mutex::default(),
+            retain_s: parts.retain_s,
             replicas: custody::Replicas::default(),
             plugins: Plugins::new(
                 journal.clone(),

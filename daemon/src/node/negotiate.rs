@@ -108,6 +108,7 @@ impl Node {
             return Err(Problem::new(Code::TooLarge, format!("a proposal takes at most {MAX_PROPOSAL} bytes")));
         }
         if let Some(known) = self.agreements.lookup(&terms.id).await? {
+            known.check_departed()?;
             let same = known.signed().envelope().payload == signed.envelope().payload && known.status(Timestamp::now()) != Status::Closed;
             return if same {
                 Ok(known.signed().into())
@@ -119,6 +120,8 @@ impl Node {
         signed.require_new(Timestamp::now())?;
         self.agreements.admit(from, terms.consumer)?;
         let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
+        // What is agreed on while the agent leaves would not go along.
+        let _stays = agent.stays_here()?;
         let rules = self.rules_for(terms, from);
         let accepted = match self.policy.decide(terms, &agent.outline.pricing, !rules.is_empty(), Timestamp::now()) {
             Decision::Accept => true,
@@ -169,6 +172,10 @@ impl Node {
         if terms.provider != self.owner {
             return Err(Problem::new(Code::NotAuthorized, "only the provider accepts a proposal"));
         }
+        self.require_at_home(&terms)?;
+        contract.check_departed()?;
+        let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
+        let _stays = agent.stays_here()?;
         if contract.status(Timestamp::now()) != Status::Proposed {
             return Err(Problem::new(
                 Code::IllegalTransition,

@@ -81,6 +81,10 @@ impl Node {
     /// The provider's newest receipt, as the store has it.
     async fn newest_receipt(&self, contract: &Contract) -> Result<Option<Signed<Receipt>>, Problem> {
         let (store, id) = (self.journal.store(), contract.id());
+        if contract.departed().is_some() {
+            // Newer ones were signed elsewhere.
+            return Ok(contract.receipt());
+        }
         for _ in 0..READS {
             let Some(written) = store.record(Kind::Charged, &id.to_string()).await? else { return Ok(contract.receipt()) };
             let usage = store.usage(&id).await?;
@@ -197,11 +201,15 @@ impl Node {
             // Calls that go wrong from here on say so anew.
             let settled = contract.begin_settling();
             let acknowledge = self.standing_of(contract, receipt.clone().map(Into::into));
-            let asked = async {
-                let home = self.home_of(&terms.agent, Some(contract)).await?;
-                self.ask_home(home, &terms.agent, Request::Acknowledge(Box::new(acknowledge)), request_id, PATIENCE).await
+            let home = self.home_of(&terms.agent, Some(contract)).await?;
+            let request = Request::Acknowledge(Box::new(acknowledge));
+            let (node, response) = match self.ask_home(home, &terms.agent, request, request_id, PATIENCE).await {
+                Err(problem) if problem.code == Code::AgreementLost => {
+                    self.hear_lost(contract, home).await?;
+                    return Err(problem);
+                }
+                answered => answered?,
             };
-            let (node, response) = asked.await?;
             let Response::Standing(mut standing) = response else { return Err(strange(node)) };
             contract.deliver(standing.acknowledged.min(number));
             let missed = std::mem::take(&mut standing.missed);
@@ -289,6 +297,11 @@ impl Node {
     pub(crate) async fn statement(&self, caller: &Caller, id: &AgreementId) -> Result<Signed<Statement>, Problem> {
         let contract = self.agreements.get(id).await?;
         let terms = contract.terms();
+        self.require_at_home(&terms)?;
+        if terms.provider == self.owner {
+            // An old copy states less than there was.
+            contract.check_departed()?;
+        }
         if terms.consumer == self.owner && contract.closing().is_none() {
             // As far as the provider can be asked; whoever is gone keeps nobody from stating what he has.
             if let Err(problem) = self.settle_receipts(&contract, &caller.request_id).await {

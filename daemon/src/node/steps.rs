@@ -46,6 +46,7 @@ impl Node {
         let terms = contract.terms();
         self.require_at_home(&terms)?;
         if terms.provider == self.owner {
+            contract.check_departed()?;
             self.decide(&contract, &wanted, &caller.request_id).await?;
             self.tell_soon(vec![Arc::clone(&contract)], &caller.request_id);
         } else {
@@ -226,6 +227,7 @@ impl Node {
             if step.by != terms.consumer || from != terms.consumer_node {
                 return Err(stranger());
             }
+            contract.check_departed()?;
             self.lineages.hear(&opened, &[terms.consumer])?;
             if !contract.has_taken(step.sequence, &sealed) {
                 // The consumer signs anew whenever it asks; only what was taken already may come again later.
@@ -341,6 +343,7 @@ fn is_refusal(code: Code) -> bool {
             | Code::AgreementNotSigned
             | Code::AgreementNotActive
             | Code::AgreementExpired
+            | Code::AgreementLost
             | Code::ForeignMesh
             | Code::KeyUnavailable
     )

@@ -22,6 +22,8 @@ pub struct Commit {
     pub charge: Option<Charge>,
     /// Records put or deleted, in order.
     pub records: Vec<RecordWrite>,
+    /// Answers deleted before one is remembered: those whose scope begins so.
+    pub clear_answers: Option<String>,
     /// The answer to give to whoever repeats this request.
     pub answer: Option<Answer>,
     /// Appended to the trace log; its index is assigned here.
@@ -277,7 +279,13 @@ kinds! {
     /// A receipt that a consumer doesn't accept.
     Dispute = 31, "dispute";
     /// That an agreement was made without the operator, by which rule, and what of it counts against that rule's budget.
-    Accepted = 40, "accepted";
+    Accepted = 32, "accepted";
+    /// An agreement that is not in force here any more, because its agent left or was recovered without it.
+    Departed = 33, "departed";
+    /// What another node has signed about an agent's home, by agent, epoch and node.
+    Holding = 34, "holding";
+    /// A snapshot that is kept whatever else is deleted, by agent and snapshot.
+    Retained = 35, "retained";
 }
 
 /// How a commit came out.
@@ -369,7 +377,8 @@ impl Commit {
         let buckets = self.charge.iter().flat_map(|charge| &charge.buckets).map(|bucket| ("a bucket's name", bucket.name.len()));
         let retired = self.retire.iter().map(|(_, bucket)| ("a bucket's name", bucket.len()));
         let answer = self.answer.iter().map(|answer| ("an idempotency key", answer.scope.len() + answer.key.len()));
-        state.chain(records).chain(buckets).chain(retired).chain(answer)
+        let cleared = self.clear_answers.iter().map(|scope| ("a scope of answers", scope.len()));
+        state.chain(records).chain(buckets).chain(retired).chain(answer).chain(cleared)
     }
 
     fn values(&self) -> impl Iterator<Item = (&'static str, usize)> {

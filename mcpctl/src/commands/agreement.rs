@@ -219,7 +219,7 @@ async fn list(client: &Client, output: Output) -> Result {
     output.list(&agreements, ["id", "status", "side", "counterparty", "agent", "expires", "calls"], |agreement| {
         [
             agreement.id.to_string(),
-            agreement.status.to_string(),
+            listed(agreement),
             agreement.side.clone(),
             agreement.counterparty.to_string(),
             agreement.agent.to_string(),
@@ -252,7 +252,17 @@ fn describe(state: &AgreementState) -> String {
         ("used", usage(&state.used)),
         ("costs", format!("{} {}", state.price, terms.pricing.currency)),
         ("waits", prose::waiting(state).unwrap_or_default()),
+        ("note", state.departed.as_ref().map(prose::out_of_force).unwrap_or_default()),
     ])
+}
+
+/// The status in a list; what is not in force on this node says so.
+fn listed(agreement: &AgreementOutline) -> String {
+    match &agreement.departed {
+        Some(departed) if departed.lost => format!("{} (lost: make a new one)", agreement.status),
+        Some(departed) => format!("{} (went to {})", agreement.status, departed.node),
+        None => agreement.status.to_string(),
+    }
 }
 
 /// A status and, of a closed agreement, why.

@@ -225,6 +225,8 @@ pub(super) fn outline(entry: &Entry) -> (&'static str, String) {
         Action::Join { into } => ("join", into.to_string()),
         Action::Leave { from } => ("leave", from.to_string()),
         Action::Stay { agent, .. } => ("stay", agent.to_string()),
+        Action::LetGo { agent, snapshot, .. } => ("let go", format!("{agent} {snapshot}")),
+        Action::Discard { agent, snapshot } => ("discard", format!("{agent} {snapshot}")),
         Action::Export { agent, snapshot } => ("export", format!("{agent} {snapshot}")),
         Action::Forget { node } => ("forget", node.to_string()),
         Action::Prune { until } => ("prune", format!("before {until}")),
@@ -244,6 +246,7 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Snapshot { digest, .. } => (Some(digest.to_string()), String::new()),
         Action::Replicas { replicas, .. } => (None, replicas.to_string()),
         Action::Move { to, epoch, .. } => (None, format!("to {to}, epoch {epoch}")),
+        Action::LetGo { node, to, epoch, .. } => (None, format!("by {node}, to {to}, epoch {epoch}")),
         Action::Adopt { from, epoch, .. } => (None, format!("from {from}, epoch {epoch}")),
         Action::Restore { snapshot, epoch, .. } => (None, format!("of {snapshot}, epoch {epoch}")),
         Action::Import { from, .. } => (None, format!("of {from}")),
@@ -257,7 +260,9 @@ fn describe(index: u64, entry: &Entry) -> String {
         Action::Webhook { host, .. } => (None, host.clone().unwrap_or_else(|| "removed".into())),
         Action::Template { digest, .. } => (None, digest.map_or_else(|| "removed".into(), |digest| digest.to_string())),
         Action::Unrevoke { .. } | Action::Stop { .. } | Action::Start { .. } => (None, String::new()),
-        Action::Terminate { .. } | Action::Recover { .. } | Action::Agreement { .. } | Action::Token { .. } => (None, String::new()),
+        Action::Terminate { .. } | Action::Recover { .. } | Action::Discard { .. } | Action::Agreement { .. } | Action::Token { .. } => {
+            (None, String::new())
+        }
         Action::Dispute { receipt, why, .. } => (Some(receipt.to_string()), format!("the provider's receipt {why}")),
         Action::Open { kept, .. } => (None, kept.as_str().into()),
         Action::Config { changed, .. } => (None, changed.join(" ")),

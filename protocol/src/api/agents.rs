@@ -256,6 +256,26 @@ pub struct SnapshotOutline {
     /// Bytes of chunks that no earlier snapshot had; known when it is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_bytes: Option<u64>,
+    /// Where it was taken.
+    pub node: NodeId,
+    /// In which epoch of the agent.
+    #[serde(default)]
+    pub epoch: u64,
+    /// Why it is kept whatever else is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained: Option<Retention>,
+}
+
+/// Why a snapshot is kept whatever else is deleted
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// It is what a home had acknowledged that has let go of the agent: no part of the agent's own history.
+    pub branch: bool,
+    /// The agent's home since it was taken.
+    pub home: NodeId,
+    /// For how many more seconds of this node's running; a branch is kept until it is discarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_s: Option<u64>,
 }
 
 /// Body of `POST /v1/agents/{agent}/snapshots`

@@ -24,6 +24,7 @@ mod plugins;
 mod proofs;
 mod pruned;
 mod receipts;
+mod recovered;
 mod revoked;
 mod rogue;
 mod rotation;

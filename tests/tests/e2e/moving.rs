@@ -18,18 +18,18 @@ use crate::{
 };
 
 /// Two nodes of one owner, one of somebody else, in a private mesh; an agent lives on the first.
-struct Estate {
-    home: Node,
-    other: Node,
-    consumer: Node,
-    agent: Agent,
+pub(crate) struct Estate {
+    pub(crate) home: Node,
+    pub(crate) other: Node,
+    pub(crate) consumer: Node,
+    pub(crate) agent: Agent,
     plugin: Plugin,
     publisher: Publisher,
-    _cluster: Cluster,
+    pub(crate) cluster: Cluster,
 }
 
 impl Estate {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let cluster = Cluster::new();
         let home = founder(&cluster).await;
         let token = token(&home, &["--uses", "8"]).await;
@@ -38,7 +38,9 @@ impl Estate {
             node.look_again().await;
             node
         };
-        let other = join(cluster.lone_node("other").owned_as(&home).set("agreements.accept", "auto").start().await).await;
+        let other =
+            join(cluster.lone_node("other").owned_as(&home).set("agreements.accept", "auto").set("snapshots.retain_s", "1").start().await)
+                .await;
         let consumer = join(cluster.lone_node("consumer").start().await).await;
         assert_eq!(home.identity().owner, other.identity().owner);
         let publisher = Publisher::new();
@@ -48,35 +50,35 @@ impl Estate {
         home.register(&plugin).await.expect("registered");
         let agent = home.spawn("counter", &plugin, None).await.expect("spawned");
         consumer.discovers("demo.count", "").await;
-        Self { home, other, consumer, agent, plugin, publisher, _cluster: cluster }
+        Self { home, other, consumer, agent, plugin, publisher, cluster }
     }
 
     /// The consumer may call the agent so often.
-    async fn agree(&self, calls: &str) -> protocol::AgreementId {
+    pub(crate) async fn agree(&self, calls: &str) -> protocol::AgreementId {
         let parameters = [("calls".to_owned(), calls.to_owned())].into();
         let propose = Propose { agent: self.agent.id.to_string(), node: None, methods: Vec::new(), template: "trial".into(), parameters };
         let agreed: protocol::api::AgreementState = self.consumer.client().post("/v1/agreements", &propose).await.expect("accepted");
         agreed.terms.id
     }
 
-    async fn call(&self, method: &str) -> Result<Executed, Problem> {
+    pub(crate) async fn call(&self, method: &str) -> Result<Executed, Problem> {
         self.consumer.execute(&self.agent.id.to_string(), method, &json!({})).await
     }
 }
 
-fn counted(executed: Result<Executed, Problem>) -> u64 {
+pub(crate) fn counted(executed: Result<Executed, Problem>) -> u64 {
     value(&executed.expect("counted"))["count"].as_u64().expect("a number")
 }
 
-async fn count(node: &Node) -> u64 {
+pub(crate) async fn count(node: &Node) -> u64 {
     counted(node.execute("counter", "count", &json!({})).await)
 }
 
-async fn agents(node: &Node) -> Vec<Value> {
+pub(crate) async fn agents(node: &Node) -> Vec<Value> {
     node.json(&["agent", "list"]).await["items"].as_array().expect("a list").clone()
 }
 
-async fn move_to(node: &Node, to: NodeId) -> Value {
+pub(crate) async fn move_to(node: &Node, to: NodeId) -> Value {
     node.json(&["agent", "move", "counter", "--to", &to.to_string()]).await
 }
 
@@ -111,6 +113,11 @@ async fn an_agent_moves_with_all_that_belongs_to_it_while_it_is_called() {
     assert!(agents(&estate.home).await.is_empty());
     let [arrived] = &agents(&estate.other).await[..] else { panic!("one agent") };
     assert_eq!((&arrived["id"], &arrived["name"], &arrived["schedule"]["keep"]), (&json!(id), &json!("counter"), &json!(5)));
+
+    // The last snapshot stays behind, of all that there were.
+    let kept = estate.home.json(&["agent", "snapshots", &id]).await;
+    let [retained] = &kept["items"].as_array().expect("a list")[..] else { panic!("{kept}") };
+    assert_eq!((&retained["retained"]["home"], &retained["retained"]["branch"]), (&json!(to), &json!(false)), "{kept}");
 
     // The address is the same; so are what was answered, what was used, and what was agreed.
     let total = counted(estate.call("count").await);
@@ -163,6 +170,10 @@ async fn an_agent_moves_with_all_that_belongs_to_it_while_it_is_called() {
     until("the nodes to meet again", reach).await;
     assert_eq!(move_to(&estate.other, estate.home.id()).await["epoch"], 2);
     assert_eq!(count(&estate.home).await, before + 1);
+    until("what was given back to be kept no longer", async || {
+        (estate.other.json(&["agent", "snapshots", &id]).await["items"] == json!([])).then_some(())
+    })
+    .await;
     let again = async || estate.call("count").await.inspect_err(|problem| println!("{problem}")).ok();
     until("the consumer to find it", again).await;
     for node in [&estate.home, &estate.other] {
@@ -326,13 +337,18 @@ async fn an_agent_whose_home_is_lost_is_recovered_from_the_mesh() {
     })
     .await;
 
-    // With the agent all of it goes, on both.
+    // With the agent all of it goes where it lived; elsewhere all but what that node retains by itself, which goes by hand.
+    let id = estate.agent.id.to_string();
     estate.other.json(&["agent", "terminate", "counter"]).await;
-    for node in [&estate.other, &estate.home] {
-        until("its snapshots to go", async || {
-            let kept = node.json(&["agent", "snapshots", &estate.agent.id.to_string()]).await;
-            (kept["items"] == json!([])).then_some(())
-        })
-        .await;
+    assert_eq!(estate.other.json(&["agent", "snapshots", &id]).await["items"], json!([]));
+    let retained = until("its other snapshots to go", async || {
+        let kept = estate.home.json(&["agent", "snapshots", &id]).await["items"].as_array().expect("a list").clone();
+        kept.iter().all(|one| one["retained"].is_object()).then_some(kept)
+    })
+    .await;
+    assert!(retained.iter().any(|one| one["retained"]["branch"] == json!(true)), "{retained:?}");
+    for snapshot in retained {
+        estate.home.json(&["agent", "discard", &id, snapshot["id"].as_str().expect("an id")]).await;
     }
+    assert_eq!(estate.home.json(&["agent", "snapshots", &id]).await["items"], json!([]));
 }

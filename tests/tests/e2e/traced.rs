@@ -47,6 +47,7 @@ const ROUTES: &[(&str, &str, Traced)] = &[
     ("DELETE", "/v1/agents/{agent}", Here("terminate")),
     ("POST", "/v1/agents/{agent}/snapshots", Here("snapshot")),
     ("POST", "/v1/agents/{agent}/snapshots/{snapshot}/export", Here("export")),
+    ("DELETE", "/v1/agents/{agent}/snapshots/{snapshot}", Elsewhere("discard")),
     ("POST", "/v1/agents/import", Elsewhere("import")),
     ("PUT", "/v1/agents/{agent}/schedule", Here("schedule")),
     ("DELETE", "/v1/agents/{agent}/schedule", Here("schedule")),

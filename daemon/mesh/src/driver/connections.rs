@@ -10,7 +10,7 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use protocol::{NodeId, admission::Refusal};
+use protocol::{Code, NodeId, admission::Refusal};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{Driver, jitter};
@@ -45,6 +45,8 @@ struct Join {
 #[derive(Default)]
 struct Wanted {
     replies: Vec<oneshot::Sender<Result<(), Error>>>,
+    /// When the first of them came.
+    since: Option<Instant>,
     /// Kademlia was asked already where the peer is.
     looked_up: bool,
 }
@@ -71,9 +73,18 @@ impl Dialling {
 
     /// Tells those who wait for a session with `peer` why there is none.
     pub(super) fn unreachable(&mut self, peer: &PeerId, reason: &str) {
+        self.failed(peer, || Error::Unreachable { target: peer.to_string(), reason: reason.to_owned() });
+    }
+
+    fn failed(&mut self, peer: &PeerId, error: impl Fn() -> Error) {
         for reply in self.wanted.remove(peer).unwrap_or_default().replies {
-            let _ = reply.send(Err(Error::Unreachable { target: peer.to_string(), reason: reason.to_owned() }));
+            let _ = reply.send(Err(error()));
         }
+    }
+
+    /// Whether somebody has waited for `peer` since before a connection with it was opened.
+    fn waited_since(&self, peer: &PeerId, opened: Instant) -> bool {
+        self.wanted.get(peer).and_then(|wanted| wanted.since).is_some_and(|since| since <= opened)
     }
 
     pub(super) fn is_wanted(&self, peer: &PeerId) -> bool {
@@ -106,6 +117,7 @@ impl Driver {
             let _ = reply.send(Err(Error::Limit { what: "callers that wait for one peer" }));
             return;
         }
+        wanted.since.get_or_insert_with(Instant::now);
         wanted.replies.push(reply);
         if wanted.replies.len() > 1 {
             // The first caller's dial or stream serves all.
@@ -209,11 +221,19 @@ impl Driver {
         tracing::debug!(%node, %reason, "disconnected");
         self.dialling.joined(id, |address| Err(Error::Unreachable { target: address, reason: reason.clone() }));
         self.transfers.closed(id);
+        let opened = self.shared.peers.opened_at(node, id);
         let (last, confirmed) = self.shared.peers.closed(node, id);
         if last {
             self.membership.forget(node);
             self.reserving.gone(&peer);
-            self.dialling.unreachable(&peer, &reason);
+            // Who lets a connection be made and closes it is there, and doesn't want it.
+            match opened.is_some_and(|opened| self.dialling.waited_since(&peer, opened)) {
+                true => {
+                    let refused = || Error::Refused { target: node.to_string(), code: Code::Unreachable, reason: reason.clone() };
+                    self.dialling.failed(&peer, refused);
+                }
+                false => self.dialling.unreachable(&peer, &reason),
+            }
             // An entry node that is shunned stays one: its address is dialled again when it may be.
             let wanted = confirmed && self.swarm.behaviour().shunning.check(&peer).is_ok();
             self.redial.lost(peer, wanted, Instant::now(), jitter());
@@ -238,12 +258,33 @@ impl Driver {
         }
         self.dialling.joined(id, |target| Err(failure(target, error)));
         let Some(peer) = peer.filter(|peer| self.dialling.is_wanted(peer) && !self.swarm.is_connected(peer)) else { return };
+        // Where it was found is of no matter if it has refused this node itself, or this node it.
+        if let Error::Refused { code, reason, .. } = failure(peer.to_string(), error)
+            && refuser(error).is_none_or(|refuser| identity::node_of(&peer) == Some(refuser))
+        {
+            let refused = || Error::Refused { target: peer.to_string(), code, reason: reason.clone() };
+            self.dialling.failed(&peer, refused);
+            return;
+        }
         if self.dialling.may_look_up(&peer) {
             self.look_up(peer);
         } else {
             self.dialling.unreachable(&peer, &reason);
         }
     }
+}
+
+/// The node at the other end of a failed dial whose admission failed.
+fn refuser(error: &DialError) -> Option<NodeId> {
+    refusal(error).map(|refused| refused.peer)
+}
+
+fn refusal(error: &DialError) -> Option<&Refused> {
+    let DialError::Transport(attempts) = error else { return None };
+    attempts.iter().find_map(|(_, error)| match error {
+        TransportError::Other(error) => Refused::within(error),
+        TransportError::MultiaddrNotSupported(_) => None,
+    })
 }
 
 /// A failed dial, for whoever asked for it.
@@ -253,12 +294,7 @@ fn failure(target: String, error: &DialError) -> Error {
     {
         return refused(target, refusal.clone());
     }
-    let attempts = if let DialError::Transport(attempts) = error { attempts.as_slice() } else { &[] };
-    let refused = attempts.iter().find_map(|(_, error)| match error {
-        TransportError::Other(error) => Refused::within(error),
-        TransportError::MultiaddrNotSupported(_) => None,
-    });
-    match refused {
+    match refusal(error) {
         Some(refused) if refused.enrolled => Error::Enrolled { target },
         Some(refused) => Error::Refused { target, code: refused.refusal.code, reason: refused.to_string() },
         None => Error::Unreachable { target, reason: describe(error) },

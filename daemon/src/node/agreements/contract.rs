@@ -30,8 +30,7 @@ impl Contract {
 
     /// Where it stands at `now`.
     pub(crate) fn status(&self, now: Timestamp) -> Status {
-        let standing = self.standing.lock();
-        standing.state.effective(standing.signed.document(), now)
+        self.standing.lock().status(now)
     }
 
     /// Its state, for the next transition.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! in force    the one contract in memory, of this node's mesh, whose books aren't closed: called, metered, signed, moved on
+//! departed    its agent left, or was recovered without it (`departed.rs`): shown, and nothing else
 //! over        a copy from the store: shown, proven, and answered for to whoever repeats a call; nothing else
 //! ```
 //! What the terms and the state say (active, valid, in scope) comes on top of it: `agreement::authorize`.
@@ -49,6 +50,7 @@ impl Contract {
 
     /// Whether its books are open, here: with the lock held under which something is about to be set aside.
     pub(super) fn check_open(&self, standing: &Standing, now: Timestamp) -> Result<(), Problem> {
+        standing.check_departed()?;
         if !self.is_copy && !standing.frozen {
             return Ok(());
         }

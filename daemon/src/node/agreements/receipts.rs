@@ -183,7 +183,7 @@ impl Agreements {
         let now = Timestamp::now();
         let ours = |contract: &&Arc<Contract>| {
             let settles = contract.status(now) != Status::Proposed && contract.is_unsettled();
-            contract.is_consumed_by(self.owner) && (settles || contract.wanted().is_some())
+            contract.is_consumed_by(self.owner) && contract.departed().is_none() && (settles || contract.wanted().is_some())
         };
         self.open.read().values().filter(ours).cloned().collect()
     }

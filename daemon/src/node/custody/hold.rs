@@ -23,21 +23,23 @@ use crate::node::{
 
 /// What the store keeps of an agent of another node.
 #[derive(Debug, Serialize, Deserialize)]
-struct Entrusted {
+pub(in crate::node) struct Entrusted {
     /// The agent, as its home has it.
-    agent: api::Agent,
+    pub(in crate::node) agent: api::Agent,
     /// The snapshots that its home knows of. Others that are here, of a time when the agent lived here, are not its to delete.
-    known: Vec<SnapshotId>,
+    pub(in crate::node) known: Vec<SnapshotId>,
 }
 
 impl Entrusted {
-    fn record(&self) -> RecordWrite {
+    pub(in crate::node) fn record(&self) -> RecordWrite {
         RecordWrite { kind: Kind::Held, id: self.agent.id.to_string(), value: Some(journal::encode(self)) }
     }
 }
 
 /// Chunks that are on their way to the disk: each waits for a flush.
 const WRITING: usize = 16;
+/// How often it is looked whether a blob that somebody else fetches has come.
+const BUSY: std::time::Duration = std::time::Duration::from_millis(20);
 /// Chunks that went between fetching and keeping, because another snapshot was deleted just then: tried again so often.
 const ATTEMPTS: usize = 3;
 
@@ -61,7 +63,7 @@ impl Node {
             let before = self.entrusted_with(&agent).await?.map(|before| before.known).unwrap_or_default();
             let mut known = hold.keep.clone();
             known.push(snapshot.id);
-            let mut gone = self.snapshots_of(agent).await?;
+            let mut gone = self.disposable(agent).await?;
             gone.retain(|old| before.contains(&old.document().id) && !known.contains(&old.document().id));
             let mut records = vec![record(&signed), Entrusted { agent: hold.agent.clone(), known }.record()];
             if self.agents.get(&agent).is_some() {
@@ -74,7 +76,7 @@ impl Node {
         unreachable!("the last attempt returns")
     }
 
-    async fn entrusted_with(&self, agent: &AgentId) -> Result<Option<Entrusted>, Problem> {
+    pub(super) async fn entrusted_with(&self, agent: &AgentId) -> Result<Option<Entrusted>, Problem> {
         let record = self.journal.store().record(Kind::Held, &agent.to_string()).await?;
         record.map(|bytes| journal::decode("held agent", &bytes)).transpose()
     }
@@ -104,9 +106,19 @@ impl Node {
         Ok(())
     }
 
-    /// A blob of another node, whole and verified.
+    /// A blob of another node, whole and verified. If it is being fetched already, as a move and a replica may want the same one,
+    /// that is waited for.
     pub(in crate::node) async fn fetch_blob(&self, caller: &Caller, from: NodeId, content: Digest, limit: u64) -> Result<(), Problem> {
-        let partial = self.plugins.blobs().partial(&content)?;
+        let blobs = self.plugins.blobs();
+        let partial = loop {
+            match blobs.partial(&content) {
+                Err(store::Error::Busy { .. }) => tokio::time::sleep(BUSY).await,
+                partial => break partial?,
+            }
+            if blobs.contains(&content).await? {
+                return Ok(());
+            }
+        };
         self.mesh()?.fetch(from, content, partial.path(), limit, &caller.request_id).await?;
         Ok(partial.adopt().await?)
     }
@@ -154,23 +166,38 @@ impl Node {
         agents.extend(self.agents.all().into_iter().map(|agent| (agent.outline.id, agent.outline.clone())));
         let mut held = Vec::new();
         for (id, agent) in agents.into_iter().filter(|(id, agent)| names(id_or_name, *id, agent)) {
-            if let Some(newest) = self.snapshots_of(id).await?.pop() {
+            // What a home had that let go is of an earlier epoch: it counts where there is nothing else.
+            let rank = |signed: &Signed<Snapshot>| (signed.document().epoch, signed.document().header.issued_at, signed.document().id);
+            if let Some(newest) = self.snapshots_of(id).await?.into_iter().max_by_key(rank) {
                 held.push(Held { snapshot: newest.into(), agent });
             }
         }
         Ok(held)
     }
 
-    /// Deletes what is held of an agent that lives elsewhere.
+    /// Deletes what is held of an agent that lives elsewhere, but for what this node retains by itself.
     pub(in crate::node) async fn release_held(&self, agent: AgentId) -> Result<(), Problem> {
         if self.agents.get(&agent).is_some() {
             return Err(Problem::new(Code::Conflict, format!("agent {agent} lives here")));
         }
         let _alone = self.snapshotting.lock().await;
-        let gone = self.snapshots_of(agent).await?;
-        let note = RecordWrite { kind: Kind::Held, id: agent.to_string(), value: None };
-        let deletions = gone.iter().map(|old| deletion(old.document()));
-        self.journal.keep(Commit { records: deletions.chain([note]).collect(), ..Commit::default() }).await?;
+        let gone = self.disposable(agent).await?;
+        let mut records: Vec<_> = gone.iter().map(|old| deletion(old.document())).collect();
+        // What is retained can be recovered, and so needs the note of its agent; but its home counts on nothing here any more.
+        let note = match self.entrusted_with(&agent).await? {
+            Some(entrusted) if !self.retained(agent).await?.is_empty() => Entrusted { known: Vec::new(), ..entrusted }.record(),
+            Some(_) | None => RecordWrite { kind: Kind::Held, id: agent.to_string(), value: None },
+        };
+        records.push(note);
+        self.journal.keep(Commit { records, ..Commit::default() }).await?;
         self.drop_chunks(&gone).await
+    }
+
+    /// Deletes all that is kept of an agent that its owner has ended on this node.
+    pub(in crate::node) async fn end_held(&self, agent: AgentId) -> Result<(), Problem> {
+        let retained = self.retained(agent).await?;
+        let records = retained.iter().map(|(snapshot, _)| super::retain::end(agent, *snapshot)).collect();
+        self.journal.keep(Commit { records, ..Commit::default() }).await?;
+        self.release_held(agent).await
     }
 }

@@ -4,12 +4,16 @@
 //! hold.rs       a snapshot of another node is fetched and kept; what is held is told
 //! replicate.rs  this node's agents: their newest snapshots at as many nodes as they ask for, in other zones first
 //! restore.rs    an agent whose home is lost becomes this node's
+//! silence.rs    whether that home is lost
+//! retain.rs     what was given away, and what a home had acknowledged that has let go
 //! ```
 //! Who the owner of a node is, its credential says: an open mesh has none, so nothing of this is possible there.
 
 mod hold;
 mod replicate;
 mod restore;
+mod retain;
+mod silence;
 
 use std::time::Duration;
 
@@ -21,7 +25,7 @@ use protocol::{
 };
 use tokio::time::Instant;
 
-pub(super) use self::replicate::Replicas;
+pub(super) use self::{hold::Entrusted, replicate::Replicas, retain::Retained};
 use super::{Caller, Node};
 
 /// For a short question, a dial included.
@@ -91,12 +95,28 @@ impl Node {
             Custody::Adopt(adopt) => {
                 let node = self.clone();
                 let within = deadline.saturating_duration_since(Instant::now());
-                self.to_the_end(async move { node.adopt(&caller, from, adopt, within).await.map(|()| Response::Done) }).await
+                let adopted = self.to_the_end(async move { node.adopt(&caller, from, adopt, within).await });
+                adopted.await.map(|signed| Response::Holding(Box::new(signed.into())))
             }
             Custody::Settle { agent, name, epoch } => {
                 let node = self.clone();
-                self.to_the_end(async move { node.settle_for(from, agent, name, epoch).await.map(Response::Settled) }).await
+                let settled = self.to_the_end(async move { node.settle_for(from, agent, name, epoch).await });
+                settled.await.map(|signed| Response::Holding(Box::new(signed.into())))
             }
+            Custody::Branch(snapshot) => {
+                let node = self.clone();
+                self.to_the_end(async move { node.take_branch(&caller, from, *snapshot).await.map(|()| Response::Done) }).await
+            }
+            Custody::Hears(node) if node == self.node_id => Ok(Response::Is(true)),
+            Custody::Hears(node) => Ok(Response::Is(self.hears(node).await)),
+            Custody::Lives(agent) => match self.agents.get(&agent) {
+                Some(_) => Ok(Response::Is(true)),
+                // It says where the agent went, if it knows.
+                None => match self.whereabouts.find(&agent.to_string()) {
+                    Some((id, there)) => Err(there.told(&id.to_string())),
+                    None => Ok(Response::Is(false)),
+                },
+            },
         }
     }
 

@@ -15,7 +15,10 @@ use protocol::{
     custody::{Custody, Hold, MAX_REPLICAS},
     entry::Action,
 };
-use tokio::{sync::Notify, time::MissedTickBehavior};
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{LARGE, Node, PATIENCE};
@@ -58,7 +61,7 @@ impl Node {
             return Err(Problem::new(Code::InvalidRequest, format!("at most {MAX_REPLICAS} nodes hold an agent's snapshots")));
         }
         let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
-        if replicas > 0 && self.snapshots_of(agent.outline.id).await?.is_empty() {
+        if replicas > 0 && self.own_line(agent.outline.id).await?.is_empty() {
             self.take_snapshot(caller, id_or_name, None).await?;
         }
         let (agent, _gate) = self.hold(id_or_name).await?;
@@ -79,11 +82,23 @@ impl Node {
     pub(crate) async fn keep_replicas(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut aged = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
                 () = self.replicas.changed.notified() => {}
+            }
+            match self.age_retained(aged.elapsed()).await {
+                Ok(true) => aged = Instant::now(),
+                Ok(false) => {}
+                Err(problem) => tracing::warn!(%problem, "can't look after retained snapshots"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                told = self.tell_branches() => if let Err(problem) = told {
+                    tracing::warn!(%problem, "can't tell homes of what others had acknowledged");
+                }
             }
             let all = self.agents.all();
             self.replicas.held.lock().retain(|id, _| all.iter().any(|agent| agent.outline.id == *id));
@@ -105,7 +120,7 @@ impl Node {
     /// Brings an agent's newest snapshot to the nodes that are to hold it, and has the others let go.
     async fn replicate(&self, agent: &Arc<Agent>) -> Result<(), Problem> {
         let outline = &agent.outline;
-        let snapshots = self.snapshots_of(outline.id).await?;
+        let snapshots = self.own_line(outline.id).await?;
         let Some(newest) = snapshots.last() else { return Ok(()) };
         let wanted = outline.replicas as usize;
         let known = self.replicas.of(&outline.id);

@@ -15,7 +15,7 @@ use protocol::{
 };
 
 use super::{Node, PATIENCE};
-use crate::node::Caller;
+use crate::node::{Caller, moving::Arrival};
 
 /// Nodes that are asked at once.
 const AT_ONCE: usize = 8;
@@ -28,7 +28,7 @@ struct Found {
 }
 
 impl Node {
-    /// Makes an agent, lost elsewhere, this node's. With `force` although its home seems to be there.
+    /// Makes an agent, lost elsewhere, this node's. With `force` although its home is not known to be lost.
     pub(crate) async fn restore(&self, caller: &Caller, restore: api::Restore) -> Result<api::Agent, Problem> {
         let wanted = restore.agent;
         if self.agents.find(&wanted).is_some() {
@@ -38,23 +38,19 @@ impl Node {
         let found = self.newest_held(&wanted).await?;
         let Found { signed, agent, at } = found;
         let id = agent.id;
-        let home = self.directory.homes(&id);
-        if !restore.force
-            && let Some((home, _)) = home.iter().max_by_key(|(_, epoch)| *epoch)
-            && self.mesh()?.ping(*home).await.is_ok()
-        {
-            return Err(Problem::new(Code::Conflict, format!("agent {} lives on node {home}, which is there", agent.name))
-                .hint("'mcpctl agent move' on that node brings it here; '--force' takes it away from it"));
+        let (suspects, latest) = self.suspects(&agent, &signed);
+        if !restore.force {
+            self.require_lost(&agent, suspects).await?;
         }
         if let Some(from) = at {
             self.fetch_snapshot(caller, from, &signed).await?;
         }
-        let known = home.iter().map(|(_, epoch)| *epoch).chain(self.whereabouts.epoch(&id)).max().unwrap_or_default();
-        let epoch = known.max(agent.epoch).max(signed.document().epoch) + 1;
+        let epoch = latest.saturating_add(1);
         let action = Action::Restore { agent: id, snapshot: signed.document().id, epoch };
         let _adopting = self.adopting.lock().await;
-        let agent = api::Agent { epoch, stopped: false, ..agent };
-        let agent = Box::pin(self.settle_in(caller, agent, &signed, Vec::new(), action)).await?;
+        let mark = api::Departed { node: self.node_id, epoch: Some(epoch), lost: true };
+        let arrival = Arrival { agent: api::Agent { epoch, stopped: false, ..agent }, agreements: Vec::new(), papers: None, mark, action };
+        let (agent, _) = Box::pin(self.settle_in(caller, arrival, &signed)).await?;
         self.replicas.look();
         Ok(agent)
     }

@@ -1,53 +1,110 @@
 //! An agent has one home. Whoever learns that one of its agents lives elsewhere in a later epoch lets go of it: the agent was
 //! recovered from the mesh while this node was away, or given up in the middle of a move.
+//!
+//! The other node must prove first that it is the home: by its signed statement about that epoch. What this node had
+//! acknowledged becomes a snapshot of its own, a branch, which nothing deletes but its owner's hand, and which the home gets, too.
+//! Two homes of one epoch, which two recoveries at once may bring, are told apart by their ids: the greater one stays.
 
 use std::sync::Arc;
 
-use protocol::{AgentId, Problem, advert::Advert};
+use protocol::{
+    AgentId, Code, NodeId, Problem, Signed,
+    advert::{Advert, Offered},
+    custody::Holding,
+    entry::Action,
+};
+use store::RecordWrite;
 
-use super::Moving;
-use crate::node::{Caller, Node};
+use super::Departure;
+use crate::node::{
+    Caller, Node,
+    agents::Agent,
+    custody::{Entrusted, Retained},
+};
+
+/// Another node that offers an agent of this one.
+#[derive(Debug, Clone, Copy)]
+struct Twin {
+    node: NodeId,
+    epoch: u64,
+}
 
 impl Node {
     /// Looks through an advert for agents that live here, too.
-    pub(in crate::node) fn look_for_twins(&self, advert: &Advert) {
+    pub(in crate::node) fn look_for_twins(&self, signed: &Arc<Signed<Advert>>) {
+        let advert = signed.document();
         if advert.owner != self.owner || advert.node == self.node_id {
             return;
         }
-        let offered = advert.services.iter().flat_map(|service| &service.agents);
-        for twin in offered {
-            let later = |epoch: u64| epoch < twin.epoch;
-            if self.agents.get(&twin.id).is_some_and(|here| later(here.outline.epoch)) {
-                self.let_go(twin.id, Moving { to: advert.node, epoch: twin.epoch });
-            }
+        for Offered { id, epoch, .. } in advert.services.iter().flat_map(|service| &service.agents) {
+            let (id, twin) = (*id, Twin { node: advert.node, epoch: *epoch });
+            let Some(here) = self.agents.get(&id) else { continue };
+            let (node, signed, yields) = (self.clone(), Arc::clone(signed), self.yields_to(&here, twin));
+            self.tasks.spawn(async move {
+                let done = match yields {
+                    true => node.try_let_go(id, twin).await,
+                    // It may be in an epoch that it signed never to have it in.
+                    false => node.expose(id, twin.epoch, twin.node, &signed).await,
+                };
+                if let Err(problem) = done {
+                    tracing::warn!(agent = %id, node = %twin.node, %problem, "claims to be the agent's home");
+                }
+            });
         }
     }
 
-    fn let_go(&self, agent: AgentId, there: Moving) {
-        let node = self.clone();
-        self.tasks.spawn(async move {
-            if let Err(problem) = node.try_let_go(agent, there).await {
-                tracing::warn!(%agent, node = %there.to, %problem, "claims to be the agent's home");
-            }
-        });
+    /// Whether another home is the later one.
+    fn yields_to(&self, here: &Agent, twin: Twin) -> bool {
+        (here.outline.epoch, self.node_id) < (twin.epoch, twin.node)
     }
 
-    async fn try_let_go(&self, id: AgentId, there: Moving) -> Result<(), Problem> {
+    async fn try_let_go(&self, id: AgentId, twin: Twin) -> Result<(), Problem> {
         // An advert says whose its node is; the credential proves it.
-        self.require_ours(there.to).await?;
+        self.require_ours(twin.node).await?;
         // It may have left for there just now.
         let Some(agent) = self.agents.get(&id) else { return Ok(()) };
+        let word = self.ask_holding(twin.node, id, agent.outline.name.clone(), twin.epoch).await?;
+        if !word.document().adopted {
+            return Err(Problem::new(Code::ProofFailed, format!("it offers agent {id} and signs that it does not have it")));
+        }
         let mut presence = Arc::clone(&agent.presence).write_owned().await;
         let _gate = Arc::clone(&agent.gate).lock_owned().await;
-        let Some(agent) = self.agents.get(&id).filter(|now| now.outline.epoch < there.epoch) else { return Ok(()) };
+        let Some(agent) = self.agents.get(&id).filter(|now| self.yields_to(now, twin)) else { return Ok(()) };
         let caller = Caller { principal: self.owner, request_id: "fence".into() };
-        // Nothing is thrown away unasked: what it held here can be looked at, and recovered.
-        let kept = self.take_snapshot(&caller, &id.to_string(), None).await?;
-        self.depart(&caller, &agent, there, &mut presence).await?;
-        tracing::warn!(
-            agent = %agent.outline.name, node = %there.to, snapshot = %kept.id,
-            "lives on another node by now; what it held here is kept as a snapshot"
-        );
+        let (departure, branch) = self.kept_apart(&caller, &agent, twin, &word).await?;
+        self.depart(&caller, &agent, departure, &mut presence).await?;
+        let name = &agent.outline.name;
+        match branch {
+            Some(snapshot) => tracing::warn!(
+                agent = %name, node = %twin.node, %snapshot, epoch = agent.outline.epoch,
+                "lives on another node by now; what was acknowledged here is kept as this snapshot, here and there: 'mcpctl agent snapshots' \
+                 lists it, 'agent recover --from' on its home makes it the agent's state"
+            ),
+            None => tracing::warn!(agent = %name, node = %twin.node, "lives on another node by now, with all that it had here"),
+        }
+        self.replicas.look();
         Ok(())
+    }
+
+    /// Keeps what an agent has here as a snapshot; as a branch, unless its home began with the same.
+    async fn kept_apart(
+        &self,
+        caller: &Caller,
+        agent: &Agent,
+        twin: Twin,
+        word: &Signed<Holding>,
+    ) -> Result<(Departure, Option<protocol::SnapshotId>), Problem> {
+        let (id, Twin { node: to, epoch }) = (agent.outline.id, twin);
+        let kept = self.take_snapshot(caller, &id.to_string(), None).await?.id;
+        let snapshot = self.snapshot(id, kept).await?;
+        let same = word.document().state.is_some_and(|state| state.index == snapshot.document().index);
+        let retained = Retained { home: to, left_s: same.then_some(self.retain_s), told: same };
+        let held = Entrusted { agent: agent.outline.clone(), known: Vec::new() }.record();
+        let along: Vec<RecordWrite> = vec![retained.record(id, kept), held];
+        let action = match same {
+            true => Action::Move { agent: id, to, epoch },
+            false => Action::LetGo { agent: id, node: self.node_id, to, epoch, snapshot: kept },
+        };
+        Ok((Departure { to, epoch, action, along }, (!same).then_some(kept)))
     }
 }

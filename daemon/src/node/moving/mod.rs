@@ -8,34 +8,42 @@
 //! calls wait; those under way end
 //! Hold: what the last calls changed ───────────────────────>
 //! the record says "moving": from here on a crash can't make two homes of one
-//! Adopt ───────────────────────────────────────────────────>  one commit: the agent lives here, one epoch later
-//! one commit: the agent lives there <──────────────────────
+//! Adopt ───────────────────────────────────────────────────>  the state is written, and read again
+//!                                                             one commit: the agent lives here, one epoch later
+//!    <──────────────────────────────────────────── Holding ── signed: what the state came to
+//! one commit: the agent lives there; its last snapshot stays here for a while
 //! calls are told where; nodes that are told ask there
 //! ```
-//! If the answer to Adopt is lost, neither side runs the agent until Settle has told which one is its home. Who comes back
-//! after having been given up learns from adverts that there is a later epoch, and lets go (`fence.rs`).
+//! If the answer to Adopt is lost, or proves nothing, neither side runs the agent until Settle has told which one is its home.
+//! What is told is signed, either way (`proof.rs`). If the other node did not adopt it, the agent goes on here two epochs
+//! later: in the one between, nobody but a liar is its home, and whoever meets both follows the later one. Who comes back after
+//! having been given up learns from adverts that there is a later epoch, asks that home to prove it, and lets go (`fence.rs`).
 
 mod arrive;
 mod fence;
+mod proof;
 mod whereabouts;
 
 use std::{sync::Arc, time::Duration};
 
 use protocol::{
-    Code, NodeId, Problem, api,
-    custody::{Adopt, Custody, Hold, MAX_PAPERS, Papers},
+    Code, NodeId, Problem, Signed, api,
+    custody::{Adopt, Custody, Hold, Holding, MAX_PAPERS, Papers, Possession},
     entry::Action,
+    snapshot::Snapshot,
     wire::{self, Response},
 };
 use serde::{Deserialize, Serialize};
-use store::{Append, Commit, Kind, RecordWrite};
+use store::{Commit, Kind, RecordWrite};
 use tokio::sync::OwnedRwLockWriteGuard;
 
-pub(super) use self::whereabouts::Elsewhere;
 use self::whereabouts::Whereabouts;
+pub(super) use self::{arrive::Arrival, whereabouts::Elsewhere};
 use super::{
     Caller, Node,
     agents::{Agent, Presence, Record, not_here},
+    custody::{Entrusted, Retained},
+    execute::strange,
     journal,
 };
 
@@ -53,6 +61,19 @@ pub(crate) struct Moving {
     pub(crate) to: NodeId,
     /// The agent's epoch there.
     pub(crate) epoch: u64,
+    /// What the new home is given, and must prove to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) given: Option<Possession>,
+}
+
+/// How an agent leaves.
+struct Departure {
+    to: NodeId,
+    epoch: u64,
+    /// How the trace tells of it.
+    action: Action,
+    /// What goes into the same commit.
+    along: Vec<RecordWrite>,
 }
 
 impl Node {
@@ -88,6 +109,7 @@ impl Node {
         let outline = &agent.outline;
         let id = outline.id;
         let snapshot = self.take_snapshot(caller, &id.to_string(), None).await?.id;
+        let given = self.snapshot(id, snapshot).await?;
         self.hand_over_snapshots(outline, to).await?;
         let papers = wire::encode(&Papers {
             agent: outline.clone(),
@@ -99,27 +121,24 @@ impl Node {
             return Err(Problem::new(Code::TooLarge, detail).hint("answers are kept for a day: try again later"));
         }
         let papers = self.plugins.blobs().put(papers).await?;
-        let moving = Moving { to, epoch: outline.epoch + 1 };
-        self.note_move(agent, Some(moving), outline.epoch, None).await?;
+        let Snapshot { index, keys, bytes, .. } = *given.document();
+        let given = Possession { snapshot, index, keys, bytes, papers: Some(papers) };
+        let moving = Moving { to, epoch: outline.epoch + 1, given: Some(given) };
+        self.note_move(agent, Some(moving), outline.epoch, Commit::default()).await?;
         *presence = Presence::Moving(to);
         let adopt = Adopt { agent: id, epoch: moving.epoch, snapshot, papers };
-        let adopted = self.entrust(to, Custody::Adopt(adopt), &caller.request_id, ADOPTION).await;
-        let settled = match adopted {
-            Ok(_) => Ok(true),
+        let settled = match self.ask_to_adopt(adopt, moving, &caller.request_id).await {
+            Ok(proof) => Ok(proof),
             Err(problem) => {
                 tracing::warn!(agent = %outline.name, %to, %problem, "a move was not confirmed");
-                self.ask_settled(agent, moving)
-                    .await
-                    .map_err(|_| problem.clone())
-                    .and_then(|adopted| if adopted { Ok(true) } else { Err(problem) })
+                self.ask_settled(agent, moving).await.map_err(|_| problem.clone()).and_then(|proof| proof.ok_or(problem))
             }
         };
         let _ = self.plugins.blobs().remove(&papers).await;
         match settled {
-            Ok(_) => {
-                let departed = self.depart(caller, agent, moving, &mut presence).await;
+            Ok(proof) => {
+                let departed = self.depart_proven(caller, agent, moving, &proof, &mut presence).await;
                 departed.inspect_err(|_| self.settle_later(Arc::clone(agent), moving))?;
-                self.hold_or_release(outline).await?;
                 Ok(api::Moved { agent: id, name: outline.name.clone(), to, epoch: moving.epoch })
             }
             // It is known that the other node hasn't and won't.
@@ -139,9 +158,21 @@ impl Node {
         }
     }
 
-    /// Brings all snapshots of an agent to a node; what that one has already costs a question each.
+    /// Asks a node to become an agent's home, and to prove that it is.
+    async fn ask_to_adopt(&self, adopt: Adopt, moving: Moving, request_id: &str) -> Result<Signed<Holding>, Problem> {
+        let agent = adopt.agent;
+        let answer = self.entrust(moving.to, Custody::Adopt(adopt), request_id, ADOPTION).await?;
+        let Response::Holding(sealed) = answer else { return Err(strange(moving.to)) };
+        let proof = self.verify_holding(moving.to, (agent, moving.epoch), *sealed).await?;
+        match self.proves_move(moving, &proof)? {
+            true => Ok(proof),
+            false => Err(Problem::new(Code::Conflict, format!("node {} did not adopt agent {agent}", moving.to))),
+        }
+    }
+
+    /// Brings all snapshots of an agent's own history to a node; what that one has already costs a question each.
     async fn hand_over_snapshots(&self, agent: &api::Agent, to: NodeId) -> Result<(), Problem> {
-        let snapshots = self.snapshots_of(agent.id).await?;
+        let snapshots = self.own_line(agent.id).await?;
         let keep: Vec<_> = snapshots.iter().map(|signed| signed.document().id).collect();
         for signed in snapshots {
             self.entrusted(to, Hold { snapshot: signed.into(), agent: agent.clone(), keep: keep.clone() }).await?;
@@ -149,39 +180,65 @@ impl Node {
         Ok(())
     }
 
-    /// Writes down that an agent is moving, or isn't any longer.
-    async fn note_move(&self, agent: &Agent, moving: Option<Moving>, epoch: u64, entry: Option<Append>) -> Result<(), Problem> {
+    /// Writes down that an agent is moving, or isn't any longer, in one commit with whatever else is in `along`.
+    async fn note_move(&self, agent: &Agent, moving: Option<Moving>, epoch: u64, mut along: Commit) -> Result<(), Problem> {
         let outline = api::Agent { epoch, ..agent.outline.clone() };
         let record = Record { moving, ..Record::of(agent, outline, *agent.state.read().await) };
         let write = RecordWrite { kind: Kind::Agent, id: agent.outline.id.to_string(), value: Some(journal::encode(&record)) };
-        self.journal.keep(Commit { records: vec![write], entry, ..Commit::default() }).await?;
+        along.records.push(write);
+        self.journal.keep(along).await?;
         self.agents.put(agent, record);
         Ok(())
     }
 
-    /// Asks the node that an agent was to move to; if it hasn't come, and won't, the agent goes on here.
-    async fn ask_settled(&self, agent: &Agent, moving: Moving) -> Result<bool, Problem> {
+    /// Asks the node that an agent was to move to for its proof; if it hasn't come, and won't, the agent goes on here.
+    async fn ask_settled(&self, agent: &Agent, moving: Moving) -> Result<Option<Signed<Holding>>, Problem> {
         let (id, name) = (agent.outline.id, agent.outline.name.clone());
-        let settle = Custody::Settle { agent: id, name, epoch: moving.epoch };
-        match self.entrust(moving.to, settle, "settle", DRAIN).await? {
-            Response::Settled(true) => Ok(true),
-            // In that epoch the other node never will: the agent goes on in it here.
-            Response::Settled(false) => self.note_move(agent, None, moving.epoch, None).await.map(|()| false),
-            _ => Err(Problem::new(Code::Internal, format!("node {} answered what was not asked", moving.to))),
+        let said = self.ask_holding(moving.to, id, name, moving.epoch).await?;
+        if self.proves_move(moving, &said)? {
+            return Ok(Some(said));
         }
+        // That node never will in that epoch. If it lies, whoever meets both homes follows the later epoch, which is this one.
+        let epoch = moving.epoch + 1;
+        let caller = Caller { principal: self.owner, request_id: "settle".into() };
+        let entry = self.journal.append(caller.note(), Action::Stay { agent: id, epoch });
+        let along = Commit { entry: Some(entry), ..Commit::default() };
+        self.note_move(agent, None, epoch, along).await.map(|()| None)
+    }
+
+    /// The agent lives elsewhere, as that node has proved. What it was given stays here for a while: a proof says who answers for
+    /// a state, it doesn't bring a lost one back.
+    async fn depart_proven(
+        &self,
+        caller: &Caller,
+        agent: &Agent,
+        moving: Moving,
+        _proof: &Signed<Holding>,
+        presence: &mut Presence,
+    ) -> Result<(), Problem> {
+        let (id, Moving { to, epoch, given }) = (agent.outline.id, moving);
+        let mut along = vec![Entrusted { agent: agent.outline.clone(), known: Vec::new() }.record()];
+        let retained = Retained { home: to, left_s: Some(self.retain_s), told: true };
+        along.extend(given.filter(|_| self.retain_s > 0).map(|given| retained.record(id, given.snapshot)));
+        let departure = Departure { to, epoch, action: Action::Move { agent: id, to, epoch }, along };
+        self.depart(caller, agent, departure, presence).await?;
+        self.hold_or_release(&agent.outline).await
     }
 
     /// The agent lives elsewhere from now on.
-    async fn depart(&self, caller: &Caller, agent: &Agent, moving: Moving, presence: &mut Presence) -> Result<(), Problem> {
-        let (id, Moving { to, epoch }) = (agent.outline.id, moving);
+    async fn depart(&self, caller: &Caller, agent: &Agent, departure: Departure, presence: &mut Presence) -> Result<(), Problem> {
+        let (id, Departure { to, epoch, action, along }) = (agent.outline.id, departure);
         let state = *agent.state.read().await;
-        let entry = self.journal.append(caller.note(), Action::Move { agent: id, to, epoch });
+        let entry = self.journal.append(caller.note(), action);
         let there = Whereabouts { name: agent.outline.name.clone(), node: to, epoch };
-        let records = vec![RecordWrite { kind: Kind::Agent, id: id.to_string(), value: None }, there.record(id)];
+        let mark = api::Departed { node: to, epoch: Some(epoch), lost: false };
+        let mut records = vec![RecordWrite { kind: Kind::Agent, id: id.to_string(), value: None }, there.record(id)];
+        records.extend(self.agreements.departing(&id, mark));
+        records.extend(along);
         self.journal.keep(Commit { clear_state: Some(state), records, entry: Some(entry), ..Commit::default() }).await?;
         *presence = Presence::Gone;
         self.agents.forget(agent);
-        self.agreements.forget_agent(&id);
+        self.agreements.departed(&id, mark);
         self.whereabouts.insert(id, there);
         self.logs.forget(&id);
         self.publish_soon();
@@ -226,10 +283,9 @@ impl Node {
         if !still() {
             return Ok(());
         }
-        if self.ask_settled(agent, moving).await? {
+        if let Some(proof) = self.ask_settled(agent, moving).await? {
             let caller = Caller { principal: self.owner, request_id: "settle".into() };
-            self.depart(&caller, agent, moving, &mut presence).await?;
-            return self.hold_or_release(&agent.outline).await;
+            return self.depart_proven(&caller, agent, moving, &proof, &mut presence).await;
         }
         *presence = Presence::Here;
         self.publish_soon();
@@ -254,7 +310,8 @@ impl Node {
         let settled = || Problem::new(Code::Conflict, format!("agent {} isn't on the move", agent.outline.name));
         let moving = agent.moving.ok_or_else(settled)?;
         let action = Action::Stay { agent: agent.outline.id, epoch: moving.epoch + 1 };
-        self.note_move(&agent, None, moving.epoch + 1, Some(self.journal.append(caller.note(), action))).await?;
+        let along = Commit { entry: Some(self.journal.append(caller.note(), action)), ..Commit::default() };
+        self.note_move(&agent, None, moving.epoch + 1, along).await?;
         *presence = Presence::Here;
         self.publish_soon();
         Ok(api::Moved { agent: agent.outline.id, name: agent.outline.name.clone(), to: self.node_id, epoch: moving.epoch + 1 })

@@ -54,7 +54,8 @@ impl Node {
             };
             let action = Action::Import { agent, snapshot: snapshot.id, from: snapshot.agent };
             let entry = self.journal.append(caller.note(), action);
-            self.agents.admit(Record { outline, state: None, moving: None }, entry, [note(None)]).await
+            let along = Commit { records: vec![note(None)], entry: Some(entry), ..Commit::default() };
+            self.agents.admit(Record { outline, state: None, moving: None }, along).await
         };
         match spawned.await {
             Ok(outline) => Ok(outline),

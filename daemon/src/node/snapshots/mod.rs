@@ -14,6 +14,7 @@ mod base;
 mod cutter;
 mod import;
 mod pass;
+mod recount;
 mod recover;
 mod schedule;
 mod take;
@@ -30,7 +31,7 @@ use protocol::{
 };
 use store::{Kind, RecordWrite};
 
-use super::{Caller, Node, agents::not_here, journal};
+use super::{Caller, Node, journal};
 
 /// Snapshots of one agent that are listed, and so kept.
 const MAX_SNAPSHOTS: usize = 1_000;
@@ -38,10 +39,12 @@ const MAX_SNAPSHOTS: usize = 1_000;
 impl Node {
     /// The snapshots of an agent, the newest first.
     pub(crate) async fn snapshots(&self, id_or_name: &str) -> Result<Vec<api::SnapshotOutline>, Problem> {
-        let mut outlines = Vec::new();
-        for signed in self.snapshots_of(self.with_snapshots(id_or_name)?).await?.iter().rev() {
+        let agent = self.with_snapshots(id_or_name)?;
+        let (mut outlines, retained) = (Vec::new(), self.retained(agent).await?);
+        for signed in self.snapshots_of(agent).await?.iter().rev() {
             let chunks = self.index(signed.document()).await.map(|index| index.0.len() as u64).unwrap_or_default();
-            outlines.push(outline(signed.document(), chunks));
+            let why = retained.iter().find(|(id, _)| *id == signed.document().id).map(|(_, retained)| retained.outline());
+            outlines.push(api::SnapshotOutline { retained: why, ..outline(signed.document(), chunks) });
         }
         Ok(outlines)
     }
@@ -87,12 +90,6 @@ impl Node {
         let agent = self.with_snapshots(id_or_name)?;
         self.enter_action(caller, Action::Export { agent, snapshot: id }, Vec::new()).await?;
         Ok(sealed)
-    }
-
-    /// The agent that is meant. By its id it needn't live here: this node may hold snapshots of it all the same.
-    fn with_snapshots(&self, id_or_name: &str) -> Result<AgentId, Problem> {
-        let here = self.agents.find(id_or_name).map(|agent| agent.outline.id);
-        here.or_else(|| id_or_name.parse().ok()).ok_or_else(|| not_here(id_or_name))
     }
 
     pub(super) fn verified_snapshot(&self, sealed: Sealed<Snapshot>) -> Result<Signed<Snapshot>, Problem> {
@@ -150,12 +147,13 @@ pub(super) fn deletion(snapshot: &Snapshot) -> RecordWrite {
     RecordWrite { kind: Kind::Snapshot, id: record_id(snapshot.agent, snapshot.id), value: None }
 }
 
-fn record_id(agent: AgentId, snapshot: SnapshotId) -> String {
+/// Under which name a snapshot is kept, and what is noted of it.
+pub(super) fn record_id(agent: AgentId, snapshot: SnapshotId) -> String {
     format!("{agent}/{snapshot}")
 }
 
 fn outline(snapshot: &Snapshot, chunks: u64) -> api::SnapshotOutline {
-    let Snapshot { id, agent, header, plugins, keys, bytes, .. } = snapshot;
+    let Snapshot { id, agent, header, plugins, keys, bytes, node, epoch, .. } = snapshot;
     api::SnapshotOutline {
         id: *id,
         agent: *agent,
@@ -165,6 +163,9 @@ fn outline(snapshot: &Snapshot, chunks: u64) -> api::SnapshotOutline {
         bytes: *bytes,
         chunks,
         new_bytes: None,
+        node: *node,
+        epoch: *epoch,
+        retained: None,
     }
 }
 

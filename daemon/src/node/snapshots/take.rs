@@ -71,7 +71,7 @@ impl Node {
         let digest = Digest::sha256(signed.envelope().payload.as_bytes());
         let entry = self.journal.append(caller.note(), Action::Snapshot { agent: shown.id, snapshot: snapshot.id, digest });
         // One commit brings the new and ends the old: nobody ever sees more of them than are to be kept.
-        let mut old = self.snapshots_of(shown.id).await?;
+        let mut old = self.disposable(shown.id).await?;
         old.truncate(keep.map_or(0, |keep| (old.len() + 1).saturating_sub(keep.max(1) as usize)));
         let records = std::iter::once(record(&signed)).chain(old.iter().map(|old| deletion(old.document()))).collect();
         let tracking = mark.map(|mark| {

@@ -21,6 +21,7 @@ pub(super) async fn a_commit_is_all_or_nothing(store: &dyn Store) {
         tracking: None,
         charge: Some(charge(agreement, calls(2), &[("total", at_most(10)), ("1d:1", at_most(cap))])),
         records: vec![record(Kind::Receipt, &id, Some("receipt"))],
+        clear_answers: Some(format!("{id}/cleared")),
         answer: Some(answer(&id, "key", 0, 100)),
         entry: Some(append(operation)),
         nodes: vec![TreeNode { level: 63, index: 0, hash: [cap as u8; 32] }],
@@ -180,4 +181,9 @@ pub(super) async fn answers_of_a_scope_come_page_by_page(store: &dyn Store) {
     let expected = [(0, "x"), (0, "y"), (1, "x")].map(|(scope, key)| (scopes[scope].clone(), key.to_owned(), 100));
     assert_eq!(found, expected, "those of the prefix alone, in order, but for what has expired");
     assert_eq!(store.answers(&root, None, 0, 100).await.expect("answers").len(), 6);
+    // A scope is cleared with all below it, before the answer of the same commit is remembered.
+    let again = answer(&scopes[0], "x", 0, 200);
+    made(store, Commit { clear_answers: Some(format!("{root}/a/")), answer: Some(again), ..Commit::default() }).await;
+    let left: Vec<_> = store.answers(&root, None, 0, 100).await.expect("answers").into_iter().map(|left| left.scope).collect();
+    assert_eq!(left, [&scopes[0], &scopes[2], &scopes[3]].map(Clone::clone));
 }

@@ -143,6 +143,10 @@ impl Batch<'_> {
 
     fn make(&self, commit: &Commit) -> Result<Committed, Stop> {
         commit.check()?;
+        if let Some(scope) = &commit.clear_answers {
+            // No text that begins so comes after it and the last character there is.
+            run(self.connection, "DELETE FROM answer WHERE scope >= ?1 AND scope < ?2", (scope, format!("{scope}\u{10ffff}")))?;
+        }
         // What may be rejected comes first: less to roll back.
         if let Some(answer) = &commit.answer {
             self.answer(answer)?;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use protocol::{
     Client, NodeId, SnapshotId,
-    api::{Agent, List, Move, Moved, Recover, Replica, Restore, Schedule, SetReplicas, SnapshotOutline, TakeSnapshot},
+    api::{Agent, List, Move, Moved, Recover, Replica, Restore, Retention, Schedule, SetReplicas, SnapshotOutline, TakeSnapshot},
 };
 
 use super::{describe, grants, transfer};
@@ -47,6 +47,14 @@ pub(crate) enum Command {
         #[arg(value_parser = parse::agent)]
         agent: String,
     },
+    /// Delete one snapshot of an agent, also one that is kept by itself
+    Discard {
+        /// Its id or name
+        #[arg(value_parser = parse::agent)]
+        agent: String,
+        /// The snapshot
+        snapshot: SnapshotId,
+    },
     /// Have other nodes of this owner hold an agent's newest snapshot, in other zones first; or show which do
     Replicas {
         /// Its id or name
@@ -67,7 +75,7 @@ pub(crate) enum Command {
         /// The newest snapshot that any node of this owner holds: the agent lives here from then on
         #[arg(long)]
         from_mesh: bool,
-        /// Also if its node seems to be there, which then loses it
+        /// Also if its node isn't silent: that one lets go when it learns of this, and keeps what it acknowledged as a snapshot
         #[arg(long, requires = "from_mesh")]
         force: bool,
     },
@@ -123,10 +131,14 @@ pub(super) async fn run(command: Command, client: &Client, output: Output) -> Re
         }
         Command::Snapshots { agent } => {
             let all: List<SnapshotOutline> = client.get(&format!("/v1/agents/{agent}/snapshots")).await?;
-            output.list(&all, ["id", "taken", "plugins", "keys", "bytes", "chunks"], |one| {
-                let [keys, bytes, chunks] = [one.keys, one.bytes, one.chunks].map(|number| number.to_string());
-                [one.id.to_string(), one.taken_at.to_string(), one.plugins.join(", "), keys, bytes, chunks]
+            output.list(&all, ["id", "taken", "epoch", "plugins", "keys", "bytes", "chunks", "note"], |one| {
+                let [epoch, keys, bytes, chunks] = [one.epoch, one.keys, one.bytes, one.chunks].map(|number| number.to_string());
+                [one.id.to_string(), one.taken_at.to_string(), epoch, one.plugins.join(", "), keys, bytes, chunks, retained(one)]
             })
+        }
+        Command::Discard { agent, snapshot } => {
+            let () = client.delete(&format!("/v1/agents/{agent}/snapshots/{snapshot}")).await?;
+            output.show(&snapshot, |snapshot| format!("{snapshot} is deleted"))
         }
         Command::Replicas { agent, count: Some(replicas) } => {
             let agent: Agent = client.put(&format!("/v1/agents/{agent}/replicas"), &SetReplicas { replicas }).await?;
@@ -159,6 +171,15 @@ pub(super) async fn run(command: Command, client: &Client, output: Output) -> Re
             let agent = transfer::import(client, &file, name, grants.into()).await?;
             output.show(&agent, describe)
         }
+    }
+}
+
+/// Why a snapshot is kept whatever else is deleted.
+fn retained(one: &SnapshotOutline) -> String {
+    match one.retained {
+        Some(Retention { branch: true, .. }) => format!("what node {} had acknowledged when it let go", one.node),
+        Some(Retention { home, left_s: Some(left), .. }) => format!("given to node {home}, kept for {} h more", left.div_ceil(3_600)),
+        Some(Retention { left_s: None, .. }) | None => String::new(),
     }
 }
 

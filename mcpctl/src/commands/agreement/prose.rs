@@ -3,7 +3,7 @@
 use protocol::{
     Did, Timestamp,
     agreement::{Agreement, AtLimit, Limit, OVERAGE_PERCENT, PerCall, Pricing, Quantity, Status, Transition, Window},
-    api::AgreementState,
+    api::{AgreementState, Departed},
 };
 
 use crate::commands::usage;
@@ -29,6 +29,9 @@ pub(super) fn describe(state: &AgreementState) -> String {
             moment(dispute.at),
             dispute.why
         );
+    }
+    if let Some(departed) = &state.departed {
+        text += &format!("{}\n", out_of_force(departed));
     }
     if let Some(closing) = &state.closing {
         text += &format!("Its books were closed at {}.\n", super::statement::closed_on(closing, &terms.pricing.currency));
@@ -57,6 +60,18 @@ fn keys(state: &AgreementState) -> Vec<String> {
         Some(format!("The {name} has signed by key {} since {}.", newest.to, moment(newest.at)))
     };
     [("provider", terms.provider), ("consumer", terms.consumer)].into_iter().filter_map(sentence).collect()
+}
+
+/// Why it allows no calls on this node any more.
+pub(super) fn out_of_force(departed: &Departed) -> String {
+    let Departed { node, lost, .. } = departed;
+    match lost {
+        true => format!(
+            "It is not in force any more: its agent was recovered on node {node}, and what was used since is known to the lost \
+             home alone. Make a new agreement."
+        ),
+        false => format!("It is not in force here: its agent left for node {node}, where it went on."),
+    }
 }
 
 /// What the other party has still to be told.
