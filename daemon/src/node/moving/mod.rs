@@ -93,7 +93,7 @@ impl Node {
         // Whoever changed it before has ended; whoever comes finds it absent.
         let gate = Arc::clone(&agent.gate).lock_owned().await;
         let agent = self.agents.get(&agent.outline.id).filter(|_| *presence == Presence::Here).ok_or_else(|| not_here(id_or_name))?;
-        let moved = self.move_still(caller, &agent, to, presence).await;
+        let moved = Box::pin(self.move_still(caller, &agent, to, presence)).await;
         drop(gate);
         moved
     }
