@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn each_number_holds_for_one_and_for_all() {
-        let quota = |agreements, agreements_per_day, calls_per_day| Quota { agreements, agreements_per_day, calls_per_day, unacknowledged: 0 };
+        let quota =
+            |agreements, agreements_per_day, calls_per_day| Quota { agreements, agreements_per_day, calls_per_day, unacknowledged: 0 };
         let budget = Budget { each: quota(2, 4, 100), all: quota(10, 0, 1_000) };
         let says = |calls, each, all| check(&budget, calls, (&each, &all)).map_err(|beyond| beyond.to_string());
         assert_eq!(says(50, quota(1, 3, 50), quota(9, 1_000_000, 950)), Ok(()));

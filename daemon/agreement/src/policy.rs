@@ -158,7 +158,8 @@ impl Policy {
         if header.expires_at <= now || length <= SignedDuration::ZERO {
             against.push(format!("the terms ended at {}", header.expires_at));
         } else if header.expires_at.duration_since(now) < SignedDuration::from_secs(i64::from(self.min_seconds)) {
-            against.push(format!("the terms end at {}; they must be valid for {} s or more from now on", header.expires_at, self.min_seconds));
+            against
+                .push(format!("the terms end at {}; they must be valid for {} s or more from now on", header.expires_at, self.min_seconds));
         }
     }
 

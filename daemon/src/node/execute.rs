@@ -66,7 +66,8 @@ impl Node {
         }
         let Invocation { method, params, idempotency_key, chain, .. } = invocation;
         let deadline = Instant::now() + invocation.timeout;
-        let answered = self.run_as_owner(caller, Run { agent, method, params, held: None, claim: None, chain, deadline }, idempotency_key).await?;
+        let answered =
+            self.run_as_owner(caller, Run { agent, method, params, held: None, claim: None, chain, deadline }, idempotency_key).await?;
         Ok(api::Executed { result: json(answered.outcome?)?, operation: answered.operation, usage: answered.usage, receipt: None })
     }
 
@@ -74,8 +75,7 @@ impl Node {
     pub(super) async fn run_as_owner(&self, caller: &Caller, mut run: Run, key: Option<String>) -> Result<Answered, Problem> {
         check_chain(&run.chain, &run.agent.outline.id)?;
         let (method, params, agent) = (run.method.clone(), run.params.clone(), run.agent.outline.id);
-        let call =
-            Repeatable { caller: caller.principal, agent, method: &method, key: key.as_deref(), params: &params, agreement: None };
+        let call = Repeatable { caller: caller.principal, agent, method: &method, key: key.as_deref(), params: &params, agreement: None };
         run.claim = match self.claim(call, run.deadline).await? {
             Claimed::Repeated(ran) => return Ok(ran.answered),
             Claimed::New(claim) => claim,

@@ -92,9 +92,10 @@ impl Claims {
         let full = taken.len() >= MAX_CLAIMS;
         match taken.entry(once.clone()) {
             Entry::Occupied(other) => Ok(Err(other.get().clone())),
-            Entry::Vacant(_) if full => {
-                Err(Problem::new(Code::Overloaded, format!("{MAX_CLAIMS} calls with idempotency keys are under way, the most there may be")))
-            }
+            Entry::Vacant(_) if full => Err(Problem::new(
+                Code::Overloaded,
+                format!("{MAX_CLAIMS} calls with idempotency keys are under way, the most there may be"),
+            )),
             Entry::Vacant(free) => {
                 let ended = free.insert(CancellationToken::new()).clone();
                 Ok(Ok(Claim { claims: self.clone(), once: once.clone(), ended }))

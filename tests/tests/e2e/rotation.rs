@@ -162,7 +162,10 @@ async fn once_a_successor_has_signed_the_old_key_is_of_no_more_use() {
     let mut back = rogue.terms(Duration::from_secs(3 * 3_600));
     back.header.issued_at -= SignedDuration::from_hours(1);
     assert_eq!(rogue.propose(&back).await.expect_err("dated back").code, Code::Expired);
-    let header = Header { issued_at: back.header.issued_at, ..Header::new::<Transition>(&terms.header.mesh, Timestamp::now(), SignedDuration::from_hours(1)) };
+    let header = Header {
+        issued_at: back.header.issued_at,
+        ..Header::new::<Transition>(&terms.header.mesh, Timestamp::now(), SignedDuration::from_hours(1))
+    };
     let (from, to) = (Status::Active, Status::Suspended);
     let dated = Transition { header, agreement: terms.id, sequence: 3, from, to, reason: None, note: None, by: old.did() };
     let dated = rogue.ask(Request::Transition(Signed::sign(dated, &[&old]).into())).await;

@@ -177,7 +177,9 @@ impl Agreements {
     pub(crate) fn spent(&self, rule: &Rule, consumer: Option<Did>, now: Timestamp) -> Quota {
         let mut spent = Quota::default();
         let accepted = self.budgets.accepted.lock();
-        for (id, accepted) in accepted.iter().filter(|(_, one)| one.rule == *rule && consumer.is_none_or(|consumer| one.consumer == consumer)) {
+        for (id, accepted) in
+            accepted.iter().filter(|(_, one)| one.rule == *rule && consumer.is_none_or(|consumer| one.consumer == consumer))
+        {
             let contract = self.find_open(id);
             let in_force = contract.as_ref().is_some_and(|contract| contract.status(now) != Status::Closed);
             let day = |time| Window::Day.bucket(time);
@@ -217,14 +219,16 @@ impl Agreements {
                     "{count} calls {of}, under agreements that were accepted without the provider's operator, have no receipt that their \
                      consumer signed; at most {most} may"
                 );
-                Problem::new(Code::AgreementUnacknowledged, detail).hint("the calling node signs the newest receipt by itself: call again then")
+                Problem::new(Code::AgreementUnacknowledged, detail)
+                    .hint("the calling node signs the newest receipt by itself: call again then")
             }
         };
         // Held until it is set aside: calls that come at once are counted one after another.
         let mut exposure = self.budgets.exposure.lock();
         let (each, all) = (budget.each.unacknowledged, budget.all.unacknowledged);
         let count = |consumer| self.spent(&rule, consumer, now).unacknowledged;
-        expose(&mut exposure.each, (Arc::clone(&rule), consumer), each, || count(Some(consumer))).map_err(refused("of this consumer", each))?;
+        expose(&mut exposure.each, (Arc::clone(&rule), consumer), each, || count(Some(consumer)))
+            .map_err(refused("of this consumer", each))?;
         expose(&mut exposure.all, Arc::clone(&rule), all, || count(None)).map_err(refused("of all consumers", all))?;
         contract.reserve(request, now)
     }

@@ -55,7 +55,9 @@ impl Contract {
         let (terms, id) = (standing.signed.document(), self.id);
         let expired = standing.state.reason(terms, now) == Some(Reason::Expired);
         let (code, detail) = match &standing.closing {
-            Some(closing) => (Code::AgreementNotActive, format!("agreement {id} is {}: its books were closed at {}", Status::Closed, closing.at)),
+            Some(closing) => {
+                (Code::AgreementNotActive, format!("agreement {id} is {}: its books were closed at {}", Status::Closed, closing.at))
+            }
             None if self.is_copy => (Code::AgreementNotActive, format!("agreement {id} is not in force on this node")),
             None => (Code::AgreementNotActive, format!("agreement {id} is {}: its books are being closed", Status::Closed)),
         };

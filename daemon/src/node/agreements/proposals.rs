@@ -109,7 +109,8 @@ impl Agreements {
     /// Whether there is a place for one more agreement of this status.
     pub(super) fn check_places(&self, terms: &Agreement, status: Status, now: Timestamp) -> Result<(), Problem> {
         let open = self.open.read();
-        let full = |what: String| Err(Problem::new(Code::Overloaded, what).hint("close agreements that are not used, or withdraw proposals"));
+        let full =
+            |what: String| Err(Problem::new(Code::Overloaded, what).hint("close agreements that are not used, or withdraw proposals"));
         if terms.provider != self.owner || terms.consumer == self.owner {
             return if open.len() < MAX_OPEN { Ok(()) } else { full(format!("this node holds {MAX_OPEN} open agreements, its most")) };
         }
@@ -174,7 +175,8 @@ impl Agreements {
     pub(super) fn has_lapsed(&self, bytes: &[u8]) -> bool {
         let Ok(sealed) = journal::decode::<Sealed<Agreement>>("agreement", bytes) else { return false };
         let unsigned = sealed.envelope().signatures.len() == 1;
-        let lapsed = |terms: &Agreement| terms.provider == self.owner && terms.consumer != self.owner && terms.header.expires_at <= self.opened;
+        let lapsed =
+            |terms: &Agreement| terms.provider == self.owner && terms.consumer != self.owner && terms.header.expires_at <= self.opened;
         unsigned && claimed(&sealed).is_some_and(|terms| lapsed(&terms))
     }
 
