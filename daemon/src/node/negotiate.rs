@@ -109,8 +109,10 @@ impl Node {
         }
         if let Some(known) = self.agreements.lookup(&terms.id).await? {
             known.check_departed()?;
-            let same = known.signed().envelope().payload == signed.envelope().payload && known.status(Timestamp::now()) != Status::Closed;
-            return if same {
+            let now = Timestamp::now();
+            let same = known.signed().envelope().payload == signed.envelope().payload;
+            let in_force = known.status(now) != Status::Closed && known.require_in_force(&self.mesh_id, now).is_ok();
+            return if same && in_force {
                 Ok(known.signed().into())
             } else {
                 Err(Problem::new(Code::AlreadyExists, format!("agreement {} has other terms, or is closed", terms.id)))

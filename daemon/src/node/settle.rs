@@ -176,6 +176,8 @@ impl Node {
         if missed.is_empty() {
             self.agreements.told(&contract, acknowledge.transitions).await?;
         }
+        // Looked at before the newest receipt: what ends in between is counted, or in it.
+        let under_way = contract.under_way();
         let (newest, acknowledged) = (self.newest_receipt(&contract).await?, contract.acknowledged());
         // Once the books are closed it may bring one that isn't taken any more.
         let has = acknowledged.max(if contract.closing().is_some() { brought } else { 0 });
@@ -184,6 +186,7 @@ impl Node {
             usage: self.journal.store().usage(&terms.id).await?,
             acknowledged,
             missed,
+            under_way,
         })
     }
 
@@ -223,7 +226,11 @@ impl Node {
                     self.journal.keep_newest(receipt_record(&receipt), number);
                     self.journal.flush().await;
                 }
-                settled.done();
+                match standing.under_way {
+                    0 => settled.done(),
+                    // Their callers may have left: nobody else hears of what they are charged.
+                    _ => self.settle_again(contract),
+                }
                 if contract.is_closed() {
                     self.agreements.ends.notify_one();
                 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! sent ── answered ──────────────────────────────> its receipt says all
-//!   └──── its caller left, or it failed ──> settled soon ── it may still have run: once more after the last moment for that
+//!   └──── its caller left, or it failed ──> settled soon, and again until the last moment at which it may run, or for as long
+//!                                           as the provider says that calls are under way
 //! ```
 //! A guard, as a caller that leaves drops the call wherever it stands.
 
@@ -18,6 +19,11 @@ use super::{Node, agreements::Contract};
 
 /// How long after a call's last moment its charge is durable at the provider, for certain enough.
 const COMMITTED: Duration = Duration::from_secs(1);
+
+/// How long until a provider is asked again in which such a call may be under way; twice as long each time.
+const UNDER_WAY: Duration = Duration::from_secs(2);
+/// The longest of these pauses.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// Marks an agreement as unsettled when it is dropped, unless its call was answered.
 #[derive(Debug)]
@@ -56,7 +62,12 @@ impl Drop for Unsettled<'_> {
 }
 
 impl Node {
-    /// Settles an agreement once more at a later time; one task for each, whatever number of calls was given up on.
+    /// Settles an agreement once more, as its provider has calls under way that nobody may wait for.
+    pub(super) fn settle_again(&self, contract: &Arc<Contract>) {
+        self.settle_after(contract, Instant::now() + UNDER_WAY);
+    }
+
+    /// Settles an agreement now and then up to a later time; one task for each, whatever number of calls was given up on.
     fn settle_after(&self, contract: &Arc<Contract>, until: Instant) {
         // None where the process ends.
         let Ok(runtime) = Handle::try_current() else { return };
@@ -65,14 +76,16 @@ impl Node {
         }
         let (node, contract) = (self.clone(), Arc::clone(contract));
         let waiting = async move {
+            let mut pause = UNDER_WAY;
             while let Some(until) = contract.charge_expected(Instant::now()) {
                 tokio::select! {
                     () = node.stopping.cancelled() => return,
-                    () = tokio::time::sleep_until(until) => {}
+                    () = tokio::time::sleep_until(until.min(Instant::now() + pause)) => {}
                 }
+                pause = (pause * 2).min(LONGEST);
+                contract.set_settled(false);
+                node.agreements.unsettled.notify_one();
             }
-            contract.set_settled(false);
-            node.agreements.unsettled.notify_one();
             node.agreements.ends.notify_one();
         };
         self.tasks.spawn_on(waiting, &runtime);

@@ -64,6 +64,11 @@ impl Contract {
         standing.abandoned
     }
 
+    /// The provider's calls that haven't ended.
+    pub(crate) fn under_way(&self) -> u64 {
+        self.standing.lock().meter.under_way()
+    }
+
     /// Usage so far: the provider's own count, or what its last receipt says.
     pub(crate) fn used(&self, provides: bool) -> Usage {
         self.used_in_all(provides).0

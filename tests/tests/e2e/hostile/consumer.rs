@@ -31,10 +31,19 @@ async fn propose(pair: &Pair, parameters: &[(&str, &str)]) -> Result<AgreementSt
     pair.consumer.client().post("/v1/agreements", &propose).await
 }
 
+/// A pair whose nodes close books a second after the end of an agreement.
+async fn briefly_closing() -> Pair {
+    let mut pair = Pair::with(&[("agreements.accept", "auto"), ("agreements.closing_grace_s", "1")]).await;
+    pair.consumer.set("agreements.closing_grace_s", "1");
+    pair.consumer.restart().await;
+    pair.consumer.discovers("demo.count", "").await;
+    pair
+}
+
 /// A rule accepts as much as its budget says, counted over closings and restarts; what is beyond is the operator's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_accepts_no_more_than_its_budget() {
-    let mut pair = Pair::new("manual").await;
+    let mut pair = Pair::with(&[("agreements.accept", "manual"), ("agreements.closing_grace_s", "1")]).await;
     let did = pair.consumer.identity().owner.to_string();
     let set = ["agreement", "policy", "set", "--auto-accept", "trial", "--for", &did, "--max-agreements", "2"];
     let policy = pair.provider.json(&[&set[..], &["--max-agreements-per-day", "3", "--max-calls", "12"]].concat()).await;
@@ -101,7 +110,8 @@ async fn calls_that_are_not_acknowledged_count_over_all_agreements() {
 /// A key is the caller's: which agreement the repetition is made under, and whether the first one still is, doesn't matter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repetition_is_found_whatever_has_been_agreed_since() {
-    let (mut pair, first) = Pair::agreed(&[]).await;
+    let mut pair = briefly_closing().await;
+    let first = pair.propose(&[]).await.expect("accepted");
     let agent = pair.agent.id.to_string();
     let once =
         async |pair: &Pair| -> Result<Executed, Problem> { pair.consumer.execute_once(&agent, "count", &json!({}), "the-one").await };
@@ -143,7 +153,7 @@ async fn twins_wait_for_the_first_ones_answer() {
     let plugin = publisher.sign("reaching", kernel::fixture::reaching(), &[Import::Http, Import::Agents]);
     pair.provider.trust(&publisher).await;
     pair.provider.register(&plugin).await.expect("sound");
-    let grants = Grants { http: vec![web.host().parse().expect("a host")], agents: Vec::new() };
+    let grants = Grants { http: vec![web.host().parse().expect("a host")], agents: vec!["*".parse().expect("all")] };
     let agent = pair.provider.spawn_with("web", &plugin, Some(Limits::default()), grants).await.expect("allowed").id.to_string();
     pair.consumer.discovers("reaching.post", "").await;
     let parameters = [("calls".to_owned(), "1/total".to_owned())].into();
@@ -166,8 +176,8 @@ async fn twins_wait_for_the_first_ones_answer() {
 /// Calls whose callers hang up are charged for, and settled by the consumer's node without anybody asking.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_hangs_up_leaves_nothing_unsettled() {
-    let (pair, state) = Pair::agreed(&[("calls", "100/total")]).await;
-    let id = state.terms.id;
+    let pair = briefly_closing().await;
+    let id = pair.propose(&[("calls", "100/total"), ("call_wall_ms", "2000")]).await.expect("accepted").terms.id;
     let agent = pair.agent.id.to_string();
     pair.count().await.expect("in force");
     let usage = async || pair.provider.client().get::<AgreementUsage>(&format!("/v1/agreements/{id}/usage")).await.expect("known");
