@@ -27,6 +27,7 @@ pub mod agreement;
 pub mod api;
 pub mod bundle;
 pub mod checkpoint;
+pub mod claim;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod cosignature;
@@ -39,6 +40,8 @@ pub mod envelope;
 pub mod error;
 pub mod frame;
 pub mod grant;
+#[cfg(feature = "client")]
+pub mod head;
 pub mod id;
 pub mod key;
 pub mod lifecycle;
