@@ -216,6 +216,15 @@ impl Agreements {
         })
     }
 
+    /// Whether this owner is the consumer of an agreement with `provider` that isn't closed.
+    pub(crate) fn buys_from(&self, provider: Did) -> bool {
+        self.open.read().values().any(|contract| {
+            let standing = contract.standing.lock();
+            let terms = standing.signed.document();
+            terms.provider == provider && terms.consumer == self.owner
+        })
+    }
+
     /// Whether a node has as many proposals waiting as it may.
     pub(crate) fn is_pressing(&self, consumer: &NodeId, now: Timestamp) -> bool {
         let open = self.open.read();
@@ -306,8 +315,8 @@ impl Agreements {
         let now = Timestamp::now();
         let terms = contract.terms();
         let provides = terms.provider == self.owner;
-        let (used, overage) = contract.used_in_all(provides);
         let standing = contract.standing.lock();
+        let (used, overage) = standing.used_in_all(provides);
         AgreementState {
             status: standing.state.effective(&terms, now),
             reason: standing.state.reason(&terms, now),
@@ -429,21 +438,22 @@ impl Contract {
 
     /// Usage so far: the provider's own count, or what its last receipt says.
     pub(crate) fn used(&self, provides: bool) -> Usage {
-        self.used_in_all(provides).0
-    }
-
-    /// Usage so far, and what of it passed limits.
-    fn used_in_all(&self, provides: bool) -> (Usage, Usage) {
-        let standing = self.standing.lock();
-        if provides {
-            return (standing.meter.total(), standing.overage);
-        }
-        standing.receipt.as_ref().map(|receipt| (receipt.document().total, receipt.document().overage)).unwrap_or_default()
+        self.standing.lock().used_in_all(provides).0
     }
 
     /// Who may call under it, from where.
     pub(crate) fn consumer_node(&self) -> NodeId {
         self.standing.lock().signed.document().consumer_node
+    }
+}
+
+impl Standing {
+    /// Usage so far, and what of it passed limits.
+    fn used_in_all(&self, provides: bool) -> (Usage, Usage) {
+        if provides {
+            return (self.meter.total(), self.overage);
+        }
+        self.receipt.as_ref().map(|receipt| (receipt.document().total, receipt.document().overage)).unwrap_or_default()
     }
 }
 

@@ -204,7 +204,7 @@ impl Node {
         if mesh.rtt(terms.provider_node).is_some() {
             return None;
         }
-        let homes = self.directory.homes(&terms.agent);
+        let homes = self.directory.homes(&terms.agent, terms.provider);
         let (home, _) = homes.into_iter().max_by_key(|(_, epoch)| *epoch).filter(|(home, _)| *home != terms.provider_node)?;
         if self.owner_of(home).is_none() {
             mesh.ping(home).await.ok()?;

@@ -38,7 +38,7 @@ impl Node {
         let found = self.newest_held(&wanted).await?;
         let Found { signed, agent, at } = found;
         let id = agent.id;
-        let home = self.directory.homes(&id);
+        let home = self.directory.homes(&id, self.owner);
         if !restore.force
             && let Some((home, _)) = home.iter().max_by_key(|(_, epoch)| *epoch)
             && self.mesh()?.ping(*home).await.is_ok()
