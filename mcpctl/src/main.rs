@@ -5,6 +5,7 @@
 //!                                        `-> output (text or JSON)
 //! ```
 
+mod beside;
 mod cli;
 mod commands;
 mod devstack;

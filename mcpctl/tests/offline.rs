@@ -9,13 +9,14 @@ use std::{
 };
 
 use protocol::{
-    AgentId, AgreementId, Code, Digest, Expect, Header, Key, MeshId, OperationId, Problem, Signed, Timestamp,
+    AgentId, AgreementId, Code, Digest, Expect, Header, Key, MeshId, OperationId, Problem, Signed, Timestamp, Usage,
     agreement::{Agreement, AtLimit, Bundle, PerCall, Pricing},
     checkpoint::Checkpoint,
     document::Sealed,
     entry::{Action, ConsistencyProof, Entry, InclusionProof, VERSION},
     manifest::Manifest,
     merkle,
+    receipt::{Position, Receipt},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -149,6 +150,126 @@ fn an_agreement_verifies_from_a_file_and_from_stdin() {
     assert_eq!((exit(&refused), stderr(&refused)), (Some(5), format!("error: the agreement is not signed by {}\n", provider.did())));
 }
 
+/// The receipt of one call, by which the agreement of a bundle has used as much as of all.
+fn receipt(bundle: &Bundle, provider: &Key, result: &str) -> Receipt {
+    let mesh: MeshId = "test".parse().expect("mesh");
+    let terms = bundle.agreement.clone().open(Expect::archived(&mesh)).expect("its own").document().clone();
+    let usage = Usage { calls: 1, wall_us: 7, ..Usage::default() };
+    Receipt {
+        header: Header::new::<Receipt>(&mesh, Timestamp::now(), jiff::SignedDuration::from_hours(24)),
+        agreement: terms.id,
+        provider: provider.did(),
+        operation: OperationId::new(),
+        agent: terms.agent,
+        method: "search".into(),
+        params: Digest::sha256(b"{}"),
+        result: Digest::sha256(result.as_bytes()),
+        usage,
+        sequence: 1,
+        total: usage,
+        overage: Usage::default(),
+        price: Default::default(),
+        currency: terms.pricing.currency.clone(),
+        trace: Position { log: provider.node_id(), index: 3, leaf: [0; 32] },
+    }
+}
+
+/// Verifies a text by a command: what it prints as JSON if all is well, or its error.
+fn verified(dir: &Path, command: &[&str], text: &str) -> Result<Value, String> {
+    fs::write(dir.join("file.json"), text).expect("file");
+    let shown = run(dir, &[&["--json"], command, &["file.json"]].concat());
+    if exit(&shown) == Some(0) { Ok(serde_json::from_slice(&shown.stdout).expect("json")) } else { Err(stderr(&shown)) }
+}
+
+#[test]
+fn what_stands_beside_a_receipt_is_compared_with_it() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (provider, consumer) = (Key::generate(), Key::generate());
+    let terms = bundle(&[&consumer, &provider], &provider, &consumer);
+    // The exact bytes are what is signed.
+    let result = r#"{"b": 1.0,"a":"x  y"}"#;
+    let receipt = receipt(&terms, &provider, result);
+    let sealed = serde_json::to_string(&Sealed::from(Signed::sign(receipt.clone(), &[&provider]))).expect("json");
+    let (operation, usage) = (receipt.operation, serde_json::to_string(&receipt.usage).expect("json"));
+    let answer = |result: &str, usage: &str, operation: &str, more: &str| {
+        format!(r#"{{"result":{result},"operation":"{operation}","usage":{usage},"receipt":{sealed}{more}}}"#)
+    };
+    let verify = |text: &str| verified(dir.path(), &["receipt", "verify"], text);
+    let operation = operation.to_string();
+    let honest = verify(&answer(result, &usage, &operation, "")).expect("as it came");
+    assert_eq!(honest["compared"], serde_json::json!(["result", "usage", "operation"]));
+    assert_eq!((honest.get("not_verified"), honest.get("result")), (None, None), "what is shown is what is signed: {honest}");
+    verify(&answer("{\n  \"b\": 1.0,\n  \"a\": \"x  y\"\n}", &usage, &operation, "")).expect_err("white space of its own is signed");
+    let unsigned = verify(&answer(result, &usage, &operation, r#","paid":true"#)).expect("the rest is as it came");
+    assert_eq!(unsigned["not_verified"], serde_json::json!(["paid"]));
+    assert_eq!(verify(&sealed).expect("alone")["verified"], true);
+
+    for (field, altered) in [
+        ("result", answer(r#"{"b": 2.0,"a":"x  y"}"#, &usage, &operation, "")),
+        ("result", answer(r#"{"b": 1.0,"a":"x y"}"#, &usage, &operation, "")),
+        ("usage", answer(result, &usage.replace(":7", ":8"), &operation, "")),
+        ("usage", answer(result, &usage.replace('}', r#","free":1}"#), &operation, "")),
+        ("operation", answer(result, &usage, &OperationId::new().to_string(), "")),
+        ("twice", answer(result, &usage, &operation, r#","result":1"#)),
+    ] {
+        let error = verify(&altered).expect_err(field);
+        assert!(error.contains(field), "{field}: {error}");
+    }
+    // Compact, as most plugins answer, it may be made readable.
+    let compact = receipt_of(&terms, &provider, r#"{"a":["x  y"]}"#);
+    verify(&format!("{{\n \"result\": {{\n \"a\": [ \"x  y\" ]\n }},\n \"receipt\": {compact}\n}}")).expect("the same value");
+    verify(&format!(r#"{{"result":{{"a":["x y"]}},"receipt":{compact}}}"#)).expect_err("another value");
+}
+
+fn receipt_of(terms: &Bundle, provider: &Key, result: &str) -> String {
+    serde_json::to_string(&Sealed::from(Signed::sign(receipt(terms, provider, result), &[provider]))).expect("json")
+}
+
+#[test]
+fn what_stands_beside_an_agreement_is_compared_with_it() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (provider, consumer) = (Key::generate(), Key::generate());
+    let mut bundle = bundle(&[&consumer, &provider], &provider, &consumer);
+    let receipt = receipt(&bundle, &provider, "1");
+    bundle.receipt = Some(Signed::sign(receipt.clone(), &[&provider]).into());
+    let mesh: MeshId = "test".parse().expect("mesh");
+    let terms = bundle.agreement.clone().open(Expect::archived(&mesh)).expect("its own").document().clone();
+    let shown = serde_json::json!({
+        "status": "active", "side": "consumer", "terms": terms, "used": receipt.total, "price": receipt.price, "bundle": bundle,
+    });
+    let verify = |shown: &Value| verified(dir.path(), &["agreement", "verify"], &shown.to_string());
+    let honest = verify(&shown).expect("as it was shown");
+    assert_eq!(honest["compared"], serde_json::json!(["status", "terms", "used", "price"]));
+    assert_eq!(honest["not_verified"], serde_json::json!(["side"]), "whose copy it is isn't signed");
+    let zero = serde_json::json!({ "at": Timestamp::now(), "receipt": 1, "total": receipt.total, "overage": receipt.overage,
+        "price": receipt.price, "unacknowledged": 0 });
+    for (field, altered) in [
+        ("status", Value::from("closed")),
+        ("reason", Value::from("breached")),
+        ("used", serde_json::json!({ "calls": 0, "fuel": 0, "wall_us": 0, "egress_bytes": 0 })),
+        ("price", Value::from("900")),
+        ("closing", zero),
+    ] {
+        let mut shown = shown.clone();
+        shown[field] = altered;
+        let error = verify(&shown).expect_err(field);
+        assert!(error.contains(&format!("{field:?}")), "{field}: {error}");
+    }
+    let mut other = shown.clone();
+    other["terms"]["template"] = "free".into();
+    assert!(verify(&other).expect_err("other terms").contains("\"terms\""));
+
+    // A receipt is verified under the terms that stand beside it, in whichever of the two forms.
+    for text in [shown.to_string(), shown["bundle"].to_string()] {
+        let found = verified(dir.path(), &["receipt", "verify"], &text).expect("under its terms");
+        assert_eq!((&found["verified"], &found["terms"]), (&Value::Bool(true), &Value::Bool(true)), "{found}");
+    }
+    let theirs = Receipt { price: 9.into(), ..receipt };
+    bundle.receipt = Some(Signed::sign(theirs, &[&provider]).into());
+    let refused = verified(dir.path(), &["receipt", "verify"], &serde_json::to_string(&bundle).expect("json"));
+    assert!(refused.expect_err("another price").contains("by the terms its usage costs"));
+}
+
 #[test]
 fn proofs_verify_offline_and_a_changed_one_fails() {
     let dir = tempfile::tempdir().expect("directory");
@@ -175,6 +296,10 @@ fn proofs_verify_offline_and_a_changed_one_fails() {
     let write = |name: &str, json: String| fs::write(dir.path().join(name), json).expect("file");
     write("inclusion.json", serde_json::json!({ "inclusion": inclusion }).to_string());
     write("consistency.json", serde_json::to_string(&consistency).expect("json"));
+    let more = serde_json::json!({ "inclusion": inclusion, "entry": { "action": "execute" }, "note": "yours" });
+    let found = verified(dir.path(), &["trace", "verify"], &more.to_string()).expect("the proof itself is sound");
+    assert_eq!(found["not_verified"], serde_json::json!(["entry", "note"]));
+    assert_eq!(found["entry"]["action"], "terminate", "what is shown is what the log has");
     let bad = InclusionProof { index: 0, ..inclusion };
     write("bad.json", serde_json::to_string(&bad).expect("json"));
 

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agreement::Pricing,
+    claim::{IdSalt, Ownership},
     credential::Zone,
     digest::Digest,
-    document::{Document, Header},
+    document::{Document, Header, Sealed},
     envelope::Envelope,
     id::AgentId,
     key::{Did, NodeId},
@@ -52,6 +53,9 @@ pub struct Offered {
     /// How often it has changed its home: of two nodes of one owner that offer it, the later one is right.
     #[serde(default)]
     pub epoch: u64,
+    /// What proves that the agent is the owner's; none of agents that were made before ids were bound to owners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salt: Option<IdSalt>,
 }
 
 /// Agents of one plugin on offer, at one price.
@@ -84,7 +88,7 @@ pub fn capability(plugin: &str, method: &str) -> String {
 }
 
 /// What a node offers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Advert {
     /// Type, version, mesh, validity.
     pub header: Header,
@@ -92,6 +96,9 @@ pub struct Advert {
     pub node: NodeId,
     /// The principal that owns the node and is the provider in its agreements.
     pub owner: Did,
+    /// The owner's word that the node is its own. What an advert says of its owner is believed no further than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<Sealed<Ownership>>,
     /// Grows with each advert of the node; the highest wins.
     pub sequence: u64,
     /// Where the node is, as its operator names places.

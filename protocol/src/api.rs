@@ -32,6 +32,8 @@ pub use self::{agents::*, events::*, mesh::*, terms::*, trace::*};
 pub const MAX_BODY: usize = crate::wire::MAX_PARAMS + 64 * 1024;
 /// The header by which a gateway says for whom it asks.
 pub const PRINCIPAL_HEADER: &str = "mcp-principal";
+/// The header by which a gateway says by which API key it was asked: the daemon checks the key itself, with each request.
+pub const KEY_HEADER: &str = "mcp-key";
 /// The header whose value makes a mutating request happen once.
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 /// The header that carries a request's id, in and out.

@@ -28,6 +28,7 @@ pub mod api;
 pub mod bounds;
 pub mod bundle;
 pub mod checkpoint;
+pub mod claim;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod cosignature;
@@ -40,6 +41,8 @@ pub mod envelope;
 pub mod error;
 pub mod frame;
 pub mod grant;
+#[cfg(feature = "client")]
+pub mod head;
 pub mod id;
 pub mod key;
 pub mod lifecycle;

@@ -43,6 +43,11 @@ impl Gateway {
         Self { _process: process, url, http: legacy::Client::builder(TokioExecutor::new()).build_http() }
     }
 
+    /// Its address.
+    pub fn address(&self) -> &str {
+        self.url.strip_prefix("http://").expect("it speaks HTTP")
+    }
+
     /// Asks.
     pub async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.url));

@@ -240,7 +240,7 @@ impl Host {
     }
 
     /// The command that runs `program` on it.
-    pub(crate) fn command_ref(&self, program: &Command) -> Command {
+    pub fn command_ref(&self, program: &Command) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace]).arg(program.get_program()).args(program.get_args());
         for (name, value) in program.get_envs() {

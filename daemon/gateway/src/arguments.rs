@@ -16,7 +16,7 @@ use tracing_subscriber::{
 #[derive(Debug, Parser)]
 #[command(name = "mcp-gateway", version)]
 pub(crate) struct Arguments {
-    /// Where to listen; port 0 takes any, and the address is printed
+    /// Where to listen; port 0 takes any, and the address is printed. There is no TLS: beyond loopback put a proxy before it
     #[arg(long, env = "MCP_GATEWAY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8000")]
     pub(crate) listen: SocketAddr,
     /// The daemon's data directory [env: MCP_DATA_DIR]

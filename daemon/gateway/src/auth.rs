@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! Authorization: Bearer K | X-API-Key: K ── SHA-256 ─> static keys ─> the node's owner
-//!                                              `─> cache (5 s) ─> POST /v1/keys/resolve ─> the key's principal
+//!                                              `─> cache ─> POST /v1/keys/resolve ─> the key's principal and id
 //! ```
 //!
-//! Only digests are compared, cached and sent; a key that was revoked dies with its cache entry.
+//! Only digests are compared, cached and sent. The cache decides whose body is read, and nothing else: with each request the
+//! daemon is told the key's id, refuses a key that was revoked or has expired, and ends what it answers when that happens.
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +15,17 @@ use parking_lot::Mutex;
 use protocol::{
     Client, Code, Did, Digest, Problem, Timestamp,
     api::{ApiKey, Identity, ResolveKey},
+    id::KeyId,
 };
 
 use crate::{cache::Cache, keys::StaticKeys};
 
 /// Keys in use at one time, at one gateway. Those that are unknown have a cache of their own: guesses don't push out keys.
 const CACHED: usize = 1024;
-/// How long a revoked key may live on.
-const KNOWN: Duration = Duration::from_secs(5);
+/// How long a key isn't looked up again. The daemon checks it with each request, so this is no grace for revoked keys.
+const KNOWN: Duration = Duration::from_secs(600);
+/// How long the node's owner is believed: a node that starts anew may have another.
+const OWNER: Duration = Duration::from_secs(5);
 /// How long a new key may be refused, if it was tried before it was made.
 const UNKNOWN: Duration = Duration::from_secs(1);
 /// Longer than any key; what is longer isn't even hashed.
@@ -39,8 +43,26 @@ pub(crate) struct Authenticator {
 
 #[derive(Debug, Clone)]
 struct Known {
+    key: KeyId,
     principal: Did,
     expires_at: Option<Timestamp>,
+}
+
+/// Who holds the key that a request carries.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    /// For whom the key speaks.
+    pub(crate) principal: Did,
+    /// The key, where the daemon knows it; a static key is the gateway's alone.
+    pub(crate) key: Option<KeyId>,
+    digest: Digest,
+}
+
+#[cfg(test)]
+impl Holder {
+    pub(crate) fn for_test(principal: Did, key: Option<KeyId>) -> Self {
+        Self { principal, key, digest: Digest::sha256(b"secret") }
+    }
 }
 
 impl Authenticator {
@@ -50,15 +72,15 @@ impl Authenticator {
             keys,
             known: Mutex::new(Cache::new(CACHED, KNOWN)),
             unknown: Mutex::new(Cache::new(CACHED, UNKNOWN)),
-            owner: Mutex::new(Cache::new(1, KNOWN)),
+            owner: Mutex::new(Cache::new(1, OWNER)),
         }
     }
 
-    /// The principal that the request's key speaks for.
-    pub(crate) async fn principal(&self, headers: &HeaderMap) -> Result<Did, Problem> {
+    /// Who holds the request's key.
+    pub(crate) async fn holder(&self, headers: &HeaderMap) -> Result<Holder, Problem> {
         let digest = presented(headers)?;
         if self.keys.contains(&digest) {
-            return self.owner().await;
+            return Ok(Holder { principal: self.owner().await?, key: None, digest });
         }
         let now = Instant::now();
         if self.unknown.lock().get(&digest, now).is_some() {
@@ -69,7 +91,16 @@ impl Authenticator {
             Some(known) => known,
             None => self.resolve(digest).await?,
         };
-        if known.expires_at.is_some_and(|at| at <= Timestamp::now()) { Err(refused()) } else { Ok(known.principal) }
+        if known.expires_at.is_some_and(|at| at <= Timestamp::now()) {
+            return Err(refused());
+        }
+        Ok(Holder { principal: known.principal, key: Some(known.key), digest })
+    }
+
+    /// The daemon refuses this key: it isn't believed again without asking.
+    pub(crate) fn forget(&self, holder: &Holder) -> Problem {
+        self.known.lock().remove(&holder.digest);
+        refused()
     }
 
     /// Static keys are the operator's: they speak for the node's owner.
@@ -86,7 +117,7 @@ impl Authenticator {
     async fn resolve(&self, digest: Digest) -> Result<Known, Problem> {
         match self.client.post::<_, ApiKey>("/v1/keys/resolve", &ResolveKey { digest }).await {
             Ok(key) => {
-                let known = Known { principal: key.principal, expires_at: key.expires_at };
+                let known = Known { key: key.id, principal: key.principal, expires_at: key.expires_at };
                 self.known.lock().put(digest, known.clone(), Instant::now());
                 Ok(known)
             }
@@ -106,11 +137,10 @@ fn is_verdict(code: Code) -> bool {
 
 /// The digest of the key that the headers carry.
 fn presented(headers: &HeaderMap) -> Result<Digest, Problem> {
-    let mut authorizations = headers.get_all(header::AUTHORIZATION).iter();
-    let key = match (authorizations.next(), authorizations.next()) {
-        (Some(_), Some(_)) => return Err(Problem::new(Code::Unauthenticated, "there is more than one Authorization header")),
-        (Some(value), None) => bearer(value.as_bytes()),
-        (None, _) => headers.get("x-api-key").map(|value| value.as_bytes()),
+    // There is one of each at most: see `protocol::head`.
+    let key = match headers.get(header::AUTHORIZATION) {
+        Some(value) => bearer(value.as_bytes()),
+        None => headers.get("x-api-key").map(|value| value.as_bytes()),
     };
     let missing = || Problem::new(Code::Unauthenticated, "the request carries no API key");
     let key = key.filter(|key| !key.is_empty()).ok_or_else(|| {
@@ -166,7 +196,6 @@ mod tests {
             &[("authorization", "Bearer")],
             &[("x-api-key", "")],
             &[("x-api-key", &long)],
-            &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
         ] {
             assert_eq!(presented(&headers(pairs)).expect_err("none").code, Code::Unauthenticated, "{pairs:?}");
         }

@@ -1,4 +1,4 @@
-//! A small map whose entries expire, so that what was revoked is soon forgotten here too.
+//! A small map whose entries expire.
 
 use std::{
     collections::HashMap,
@@ -22,6 +22,11 @@ impl<K: Hash + Eq + Copy, V: Clone> Cache<K, V> {
     /// The value, if it is still believed at `now`.
     pub(crate) fn get(&self, key: &K, now: Instant) -> Option<V> {
         self.entries.get(key).filter(|(_, until)| now < *until).map(|(value, _)| value.clone())
+    }
+
+    /// Forgets a value.
+    pub(crate) fn remove(&mut self, key: &K) {
+        self.entries.remove(key);
     }
 
     /// Keeps a value from `now` on. Makes room by dropping what has expired, or else what expires first.
@@ -55,5 +60,7 @@ mod tests {
         assert_eq!(cache.get(&"b", start + 6 * second), Some(4));
         cache.put("d", 5, start + 60 * second);
         assert_eq!(cache.entries.len(), 1);
+        cache.remove(&"d");
+        assert_eq!(cache.get(&"d", start + 60 * second), None);
     }
 }

@@ -5,10 +5,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, reques
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use protocol::{
-    Did, Problem,
-    api::{IDEMPOTENCY_HEADER, PRINCIPAL_HEADER, REQUEST_ID_HEADER},
+    Problem,
+    api::{IDEMPOTENCY_HEADER, KEY_HEADER, PRINCIPAL_HEADER, REQUEST_ID_HEADER},
     error::Code,
 };
+
+use crate::auth::Holder;
 
 /// What passes to the daemon. A list of what may pass, so that no caller can name a principal or a hop of its own.
 const PASSED: [&str; 6] = ["accept", "content-type", IDEMPOTENCY_HEADER, "last-event-id", "traceparent", "tracestate"];
@@ -16,8 +18,8 @@ const PASSED: [&str; 6] = ["accept", "content-type", IDEMPOTENCY_HEADER, "last-e
 const HOP_BY_HOP: [&str; 8] =
     ["connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
-/// The request for the daemon: method, path, query and body as they came, for `principal`.
-pub(crate) fn outgoing(parts: &Parts, body: Bytes, principal: Did, request_id: &str) -> Result<Request<Full<Bytes>>, Problem> {
+/// The request for the daemon: method, path, query and body as they came, for whoever holds the key.
+pub(crate) fn outgoing(parts: &Parts, body: Bytes, holder: &Holder, request_id: &str) -> Result<Request<Full<Bytes>>, Problem> {
     let unfit = |error: http::Error| Problem::new(Code::InvalidRequest, error.to_string());
     let mut request = Request::builder().method(parts.method.clone()).uri(parts.uri.clone()).body(Full::new(body)).map_err(unfit)?;
     let headers = request.headers_mut();
@@ -25,7 +27,10 @@ pub(crate) fn outgoing(parts: &Parts, body: Bytes, principal: Did, request_id: &
         headers.extend(parts.headers.get_all(&name).iter().map(|value| (name.clone(), value.clone())));
     }
     let value = |text: &str| HeaderValue::from_str(text).map_err(|error| unfit(error.into()));
-    headers.insert(PRINCIPAL_HEADER, value(&principal.to_string())?);
+    headers.insert(PRINCIPAL_HEADER, value(&holder.principal.to_string())?);
+    if let Some(key) = &holder.key {
+        headers.insert(KEY_HEADER, value(&key.to_string())?);
+    }
     headers.insert(REQUEST_ID_HEADER, value(request_id)?);
     Ok(request)
 }
@@ -69,6 +74,7 @@ mod tests {
             .header("content-type", "application/json")
             .header("idempotency-key", "once")
             .header("mcp-principal", "did:key:zForged")
+            .header("mcp-key", "key_forged")
             .header("x-request-id", "theirs")
             .header("authorization", "Bearer secret")
             .header("x-api-key", "secret")
@@ -79,13 +85,19 @@ mod tests {
             .expect("request");
         let (parts, ()) = request.into_parts();
         let principal = Key::generate().did();
-        let request = outgoing(&parts, Bytes::from_static(b"{}"), principal, "ours").expect("outgoing");
+        let key = protocol::id::KeyId::new();
+        let outgoing = |key| outgoing(&parts, Bytes::from_static(b"{}"), &Holder::for_test(principal, key), "ours").expect("outgoing");
+        assert!(!outgoing(None).headers().contains_key(KEY_HEADER), "a static key is the gateway's own");
+        let request = outgoing(Some(key));
         assert_eq!(request.uri().path_and_query().expect("path").as_str(), "/v1/agents/docs/execute?x=%2F");
         let mut names: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["content-type", "idempotency-key", "mcp-principal", "x-request-id"]);
+        assert_eq!(names, ["content-type", "idempotency-key", "mcp-key", "mcp-principal", "x-request-id"]);
         assert_eq!(request.headers().get_all(PRINCIPAL_HEADER).iter().collect::<Vec<_>>(), [&principal.to_string()]);
-        assert_eq!(request.headers()[REQUEST_ID_HEADER], "ours");
+        assert_eq!(
+            (&request.headers()[REQUEST_ID_HEADER], &request.headers()[KEY_HEADER]),
+            (&"ours".parse().expect("value"), &key.to_string().parse().expect("value"))
+        );
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! One request, from its arrival to its answer.
 //!
 //! ```text
-//! id ─> room for one more? ─> route ─> host ─> whose key? ─> body ─> daemon ─> answer, streamed
+//! id ─> head ─> room for one more? ─> route ─> host ─> whose key? ─> body ─> daemon ─> answer, streamed
 //! ```
 //!
-//! The key is known before the body is read: who holds none costs no memory.
+//! The key is known before the body is read: who holds none costs no memory. Whether the key is valid still is the daemon's
+//! to say, with each request and as long as its answer is streamed.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::State, response::Response};
-use http::{HeaderMap, HeaderValue, Request, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use protocol::{
     Client, Code, Problem,
     api::{NodeStatus, REQUEST_ID_HEADER},
+    head::{self, Authority},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -27,6 +29,7 @@ use crate::{
     keys::StaticKeys,
     reply,
     routes::{Route, route},
+    visits::Visit,
 };
 
 /// Requests under way: as many as a node lets one peer have.
@@ -55,6 +58,7 @@ impl Gateway {
     }
 
     async fn answer(&self, request: Request<Body>, id: &str) -> Result<Response, Problem> {
+        let authority = head::check(&request)?;
         let route = route(request.method(), request.uri().path())?;
         if route == Route::Health {
             return Ok(reply::json(r#"{"alive":true}"#));
@@ -63,7 +67,7 @@ impl Gateway {
         let place = Arc::clone(&self.room).try_acquire_owned().map_err(overloaded)?;
         match route {
             Route::Health | Route::Ready => self.ready().await,
-            Route::Forward(limit) => self.forward(request, limit, place, id).await,
+            Route::Forward(limit) => self.forward(request, authority.as_ref(), (limit, place), id).await,
         }
     }
 
@@ -76,17 +80,29 @@ impl Gateway {
         }
     }
 
-    async fn forward(&self, request: Request<Body>, limit: usize, place: OwnedSemaphorePermit, id: &str) -> Result<Response, Problem> {
+    async fn forward(
+        &self,
+        request: Request<Body>,
+        authority: Option<&Authority>,
+        (limit, place): (usize, OwnedSemaphorePermit),
+        id: &str,
+    ) -> Result<Response, Problem> {
         let (parts, body) = request.into_parts();
-        if !self.hosts.permit(authority(&parts.uri, &parts.headers)) {
+        if !self.hosts.permit(authority) {
             let problem = Problem::new(Code::NotAuthorized, "the gateway does not answer to this Host name");
             return Err(problem.hint("the operator allows it with '--allow-host NAME'"));
         }
-        let principal = self.authenticator.principal(&parts.headers).await?;
+        let holder = self.authenticator.holder(&parts.headers).await?;
+        if let Some(visit) = parts.extensions.get::<Visit>() {
+            visit.settle();
+        }
         let body = self.budget.collect(&parts.headers, body, limit).await?;
-        let outgoing = forward::outgoing(&parts, body.bytes, principal, id)?;
+        let outgoing = forward::outgoing(&parts, body.bytes, &holder, id)?;
         let response = self.client.forward(outgoing).await?;
         drop(body.share);
+        if response.status() == StatusCode::UNAUTHORIZED {
+            return Err(self.authenticator.forget(&holder));
+        }
         Ok(forward::incoming(response, place))
     }
 }
@@ -129,12 +145,6 @@ fn outside(problem: Problem) -> Problem {
     }
 }
 
-/// Whom the request is addressed to: its absolute URI's authority counts before the Host header (RFC 9112, section 3.2.2).
-fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    let host = || headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    uri.authority().map(|authority| authority.as_str()).or_else(host)
-}
-
 /// The caller's id for the request if it is fit for logs, or a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok());
@@ -163,15 +173,6 @@ mod tests {
             assert_eq!(id(unfit).len(), 16, "{unfit:?}");
         }
         assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
-    }
-
-    #[test]
-    fn an_absolute_uri_counts_before_the_host_header() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::from_static("localhost"));
-        assert_eq!(authority(&Uri::from_static("http://evil.example/v1/id"), &headers), Some("evil.example"));
-        assert_eq!(authority(&Uri::from_static("/v1/id"), &headers), Some("localhost"));
-        assert_eq!(authority(&Uri::from_static("/v1/id"), &HeaderMap::new()), None);
     }
 
     #[test]

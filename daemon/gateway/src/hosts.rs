@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use protocol::head::Authority;
+
 /// The names that are answered to.
 #[derive(Debug)]
 pub(crate) enum Hosts {
@@ -15,34 +17,28 @@ pub(crate) enum Hosts {
 impl Hosts {
     /// Those of a gateway that listens on `address`, where the operator allows `allowed`.
     pub(crate) fn new(address: IpAddr, allowed: &[String]) -> Self {
-        if allowed.iter().any(|name| name == "*") || allowed.is_empty() && !address.is_loopback() {
+        if allowed.iter().any(|name| name == "*") || allowed.is_empty() && !is_loopback(address) {
             Self::Any
         } else {
             Self::Only(allowed.iter().map(|name| name.to_ascii_lowercase()).collect())
         }
     }
 
-    /// Whether a request to this authority (`name`, `name:port`, `[v6]:port`) is answered.
-    pub(crate) fn permit(&self, authority: Option<&str>) -> bool {
+    /// Whether a request to this authority is answered.
+    pub(crate) fn permit(&self, authority: Option<&Authority>) -> bool {
         match (self, authority) {
             (Self::Any, _) => true,
             (Self::Only(_), None) => false,
-            (Self::Only(allowed), Some(authority)) => {
-                let name = name(authority).to_ascii_lowercase();
-                let loopback = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-                loopback || allowed.contains(&name)
+            (Self::Only(allowed), Some(Authority { host, .. })) => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(is_loopback) || allowed.contains(host)
             }
         }
     }
 }
 
-/// The authority without its port and the brackets of IPv6.
-fn name(authority: &str) -> &str {
-    if let Some(rest) = authority.strip_prefix('[') {
-        return rest.split_once(']').map_or("", |(address, _)| address);
-    }
-    let name = authority.rsplit_once(':').map_or(authority, |(name, _)| name);
-    name.strip_suffix('.').unwrap_or(name)
+/// Whether only this machine reaches the address, written as IPv4 within IPv6 too.
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 #[cfg(test)]
@@ -51,24 +47,31 @@ mod tests {
 
     use super::*;
 
+    fn permits(hosts: &Hosts, host: &str) -> bool {
+        hosts.permit(Some(&Authority { host: host.into(), port: None }))
+    }
+
     #[test]
     fn on_loopback_only_loopback_names_are_answered_to() {
-        let hosts = Hosts::new(Ipv4Addr::LOCALHOST.into(), &[]);
-        for host in ["localhost", "LOCALHOST:8000", "localhost.:80", "127.0.0.1:8000", "127.8.8.8", "[::1]:8000"] {
-            assert!(hosts.permit(Some(host)), "{host}");
+        let mapped = IpAddr::from(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
+        for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), mapped] {
+            let hosts = Hosts::new(address, &[]);
+            for host in ["localhost", "127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+                assert!(permits(&hosts, host), "{host}");
+            }
+            for host in ["evil.example", "localhost.evil.example", "10.0.0.1", "fe80::1", ""] {
+                assert!(!permits(&hosts, host), "{host}");
+            }
+            assert!(!hosts.permit(None));
         }
-        for host in ["evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1:8000", "[fe80::1]:80", "[::1", ""] {
-            assert!(!hosts.permit(Some(host)), "{host}");
-        }
-        assert!(!hosts.permit(None));
     }
 
     #[test]
     fn elsewhere_any_name_is_unless_some_are_named() {
         let everywhere = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-        assert!(Hosts::new(everywhere, &[]).permit(Some("node.example")));
+        assert!(permits(&Hosts::new(everywhere, &[]), "node.example") && Hosts::new(everywhere, &[]).permit(None));
         let named = Hosts::new(everywhere, &["Node.example".into()]);
-        assert!(named.permit(Some("node.example:8000")) && named.permit(Some("localhost")) && !named.permit(Some("other.example")));
-        assert!(Hosts::new(Ipv4Addr::LOCALHOST.into(), &["*".into()]).permit(Some("any.example")));
+        assert!(permits(&named, "node.example") && permits(&named, "localhost") && !permits(&named, "other.example"));
+        assert!(permits(&Hosts::new(Ipv4Addr::LOCALHOST.into(), &["*".into()]), "any.example"));
     }
 }

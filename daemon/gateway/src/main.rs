@@ -21,6 +21,7 @@ mod reply;
 mod routes;
 mod server;
 mod signals;
+mod visits;
 
 use std::{
     io::{self, Write as _},
@@ -56,6 +57,9 @@ async fn run(arguments: &Arguments) -> Result<Exit, Error> {
     let (listener, address) = server::bind(arguments.listen).await?;
     let client = Client::new(paths::socket(arguments.socket.as_deref(), arguments.data_dir.as_deref()));
     tracing::info!(%address, socket = %client.socket().display(), static_keys = keys.len(), "serving");
+    if let Some(exposed) = server::exposure(address) {
+        tracing::warn!("{exposed}");
+    }
     let router = gateway::router(Gateway::new(client, keys, Hosts::new(address.ip(), &arguments.allow_host)));
     server::announce(address, arguments.json);
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -22,9 +22,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Error;
+use crate::{error::Error, hosts::is_loopback, visits::Visits};
 
-/// Connections at one time: each request in its own, and as many idle ones. Others wait in the kernel's queue.
+/// Connections at one time: each request in its own, and as many idle ones. For another one the oldest goes that has shown
+/// no key; if all have, it waits.
 const MAX_CONNECTIONS: usize = 2048;
 /// How long a client may take to send a request's header, and a connection may idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,8 +33,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const BUFFER: usize = 64 * 1024;
 /// How long requests under way may take once the gateway stops.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long to wait where the operating system refuses a connection (as a rule for want of descriptors).
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait where the operating system refuses a connection, for one that was closed to end.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Takes the address; says which it became.
 pub(crate) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
@@ -50,27 +51,49 @@ pub(crate) fn announce(address: SocketAddr, json: bool) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
+/// What an address beyond loopback lets others read, as the gateway itself speaks no TLS; nothing for one on loopback.
+pub(crate) fn exposure(address: SocketAddr) -> Option<String> {
+    (!is_loopback(address.ip())).then(|| {
+        format!(
+            "listening on {address} WITHOUT TLS: API keys, parameters and results of every request cross the network in clear text, \
+         and whoever reads a key there acts as the node's owner; let a proxy with TLS face the network, and keep '--listen' on 127.0.0.1"
+        )
+    })
+}
+
 /// Serves until `stop`, then answers what is under way, for at most [`GRACE`].
 pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (places, visits) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), Visits::default());
     let mut connections = JoinSet::new();
+    // A connection that was accepted and has no place yet.
+    let mut arrived = None;
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             Some(ended) = connections.join_next(), if !connections.is_empty() => report(ended),
-            accepted = accept(&listener, &places) => match accepted {
-                Ok((stream, place)) => {
-                    connections.spawn(connection(stream, router.clone(), stop.clone(), place));
+            Ok(place) = Arc::clone(&places).acquire_owned(), if arrived.is_some() => {
+                if let Some(stream) = arrived.take() {
+                    connections.spawn(connection(stream, router.clone(), stop.clone(), visits.clone(), place));
+                }
+            }
+            accepted = accept(&listener), if arrived.is_none() => match accepted {
+                Ok(stream) => {
+                    if places.available_permits() == 0 {
+                        visits.close_oldest();
+                    }
+                    arrived = Some(stream);
                 }
                 Err(error) => {
-                    tracing::warn!("can't accept a connection: {error}");
+                    // As a rule for want of descriptors, of which each connection has one.
+                    let closed = visits.close_oldest();
+                    tracing::warn!(closed_one = closed, "can't accept a connection: {error}");
                     sleep(PAUSE).await;
                 }
             },
         }
     }
-    drop(listener);
+    drop((listener, arrived));
     let drained = timeout(GRACE, async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
@@ -81,26 +104,29 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
     }
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let (stream, _) = listener.accept().await?;
     // Answers are small: waiting to fill a packet only delays them.
     stream.set_nodelay(true)?;
-    Ok((stream, place))
+    Ok(stream)
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, _place: OwnedSemaphorePermit) {
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, visits: Visits, _place: OwnedSemaphorePermit) {
+    let (visit, leave) = visits.begin();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(BUFFER);
-    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let service = TowerToHyperService::new(router.layer(Extension(visit.clone())));
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
     let served = tokio::select! {
         biased;
+        () = leave.cancelled() => Ok(()),
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
         served = serving.as_mut() => served,
     };
+    visit.settle();
     if let Err(error) = served {
         tracing::debug!("a connection ended: {error}");
     }
@@ -109,5 +135,21 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, 
 fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended.map_err(|error| error.to_string()) {
         tracing::error!("a connection's task failed: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_beyond_loopback_is_exposed() {
+        for address in ["127.0.0.1:8000", "127.1.2.3:80", "[::1]:8000", "[::ffff:127.0.0.1]:8000"] {
+            assert_eq!(exposure(address.parse().expect("an address")), None, "{address}");
+        }
+        for address in ["0.0.0.0:8000", "[::]:8000", "10.0.0.1:80", "[fe80::1]:80"] {
+            let text = exposure(address.parse().expect("an address")).expect(address);
+            assert!(text.contains(address) && text.contains("WITHOUT TLS") && text.contains("API keys"), "{text}");
+        }
     }
 }

@@ -4,11 +4,12 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     os::unix::net::UnixListener,
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
-use protocol::{Code, Problem};
+use protocol::{Code, Key, Problem, api::Identity};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -30,9 +31,24 @@ fn command(dir: &TempDir) -> Command {
 
 fn start(arguments: &[&str]) -> Gateway {
     let dir = tempfile::tempdir().expect("directory");
+    let command = command(&dir);
+    launch(dir, command, arguments)
+}
+
+/// A gateway that may have so many files and connections open.
+fn start_within(descriptors: usize) -> Gateway {
+    let dir = tempfile::tempdir().expect("directory");
+    let own = command(&dir);
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"")]).arg(own.get_program()).args(own.get_args());
+    shell.env_clear().env("MCP_DATA_DIR", dir.path()).stdout(Stdio::piped());
+    launch(dir, shell, &[])
+}
+
+fn launch(dir: TempDir, mut command: Command, arguments: &[&str]) -> Gateway {
     let file = dir.path().join("keys");
     std::fs::write(&file, format!("{KEY}\n")).expect("keys");
-    let mut child = command(&dir).env("MCP_API_KEYS_FILE", file).args(arguments).stderr(Stdio::null()).spawn().expect("gateway runs");
+    let mut child = command.env("MCP_API_KEYS_FILE", file).args(arguments).stderr(Stdio::null()).spawn().expect("gateway runs");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("its address");
     let announced: serde_json::Value = serde_json::from_str(&line).expect("json");
@@ -148,6 +164,56 @@ fn on_loopback_a_foreign_host_name_is_refused_unless_allowed() {
     };
     assert_eq!(ask(&start(&[])), Code::NotAuthorized);
     assert_eq!(ask(&start(&["--allow-host", "node.example"])), Code::NotRunning);
+}
+
+/// A daemon that knows who it is, and nothing else; it ends with the test's process.
+fn serve_identity(socket: &Path) {
+    let key = Key::generate();
+    let mesh_id = "test".parse().expect("a name");
+    let identity = Identity { node_id: key.node_id(), mesh_id, owner: key.did(), addresses: Vec::new() };
+    let body = serde_json::to_string(&identity).expect("json");
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let listener = UnixListener::bind(socket).expect("socket");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                let mut part = [0; 4096];
+                // The gateway sends one small request at a time on a connection.
+                while stream.read(&mut part).is_ok_and(|length| length > 0) && stream.write_all(answer.as_bytes()).is_ok() {}
+            });
+        }
+    });
+}
+
+#[test]
+fn connections_without_a_key_make_room_for_others() {
+    let gateway = start_within(64);
+    serve_identity(&gateway.dir.path().join("mcpd.sock"));
+    // Far more than it may have open; each would be waited for until its time for a header is over.
+    let mut idle: Vec<TcpStream> = (0..400).map(|_| gateway.connect()).collect();
+    for stream in &mut idle {
+        // Some are closed by now.
+        let _ = stream.write_all(b"GET /v1/id HTTP/1.1\r\nhost: ");
+    }
+    assert_eq!(gateway.ask("GET /healthz", &[]).status, 200);
+    // Whoever has shown a key stays, however many come after.
+    let mut kept = gateway.connect();
+    let request = format!("GET /v1/id HTTP/1.1\r\nhost: localhost\r\nx-api-key: {KEY}\r\n\r\n");
+    let mut ask = || {
+        kept.write_all(request.as_bytes()).expect("open");
+        let mut answer = String::new();
+        while !answer.contains("\"owner\"") {
+            let mut part = [0; 1024];
+            let length = kept.read(&mut part).expect("an answer");
+            assert!(length > 0, "closed after {answer:?}");
+            answer += &String::from_utf8_lossy(&part[..length]);
+        }
+    };
+    ask();
+    idle.extend((0..200).map(|_| gateway.connect()));
+    assert_eq!(gateway.ask("GET /healthz", &[]).status, 200);
+    ask();
 }
 
 #[test]

@@ -214,7 +214,9 @@ fn fitting(text: String, schema: &Schema) -> Result<Vec<u8>, Failure> {
         Err(Unreadable::TooMany(limit)) => return Err(Failure::ResultTooLarge { limit: limit as u64, unit: "values" }),
     };
     match schema.check(&value) {
-        Ok(()) => Ok(text.into_bytes()),
+        // What is around the value is no part of it, and wouldn't survive where the value is put into another: the receipt
+        // is of exactly these bytes.
+        Ok(()) => Ok(text.trim_matches([' ', '\t', '\n', '\r']).as_bytes().to_vec()),
         Err(errors) => {
             let first = errors.first().map(|error| format!("{} {}", error.pointer, error.detail)).unwrap_or_default();
             Err(Failure::BadResult(format!("it breaks the method's output schema: {first}")))

@@ -24,7 +24,7 @@ pub(super) async fn create(
 
 pub(super) async fn list(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Json<List<ApiKey>>, Failure> {
     require_owner(&api, &caller)?;
-    Ok(Json(api.node.api_keys.list().await?.into()))
+    Ok(Json(api.node.api_keys.list().into()))
 }
 
 pub(super) async fn owner(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Json<OwnerKey>, Failure> {

@@ -3,6 +3,7 @@
 mod agents;
 mod agreements;
 mod events;
+mod holder;
 mod keys;
 mod logs;
 mod mesh;
@@ -25,15 +26,16 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use protocol::{
-    Code, Problem,
+    Code, Did, Problem,
     api::{MAX_BODY, PRINCIPAL_HEADER, REQUEST_ID_HEADER, Setting},
+    head,
     manifest::MAX_COMPONENT,
 };
 use tracing::Instrument as _;
 
 use self::reply::Failure;
 pub(crate) use self::serve::{Listener, serve};
-use crate::node::{Caller, Node};
+use crate::node::{Caller, Node, api_keys::HeldKey};
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
@@ -140,16 +142,19 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
 /// Finds out for whom and under which id a request is, and says so in its span and its answer.
 async fn identify(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let request_id = request_id(&request);
-    let principal = match request.headers().get(PRINCIPAL_HEADER).map(|value| value.to_str().unwrap_or_default().parse()) {
-        None => api.node.owner,
-        Some(Ok(principal)) => principal,
-        Some(Err(_)) => {
-            return Failure(Problem::new(Code::InvalidRequest, format!("header {PRINCIPAL_HEADER} is not a did:key"))).into_response();
+    let span = tracing::debug_span!("request", id = %request_id, method = %request.method(), path = request.uri().path());
+    let answered = async {
+        let (principal, key) = match asker(&api, &request) {
+            Ok(asker) => asker,
+            Err(problem) => return Failure(problem).into_response(),
+        };
+        request.extensions_mut().insert(Caller { principal, request_id: request_id.clone() });
+        match key {
+            Some(key) => holder::answer(key, request, next).await,
+            None => next.run(request).await,
         }
     };
-    let span = tracing::debug_span!("request", id = %request_id, method = %request.method(), path = request.uri().path());
-    request.extensions_mut().insert(Caller { principal, request_id: request_id.clone() });
-    let mut response = next.run(request).instrument(span).await;
+    let mut response = answered.instrument(span).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         tracing::debug!(id = %request_id, code = %problem.code, detail = %problem.detail, "refused");
         response = reply::problem(Problem { request_id: Some(request_id.clone()), ..problem });
@@ -158,6 +163,18 @@ async fn identify(State(api): State<Api>, mut request: Request, next: Next) -> R
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
     }
     response
+}
+
+/// For whom a request is, and by which API key a gateway was asked.
+fn asker(api: &Api, request: &Request) -> Result<(Did, Option<HeldKey>), Problem> {
+    head::check(request)?;
+    let headers = request.headers();
+    let principal = match headers.get(PRINCIPAL_HEADER).map(|value| value.to_str().unwrap_or_default().parse()) {
+        None => api.node.owner,
+        Some(Ok(principal)) => principal,
+        Some(Err(_)) => return Err(Problem::new(Code::InvalidRequest, format!("header {PRINCIPAL_HEADER} is not a did:key"))),
+    };
+    Ok((principal, holder::held(&api.node, headers, principal)?))
 }
 
 /// The trace id of a W3C `traceparent`, or what the caller calls it, or a new one.

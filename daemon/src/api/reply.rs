@@ -1,13 +1,18 @@
 //! Bodies in and out: JSON, and RFC 9457 problems for everything that fails, extraction included.
 
+use std::time::Duration;
+
 use axum::{
-    body::Bytes,
+    body::{Bytes, HttpBody as _},
     extract::{FromRequest, FromRequestParts, Request},
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use protocol::{Code, Problem};
+use protocol::{Code, Problem, manifest::MAX_COMPONENT};
 use serde::{Serialize, de::DeserializeOwned};
+
+/// How long a client may take to send a body: whoever sends none of it holds a connection no longer.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A failure of a handler.
 #[derive(Debug)]
@@ -72,7 +77,13 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        Bytes::from_request(request, state).await.map(Body).map_err(|rejection| {
+        // The route's own limit is counted as the body comes; nobody has to announce anything.
+        if request.body().size_hint().lower() > MAX_COMPONENT as u64 {
+            return Err(Problem::new(Code::TooLarge, format!("a body has at most {MAX_COMPONENT} bytes")).into());
+        }
+        let read = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
+        let late = |_| Problem::new(Code::TimedOut, format!("the body was not sent within {} s", BODY_TIMEOUT.as_secs()));
+        read.map_err(late)?.map(Body).map_err(|rejection| {
             let code = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE { Code::TooLarge } else { Code::InvalidRequest };
             Problem::new(code, rejection.body_text()).into()
         })

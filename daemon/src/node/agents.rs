@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
-use protocol::{AgentId, Code, Did, NodeId, Problem, Timestamp, agreement::Pricing, api, entry::Action, manifest::is_name};
+use protocol::{AgentId, Code, Did, NodeId, Problem, Timestamp, agreement::Pricing, api, claim::IdSalt, entry::Action, manifest::is_name};
 use serde::{Deserialize, Serialize};
 use store::{Append, Commit, Kind, RecordWrite};
 use tokio::sync::{OwnedRwLockReadGuard, Semaphore};
@@ -218,19 +218,21 @@ impl Agents {
         let plugin = plugins.get(&spawn.component).await?;
         plugins.check_grants(&plugin, &spawn.grants)?;
 
+        let (salt, created_at) = (IdSalt::random()?, Timestamp::now());
         let outline = api::Agent {
-            id: AgentId::new(),
+            id: salt.agent(self.owner, created_at),
             name: spawn.name,
             owner: self.owner,
             plugins: vec![attachment(&plugin)],
             pricing,
             limits: spawn.limits.unwrap_or_default().or(self.limits),
             grants: spawn.grants,
-            created_at: Timestamp::now(),
+            created_at,
             stopped: false,
             schedule: None,
             replicas: 0,
             epoch: 0,
+            salt: Some(salt),
         };
 
         let entry = self.journal.append(caller.note(), Action::Spawn { agent: outline.id, component: spawn.component });

@@ -297,6 +297,15 @@ impl Agreements {
         })
     }
 
+    /// Whether this owner is the consumer of an agreement with `provider` that isn't closed.
+    pub(crate) fn buys_from(&self, provider: Did) -> bool {
+        self.open.read().values().any(|contract| {
+            let standing = contract.standing.lock();
+            let terms = standing.signed.document();
+            terms.provider == provider && terms.consumer == self.owner
+        })
+    }
+
     /// An active agreement under which this owner may call, and wants to, `method` of `agent`, the one that lasts longest.
     pub(crate) fn covering(&self, agent: &AgentId, method: &str, now: Timestamp) -> Option<Arc<Contract>> {
         let open = self.open.read();
@@ -413,8 +422,8 @@ impl Agreements {
         let now = Timestamp::now();
         let terms = contract.terms();
         let provides = terms.provider == self.owner;
-        let (used, overage) = contract.used_in_all(provides);
         let standing = contract.standing.lock();
+        let (used, overage) = standing.used_in_all(provides);
         Ok(AgreementState {
             status: standing.status(now),
             reason: standing.state.reason(&terms, now),

@@ -4,15 +4,16 @@
 //! gossip: who joins pulls a snapshot from each neighbour, and a capability unknown here is looked up in Kademlia.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
 use parking_lot::RwLock;
 use protocol::{
-    AgentId, Expect, Header, Key, MeshId, NodeId, Problem, Signed, Timestamp,
+    AgentId, Did, Expect, Header, Key, MeshId, NodeId, Problem, Signed, SignedDuration, Signer, Timestamp,
     advert::{Advert, Offered, Service, TTL_SECONDS},
-    api::{self, Discovered},
+    api,
+    claim::{OWNERSHIP_SECONDS, Ownership},
     credential::Zone,
     document::Sealed,
     wire::Announcement,
@@ -20,7 +21,12 @@ use protocol::{
 
 use tokio::sync::watch;
 
-use super::{agents::Agent, plugins::Plugins};
+use super::{
+    agents::Agent,
+    claims::{self, Offer, VerifiedAdvert},
+    lineages::Lineages,
+    plugins::Plugins,
+};
 
 /// Adverts kept of other nodes; the one that expires first makes room.
 const MAX_ADVERTS: usize = 4_096;
@@ -30,14 +36,14 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// An advert of another node.
 #[derive(Debug)]
 struct Known {
-    advert: Arc<Signed<Advert>>,
+    advert: Arc<VerifiedAdvert>,
     /// Who brought it.
     from: NodeId,
 }
 
 impl Known {
     fn bytes(&self) -> usize {
-        self.advert.envelope().payload.len()
+        self.advert.signed().envelope().payload.len()
     }
 }
 
@@ -46,7 +52,10 @@ impl Known {
 pub(crate) struct Directory {
     mesh: MeshId,
     key: Key,
-    owner: protocol::Did,
+    owner: Did,
+    lineages: Lineages,
+    /// The owner's word that this node is its own.
+    ownership: tokio::sync::Mutex<Option<Signed<Ownership>>>,
     /// How the owner's key follows its first one.
     lineage: Vec<protocol::Envelope>,
     own: RwLock<Option<Signed<Advert>>>,
@@ -58,10 +67,37 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    pub(crate) fn new(mesh: MeshId, key: Key, owner: &dyn protocol::Signer) -> Self {
+    pub(crate) fn new(mesh: MeshId, key: Key, owner: &dyn Signer, lineages: Lineages) -> Self {
         let (changes, _) = watch::channel(0);
         let (owner, lineage) = (owner.did(), owner.lineage().map(|lineage| lineage.proofs().to_vec()).unwrap_or_default());
-        Self { mesh, key, owner, lineage, own: RwLock::default(), known: RwLock::default(), withdrawn: RwLock::default(), changes }
+        Self {
+            mesh,
+            key,
+            owner,
+            lineages,
+            ownership: tokio::sync::Mutex::default(),
+            lineage,
+            own: RwLock::default(),
+            known: RwLock::default(),
+            withdrawn: RwLock::default(),
+            changes,
+        }
+    }
+
+    /// The owner's word that this node is its own, signed anew when half of its time is over. While the owner's key is away,
+    /// the old one serves for as long as it is valid.
+    async fn ownership(&self, owner: &dyn Signer, now: Timestamp) -> Option<Signed<Ownership>> {
+        let mut ownership = self.ownership.lock().await;
+        let left = ownership.as_ref().map(|signed| signed.document().header.expires_at.duration_since(now));
+        if left.is_none_or(|left| left < SignedDuration::from_secs(OWNERSHIP_SECONDS / 2)) {
+            let header = Header::new::<Ownership>(&self.mesh, now, SignedDuration::from_secs(OWNERSHIP_SECONDS));
+            let statement = Ownership { header, node: self.key.node_id(), owner: self.owner };
+            match Signed::sign_by(statement, owner).await {
+                Ok(signed) => *ownership = Some(signed),
+                Err(problem) => tracing::warn!(%problem, "the owner's key can't sign that this node is its owner's"),
+            }
+        }
+        ownership.clone().filter(|signed| signed.document().header.expires_at > now)
     }
 
     /// Signs a new advert of these agents; returns it with the capabilities to provide.
@@ -71,9 +107,11 @@ impl Directory {
         plugins: &Plugins,
         addresses: Vec<String>,
         (zone, load): (Option<Zone>, u8),
+        owner: &dyn Signer,
     ) -> Result<(Announcement, HashSet<String>), Problem> {
         let now = Timestamp::now();
         let services = services(agents, plugins).await?;
+        let ownership = self.ownership(owner, now).await.map(Into::into);
         let capabilities = services.iter().flat_map(Service::capabilities).collect();
         // Milliseconds since 1970 grow over restarts too; a clock set back is made good by counting on.
         let before = self.own.read().as_ref().map_or(0, |own| own.document().sequence);
@@ -81,7 +119,8 @@ impl Directory {
         let header = Header::new::<Advert>(&self.mesh, now, protocol::SignedDuration::from_secs(TTL_SECONDS));
         let expires_at = header.expires_at;
         let node = self.key.node_id();
-        let advert = Advert { header, node, owner: self.owner, sequence, zone, load, addresses, lineage: self.lineage.clone(), services };
+        let (owner, lineage) = (self.owner, self.lineage.clone());
+        let advert = Advert { header, node, owner, ownership, sequence, zone, load, addresses, lineage, services };
         let signed = Signed::sign(advert, &[&self.key]);
         let digest = protocol::Digest::blake3(signed.envelope().payload.as_bytes());
         *self.own.write() = Some(signed);
@@ -101,11 +140,11 @@ impl Directory {
     }
 
     /// This node's advert and those it knows, but for what is no news to somebody who has these.
-    pub(crate) fn newer(&self, have: &BTreeMap<NodeId, u64>) -> Vec<Arc<Signed<Advert>>> {
+    pub(crate) fn newer(&self, have: &BTreeMap<NodeId, u64>) -> Vec<Arc<VerifiedAdvert>> {
         let now = Timestamp::now();
-        let own = self.own.read().clone().map(Arc::new);
+        let own = self.own.read().clone().map(|own| Arc::new(VerifiedAdvert::own(own)));
         let known = self.known.read();
-        let news = |advert: &Arc<Signed<Advert>>| {
+        let news = |advert: &Arc<VerifiedAdvert>| {
             let Advert { node, sequence, header, .. } = advert.document();
             header.expires_at > now && have.get(node).is_none_or(|have| have < sequence)
         };
@@ -120,7 +159,7 @@ impl Directory {
     }
 
     /// Verifies an advert that `from` brought and keeps it, if it is the newest of its node.
-    pub(crate) fn learn(&self, from: NodeId, sealed: Sealed<Advert>) -> Result<Arc<Signed<Advert>>, Problem> {
+    pub(crate) fn learn(&self, from: NodeId, sealed: Sealed<Advert>) -> Result<Arc<VerifiedAdvert>, Problem> {
         let now = Timestamp::now();
         let signed = sealed.open(Expect::at(&self.mesh, now))?;
         let node = signed.document().node;
@@ -133,7 +172,8 @@ impl Directory {
                 format!("the advert of {node} claims to be valid for over {TTL_SECONDS} s"),
             ));
         }
-        let signed = Arc::new(signed);
+        let check = |proof: &Signed<Ownership>| self.lineages.check(proof);
+        let signed = Arc::new(VerifiedAdvert::of(signed, Expect::at(&self.mesh, now), check)?);
         if node == self.key.node_id() {
             return Ok(signed);
         }
@@ -203,85 +243,76 @@ impl Directory {
         }
     }
 
-    /// The advert that offers an agent, of `node` where one is named.
+    /// The advert of the node that is believed to run an agent, of `node` where one is named.
     ///
     /// # Errors
-    /// Several nodes claim the agent: which one is meant must be said.
-    pub(crate) fn locate(&self, agent: &AgentId, node: Option<NodeId>) -> Result<Option<Arc<Signed<Advert>>>, Problem> {
-        let now = Timestamp::now();
-        let offers = |advert: &&Arc<Signed<Advert>>| {
+    /// Several nodes claim the agent, and it can't be told which one runs it.
+    pub(crate) fn locate(&self, agent: &AgentId, node: Option<NodeId>) -> Result<Option<Arc<VerifiedAdvert>>, Problem> {
+        let claimants = self.valid().into_iter().filter(|advert| {
             let document = advert.document();
-            document.header.expires_at > now
-                && node.is_none_or(|node| document.node == node)
-                && document.services.iter().any(|service| service.agents.iter().any(|offered| offered.id == *agent))
-        };
-        let known = self.known.read();
-        let mut found: Vec<_> = known.values().map(|known| &known.advert).filter(offers).collect();
-        // Of one owner's nodes the agent's later home is right, and the other one hasn't heard yet.
-        found.sort_by_key(|advert| std::cmp::Reverse(epoch(advert.document(), agent)));
-        let Some(first) = found.first() else { return Ok(None) };
-        let doubtful = |other: &&&Arc<Signed<Advert>>| {
-            let (first, other) = (first.document(), other.document());
-            first.owner != other.owner || epoch(first, agent) == epoch(other, agent)
-        };
-        if let Some(other) = found[1..].iter().find(doubtful) {
-            let (one, two) = (first.document().node, other.document().node);
-            return Err(Problem::new(protocol::Code::Conflict, format!("agent {agent} is claimed by {one} and by {two}, at least"))
-                .hint("name the node that you mean ('--to')"));
+            node.is_none_or(|node| document.node == node) && advert.claim(agent).is_some()
+        });
+        claims::decide(agent, claimants.collect())
+    }
+
+    /// The agents of this name that others offer, of `node` where one is named, each with its owner and its node. Of claims to
+    /// one agent the proven one counts.
+    pub(crate) fn named(&self, name: &str, node: Option<NodeId>) -> BTreeMap<AgentId, (Did, NodeId)> {
+        let mut found: BTreeMap<AgentId, (bool, Did, NodeId)> = BTreeMap::new();
+        for advert in self.valid() {
+            let document = advert.document();
+            if node.is_some_and(|node| document.node != node) {
+                continue;
+            }
+            for offered in document.services.iter().flat_map(|service| &service.agents).filter(|offered| offered.name == name) {
+                let claim = (advert.proves(offered), document.owner, document.node);
+                let best = found.entry(offered.id).or_insert(claim);
+                if claim.0 && !best.0 {
+                    *best = claim;
+                }
+            }
         }
-        Ok(Some(Arc::clone(first)))
+        if found.values().any(|(proven, ..)| *proven) {
+            found.retain(|_, (proven, ..)| *proven);
+        }
+        found.into_iter().map(|(agent, (_, owner, node))| (agent, (owner, node))).collect()
     }
 
     /// The advert of a node, if it is known here and valid.
-    pub(crate) fn of(&self, node: NodeId) -> Option<Arc<Signed<Advert>>> {
+    pub(crate) fn of(&self, node: NodeId) -> Option<Arc<VerifiedAdvert>> {
         let known = self.known.read();
         known.get(&node).map(|known| Arc::clone(&known.advert)).filter(|advert| advert.document().header.expires_at > Timestamp::now())
     }
 
-    /// The agents of this name that others offer, of `node` where one is named.
-    pub(crate) fn named(&self, name: &str, node: Option<NodeId>) -> BTreeSet<AgentId> {
-        let now = Timestamp::now();
-        let known = self.known.read();
-        let adverts = known.values().map(|known| known.advert.document());
-        let valid = adverts.filter(|advert| advert.header.expires_at > now && node.is_none_or(|node| advert.node == node));
-        let offered = valid.flat_map(|advert| &advert.services).flat_map(|service| &service.agents);
-        offered.filter(|agent| agent.name == name).map(|agent| agent.id).collect()
+    /// The nodes of an owner, by its signature, that offer an agent, each with the epoch in which it does.
+    pub(crate) fn homes(&self, agent: &AgentId, owner: Did) -> Vec<(NodeId, u64)> {
+        let of_owner = self.valid().into_iter().filter(|advert| advert.is_owned() && advert.document().owner == owner);
+        of_owner.filter_map(|advert| Some((advert.document().node, advert.claim(agent)?.epoch))).collect()
     }
 
-    /// The nodes that say they are of `owner` and offer an agent, each with the epoch in which it does.
-    pub(crate) fn homes(&self, agent: &AgentId, owner: protocol::Did) -> Vec<(NodeId, u64)> {
-        let now = Timestamp::now();
-        let known = self.known.read();
-        let alive = known.values().map(|known| known.advert.document()).filter(|advert| advert.header.expires_at > now);
-        let alive = alive.filter(|advert| advert.owner == owner);
-        alive.filter_map(|advert| Some((advert.node, epoch(advert, agent)?))).collect()
+    /// The other nodes of `owner`, by its signature.
+    pub(crate) fn nodes_of(&self, owner: Did) -> Vec<(NodeId, Option<Zone>)> {
+        let of_owner = self.valid().into_iter().filter(|advert| advert.is_owned() && advert.document().owner == owner);
+        of_owner.map(|advert| (advert.document().node, advert.document().zone.clone())).collect()
     }
 
-    /// The other nodes that say they are of `owner`.
-    pub(crate) fn nodes_of(&self, owner: protocol::Did) -> Vec<(NodeId, Option<Zone>)> {
-        let now = Timestamp::now();
-        let known = self.known.read();
-        let alive = known.values().map(|known| known.advert.document()).filter(|advert| advert.header.expires_at > now);
-        alive.filter(|advert| advert.owner == owner).map(|advert| (advert.node, advert.zone.clone())).collect()
+    /// What agents of other nodes provide a capability, by adverts known here.
+    pub(crate) fn providing(&self, capability: &str, via: &str) -> Vec<Offer> {
+        self.valid().into_iter().flat_map(|advert| advert.offers(capability, via)).collect()
     }
 
-    /// Agents of other nodes that provide a capability, by adverts known here.
-    pub(crate) fn providing(&self, capability: &str, via: &str) -> Vec<Discovered> {
+    /// The adverts of others that haven't expired.
+    fn valid(&self) -> Vec<Arc<VerifiedAdvert>> {
         let now = Timestamp::now();
         let known = self.known.read();
-        let alive = known.values().map(|known| &known.advert).filter(|advert| advert.document().header.expires_at > now);
-        alive.flat_map(|advert| offers(advert.document(), capability, via)).collect()
+        known.values().filter(|known| known.advert.document().header.expires_at > now).map(|known| Arc::clone(&known.advert)).collect()
     }
 
     /// This node's own agents that provide a capability.
-    pub(crate) fn providing_here(&self, capability: &str) -> Vec<Discovered> {
-        self.own.read().as_ref().map(|own| offers(own.document(), capability, "local")).unwrap_or_default()
+    pub(crate) fn providing_here(&self, capability: &str) -> Vec<Offer> {
+        let own = self.own.read().clone().map(VerifiedAdvert::own);
+        own.map(|own| own.offers(capability, "local")).unwrap_or_default()
     }
-}
-
-/// In which epoch an advert offers an agent.
-fn epoch(advert: &Advert, agent: &AgentId) -> Option<u64> {
-    advert.services.iter().flat_map(|service| &service.agents).find(|offered| offered.id == *agent).map(|offered| offered.epoch)
 }
 
 /// Drops adverts until number and bytes are within their limits: of whoever brought the most, those that expire first. So
@@ -300,24 +331,6 @@ fn make_room(known: &mut HashMap<NodeId, Known>) {
     }
 }
 
-/// The agents of an advert that provide a capability.
-pub(crate) fn offers(advert: &Advert, capability: &str, via: &str) -> Vec<Discovered> {
-    let found = |service: &Service, offered: &Offered| Discovered {
-        agent: offered.id,
-        name: offered.name.clone(),
-        node_id: advert.node,
-        provider: advert.owner,
-        plugin: format!("{}@{}", service.plugin, service.release),
-        methods: service.methods.clone(),
-        pricing: service.pricing.clone(),
-        rtt_us: None,
-        zone: advert.zone.clone(),
-        load: advert.load,
-        via: via.into(),
-    };
-    advert.providing(capability).flat_map(|service| service.agents.iter().map(move |offered| found(service, offered))).collect()
-}
-
 /// Agents grouped by component and price, so that a thousand of a kind fit an advert; but for what is revoked.
 async fn services(agents: Vec<Arc<Agent>>, plugins: &Plugins) -> Result<Vec<Service>, Problem> {
     let mut services: BTreeMap<(String, String), Service> = BTreeMap::new();
@@ -325,7 +338,7 @@ async fn services(agents: Vec<Arc<Agent>>, plugins: &Plugins) -> Result<Vec<Serv
         let outline = &agent.outline;
         for attached in outline.plugins.iter().filter(|attached| plugins.revoked().get(&attached.component).is_none()) {
             let group = (attached.component.to_string(), format!("{:?}", outline.pricing));
-            let offered = Offered { id: outline.id, name: outline.name.clone(), epoch: outline.epoch };
+            let offered = Offered { id: outline.id, name: outline.name.clone(), epoch: outline.epoch, salt: outline.salt };
             if let Some(service) = services.get_mut(&group) {
                 service.agents.push(offered);
                 continue;

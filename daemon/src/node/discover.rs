@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{StreamExt as _, stream};
 use mesh::Piece;
 use protocol::{
-    AgentId, Code, NodeId, Problem, Signed,
+    AgentId, Code, NodeId, Problem,
     advert::Advert,
     api::Discovered,
     credential::Zone,
@@ -15,14 +15,16 @@ use protocol::{
 
 use super::{
     Node,
-    directory::offers,
-    rank::{self, Offer},
+    claims::{self, Offer, VerifiedAdvert},
+    rank,
 };
 
 /// Providers of one capability that are asked for their advert in one look-up.
 const MAX_PROVIDERS: usize = 32;
 /// Of those, how many at once.
 const AT_ONCE: usize = 8;
+/// Agents of one name that an error names.
+const MAX_NAMED: usize = 8;
 /// How long neighbours are waited for that are told of this node's leaving.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// For all of a neighbour's adverts, however many.
@@ -44,8 +46,7 @@ impl Node {
     pub(crate) async fn discover(&self, capability: &str, via: Via, timeout: Duration) -> Result<Vec<Discovered>, Problem> {
         let mut found = Vec::new();
         if via == Via::Any {
-            found = self.directory.providing_here(capability);
-            found.extend(self.directory.providing(capability, "gossip"));
+            found = self.known_offers(capability);
         }
         if found.is_empty() {
             let lookup = self.look_up(capability, timeout);
@@ -57,10 +58,15 @@ impl Node {
 
     /// Agents that provide a capability, by adverts known here alone.
     pub(crate) fn providing(&self, capability: &str) -> Vec<Discovered> {
-        let mut found = self.directory.providing_here(capability);
-        found.extend(self.directory.providing(capability, "gossip"));
+        let mut found = self.known_offers(capability);
         self.rank(&mut found);
         found
+    }
+
+    fn known_offers(&self, capability: &str) -> Vec<Discovered> {
+        let mut offers = self.directory.providing_here(capability);
+        offers.extend(self.directory.providing(capability, "gossip"));
+        claims::credible(offers)
     }
 
     /// The best first: what lives here, then by distance, load, zone and price.
@@ -74,7 +80,7 @@ impl Node {
         let zone = self.zone();
         found.sort_by_key(|item| {
             let rtt = item.rtt_us.map(Duration::from_micros);
-            let offer = Offer { rtt, load: item.load, zone: item.zone.as_ref().map(Zone::as_str), per_call: item.pricing.per_call };
+            let offer = rank::Offer { rtt, load: item.load, zone: item.zone.as_ref().map(Zone::as_str), per_call: item.pricing.per_call };
             (item.node_id != self.node_id, rank::cost(offer, zone.as_ref().map(Zone::as_str), cheapest), item.agent)
         });
     }
@@ -108,11 +114,13 @@ impl Node {
         let adverts = adverts
             .into_iter()
             .filter_map(|advert| advert.inspect_err(|problem| tracing::debug!(%problem, "a provider gave no advert")).ok());
-        Ok(adverts.flat_map(|advert| offers(advert.document(), capability, "kademlia")).collect())
+        // What is known by gossip may prove whose an agent is that a provider claims.
+        let offers: Vec<Offer> = adverts.flat_map(|advert| advert.offers(capability, "kademlia")).collect();
+        Ok(claims::credible(offers))
     }
 
     /// Asks a node for its advert.
-    async fn fetch(&self, node: NodeId) -> Result<Arc<Signed<Advert>>, Problem> {
+    async fn fetch(&self, node: NodeId) -> Result<Arc<VerifiedAdvert>, Problem> {
         let Response::Advert(sealed) = self.mesh()?.request(node, Request::Advert, "", PATIENCE).await? else {
             return Err(Problem::new(Code::Internal, format!("node {node} answered what was not asked")));
         };
@@ -124,17 +132,19 @@ impl Node {
         }
     }
 
-    /// The advert that offers an agent; neighbours are asked if none is known here.
-    pub(crate) async fn locate(&self, agent: &AgentId, node: Option<NodeId>) -> Result<Option<Arc<Signed<Advert>>>, Problem> {
-        if let Some(advert) = self.directory.locate(agent, node)? {
-            return Ok(Some(advert));
+    /// The advert of the node that is believed to run an agent; neighbours are asked if no claim to it is proven here.
+    pub(crate) async fn locate(&self, agent: &AgentId, node: Option<NodeId>) -> Result<Option<Arc<VerifiedAdvert>>, Problem> {
+        let proven = |advert: &VerifiedAdvert| advert.claim(agent).is_some_and(|claim| claim.proven);
+        let enough = || self.directory.locate(agent, node).is_ok_and(|advert| advert.is_some_and(|advert| proven(&advert)));
+        if !enough() {
+            // The only claim that is known may be a rogue's, and several that nobody proves are settled by one that is.
+            self.ask_neighbours(enough).await;
         }
-        // A conflict is enough, too: it is what there is to say.
-        self.ask_neighbours(|| !matches!(self.directory.locate(agent, node), Ok(None))).await;
         self.directory.locate(agent, node)
     }
 
     /// The one agent of this name that others offer, of `node` where one is named; neighbours are asked if none is known here.
+    /// Names are free to choose: of several, that of a provider with whom this node has an agreement is meant.
     ///
     /// # Errors
     /// There are several: which one is meant must be said.
@@ -145,10 +155,17 @@ impl Node {
             found = self.directory.named(name, node);
         }
         if found.len() > 1 {
-            return Err(Problem::new(Code::Conflict, format!("{} agents are called {name}", found.len()))
-                .hint("name the node that you mean ('--to NODE'), or the agent by its id"));
+            let known: Vec<_> = found.iter().filter(|(_, (owner, _))| self.agreements.buys_from(*owner)).map(|(agent, _)| *agent).collect();
+            if let [agent] = known[..] {
+                return Ok(Some(agent));
+            }
+            let named: Vec<String> =
+                found.iter().take(MAX_NAMED).map(|(agent, (owner, node))| format!("{agent} of {owner} on node {node}")).collect();
+            let more = if found.len() > MAX_NAMED { " and others" } else { "" };
+            return Err(Problem::new(Code::Conflict, format!("{} agents are called {name}: {}{more}", found.len(), named.join(", ")))
+                .hint("name the agent by its id, or the node that you mean ('--to NODE')"));
         }
-        Ok(found.pop_first())
+        Ok(found.into_keys().next())
     }
 
     /// Takes over the adverts of neighbours until they are enough.
@@ -177,7 +194,7 @@ impl Node {
     }
 
     /// Verifies an advert and keeps it; the mesh learns where its node is.
-    fn learn(&self, from: NodeId, sealed: Sealed<Advert>) -> Result<Arc<Signed<Advert>>, Problem> {
+    fn learn(&self, from: NodeId, sealed: Sealed<Advert>) -> Result<Arc<VerifiedAdvert>, Problem> {
         let advert = self.directory.learn(from, sealed)?;
         self.hear_of(advert.document());
         self.look_for_twins(&advert);

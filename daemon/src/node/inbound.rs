@@ -74,7 +74,7 @@ impl mesh::Handler for Inbound {
             other => return self.request(from, other, request_id, deadline).await,
         };
         for advert in self.0.directory.newer(&have) {
-            items.send(wire::encode(&Sealed::from((*advert).clone()))).await?;
+            items.send(wire::encode(&Sealed::from(advert.signed().clone()))).await?;
         }
         Ok(Response::Done)
     }

@@ -10,7 +10,7 @@
 //! witness      cosignatures under them, for them; other nodes' histories
 //! outside      what calls reach: the web, other agents         once     what is repeated under an idempotency key
 //! agents       who lives here                         plugins      what they run
-//! agreements   what is owed, and metered              directory    who offers what
+//! agreements   what is owed, and metered              directory    who offers what; claims: whom to believe
 //! negotiate    how agreements come about            steps        how they move on
 //! settle       receipts that both parties have signed, and statements            closing   how agreements end
 //! custody      what nodes of one owner hold for one another        moving       agents that change their home
@@ -22,6 +22,7 @@ pub(crate) mod api_keys;
 mod authority;
 mod bans;
 mod begin;
+mod claims;
 mod closing;
 mod custody;
 pub(crate) mod directory;
@@ -231,6 +232,7 @@ impl Node {
         let authority = parts.authority.filter(|key| mesh_id.authority() == Some(key.did()));
         let authority = authority.map(|key| AuthorityKeys::open(&parts.directory, key, parts.credential_validity)).transpose()?;
         let lineages = Lineages::open(journal.clone(), owner, parts.owner_key.lineage()).await?;
+        let directory = Directory::new(mesh_id.clone(), parts.node_key.clone(), &parts.owner_key, lineages.clone());
         let rooms = Rooms {
             books: authority.map(|keys| Books::new((journal.clone(), lineages.clone()), keys, node_id, owner, parts.credential_validity)),
             lineages,
@@ -266,10 +268,10 @@ impl Node {
                 (parts.allowed, Revoked::open(journal.clone()).await?),
             ),
             agreements: Agreements::open(journal.clone(), mesh_id.clone(), owner, (parts.max_unacknowledged, parts.closing_grace)).await?,
-            directory: Directory::new(mesh_id.clone(), parts.node_key.clone(), &parts.owner_key),
+            directory,
             trace: Arc::new(TraceLog::open(journal.clone(), parts.node_key.clone()).await?),
             witness: Witness::open(journal.clone()).await?,
-            api_keys: ApiKeys::new(journal.clone(), owner),
+            api_keys: ApiKeys::open(journal.clone(), owner).await?,
             node_key: parts.node_key,
             owner_key: parts.owner_key,
             mesh_id,
@@ -357,7 +359,8 @@ impl Node {
     pub(crate) async fn publish(&self) -> Result<(), Problem> {
         let Some(mesh) = self.mesh.get() else { return Ok(()) };
         let here = (self.zone(), coarse(self.plugins.occupancy()));
-        let (announcement, capabilities) = self.directory.sign(self.agents.running(), &self.plugins, mesh.addresses(), here).await?;
+        let (agents, addresses) = (self.agents.running(), mesh.addresses());
+        let (announcement, capabilities) = self.directory.sign(agents, &self.plugins, addresses, here, &self.owner_key).await?;
         mesh.set_provided(capabilities.iter().map(|capability| protocol::wire::capability_key(capability)).collect()).await;
         mesh.announce(announcement).await;
         Ok(())

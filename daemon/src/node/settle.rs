@@ -291,7 +291,14 @@ impl Node {
             let newest = match self.newest_receipt(contract).await {
                 // What was used is known without it; the newest that both signed is here.
                 Err(problem) if problem.code == Code::KeyUnavailable => countersigned.clone(),
-                newest => newest?,
+                newest => {
+                    let newest = newest?;
+                    // What is shown beside the documents is what they say: a call may have ended meanwhile.
+                    if let Some(said) = newest.as_ref().map(|receipt| receipt.document()) {
+                        (state.used, state.price) = (said.total, said.price);
+                    }
+                    newest
+                }
             };
             let number = |receipt: &Option<Signed<Receipt>>| receipt.as_ref().map(|receipt| receipt.document().sequence);
             state.bundle.countersigned = countersigned.filter(|_| number(&contract.receipt()) != number(&newest)).map(Into::into);

@@ -10,14 +10,13 @@ use protocol::{
     AgentId, AgreementId, Client, NodeId, Problem, Timestamp,
     agreement::{Bundle, Limit, Reason},
     api::{AgreementOutline, AgreementState, Close, List, Propose, Step},
-    document::Sealed,
     error::Code,
-    statement::Statement,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{discover, names, pricing, usage};
+use super::{discover, names, pricing, receipt, usage};
 use crate::{
+    beside::{Members, Remarked},
     error::{Error, Result},
     input,
     output::{Output, fields},
@@ -27,6 +26,7 @@ use crate::{
 #[cfg(test)]
 mod fixture;
 mod prose;
+mod shown;
 pub(crate) mod statement;
 pub(crate) mod terms;
 pub(crate) mod verify;
@@ -147,12 +147,13 @@ pub(crate) async fn run(command: Command, client: &Client, output: Output) -> Re
         Command::Usage { id } => statement::usage(id, client, output).await,
         Command::Statement(arguments) => statement::run(arguments, client, output).await,
         Command::Verify { file } => {
-            let shown: Shown = input::document(&file, "an agreement with its signatures, as 'agreement show -o' writes it")?;
-            let bundle = match shown {
-                Shown::Statement(sealed) => return output.show(&statement::verify(sealed, Timestamp::now())?, statement::describe),
-                Shown::State { bundle } | Shown::Bundle(bundle) => bundle,
-            };
-            output.show(&verify::verify(bundle, Timestamp::now())?, verify::describe)
+            let kind = "an agreement with its signatures, as 'agreement show -o' writes it";
+            let mut members = Members::read(&input::read(&file, input::MAX_DOCUMENT)?, kind)?;
+            if members.has("payload") {
+                let found = statement::verify(receipt::envelope(&mut members)?.into(), Timestamp::now())?;
+                return output.show(&Remarked { found, remarks: members.remarks() }, |found| found.describe(statement::describe));
+            }
+            output.show(&shown::verify(members, Timestamp::now())?, |found| found.describe(verify::describe))
         }
     }
 }
@@ -163,15 +164,6 @@ async fn take(StepArguments { id, note }: StepArguments, verb: &str, client: &Cl
 
 async fn close(StepArguments { id, note }: StepArguments, reason: Reason, client: &Client, output: Output) -> Result {
     change(id, "close", &Close { reason, note }, client, output).await
-}
-
-/// A statement, a bundle alone, or one as `agreement show --json` prints it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Shown {
-    Statement(Sealed<Statement>),
-    State { bundle: Bundle },
-    Bundle(Bundle),
 }
 
 async fn propose(arguments: ProposeArguments, client: &Client, output: Output) -> Result {

@@ -1,19 +1,22 @@
 //! `receipt`: what a provider signed for a call, verified without any node.
+//!
+//! Beside a receipt, in what `agent execute --json` prints, stand result, usage and operation: they are compared with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use protocol::{
-    Did, Expect, Problem, Signed,
+    Did, Digest, Envelope, Expect, Problem, Signed,
     agreement::{Agreement, Bundle},
     document::Sealed,
     error::Code,
     receipt::Receipt,
     statement::Statement,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{agreement::verify::mesh, usage};
 use crate::{
+    beside::{Members, Remarked, Remarks, compact},
     error::Result,
     input,
     output::{Output, fields},
@@ -31,34 +34,49 @@ pub(crate) enum Command {
     },
 }
 
-/// Where a receipt may stand.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Found {
-    Answer { receipt: Sealed<Receipt> },
-    Shown { bundle: Bundle },
-    Bundle(Bundle),
-    Document(Sealed<Receipt>),
+/// A file in which a receipt may stand, or the terms of one.
+struct Found {
+    receipt: Option<Sealed<Receipt>>,
+    /// The terms, where they stand beside it.
+    terms: Option<Sealed<Agreement>>,
+    /// What else the file has.
+    beside: Members,
 }
 
 impl Found {
-    /// The receipt, and the terms where they stand beside it.
-    fn parts(self) -> Result<(Sealed<Receipt>, Option<Sealed<Agreement>>), Problem> {
-        let bundle = match self {
-            Self::Answer { receipt } => return Ok((receipt, None)),
-            Self::Document(sealed) if sealed.envelope().payload_type != <Statement as protocol::Document>::payload_type() => {
-                return Ok((sealed, None));
+    fn read(file: &Path, kind: &'static str) -> Result<Self, Problem> {
+        let mut beside = Members::read(&input::read(file, input::MAX_DOCUMENT)?, kind)?;
+        if beside.has("payload") {
+            let envelope = envelope(&mut beside)?;
+            if envelope.payload_type == <Statement as protocol::Document>::payload_type() {
+                let mesh = mesh(&envelope)?;
+                let statement: Signed<Statement> = Sealed::from(envelope).open(Expect::archived(&mesh))?;
+                return Ok(Self::of(statement.document().bundle.clone(), beside));
             }
-            Self::Document(sealed) => {
-                let sealed = Sealed::<Statement>::from(sealed.envelope().clone());
-                let mesh = mesh(sealed.envelope())?;
-                sealed.open(Expect::archived(&mesh))?.document().bundle.clone()
-            }
-            Self::Shown { bundle } | Self::Bundle(bundle) => bundle,
-        };
-        let none = || Problem::new(Code::NotFound, "there is no receipt in it");
-        Ok((bundle.receipt.ok_or_else(none)?, Some(bundle.agreement)))
+            return Ok(Self { receipt: Some(envelope.into()), terms: None, beside });
+        }
+        if let Some(bundle) = beside.take::<Bundle>("bundle")? {
+            return Ok(Self::of(bundle, beside));
+        }
+        if beside.has("agreement") {
+            return Ok(Self::of(bundle(&mut beside)?, beside));
+        }
+        Ok(Self { receipt: beside.take("receipt")?, terms: None, beside })
     }
+
+    fn of(bundle: Bundle, beside: Members) -> Self {
+        Self { receipt: bundle.receipt, terms: Some(bundle.agreement), beside }
+    }
+}
+
+/// An envelope, out of the members of a file.
+pub(super) fn envelope(members: &mut Members) -> Result<Envelope, Problem> {
+    members.document(&["payloadType", "payload", "signatures"])
+}
+
+/// A bundle, out of the members of a file.
+pub(super) fn bundle(members: &mut Members) -> Result<Bundle, Problem> {
+    members.document(&["agreement", "transitions", "receipt", "countersigned"])
 }
 
 /// What a receipt proves.
@@ -73,25 +91,27 @@ pub(crate) struct Verified {
 
 pub(crate) fn run(command: Command, output: Output) -> Result {
     let Command::Verify { file, agreement } = command;
-    let (receipt, beside) = input::document::<Found>(&file, "a receipt, or an answer that has one")?.parts()?;
+    let Found { receipt, terms: along, beside } = Found::read(&file, "a receipt, or an answer that has one")?;
+    let receipt = receipt.ok_or_else(|| Problem::new(Code::NotFound, "there is no receipt in it"))?;
     let terms = match agreement {
-        Some(file) => input::document::<Found>(&file, "an agreement")?.terms()?,
-        None => beside,
+        Some(file) => Found::read(&file, "an agreement")?.terms,
+        None => along,
     };
-    output.show(&verify(receipt, terms)?, describe)
+    output.show(&verify(receipt, terms, beside)?, |found| found.describe(describe))
 }
 
-impl Found {
-    fn terms(self) -> Result<Option<Sealed<Agreement>>, Problem> {
-        match self {
-            Self::Shown { bundle } | Self::Bundle(bundle) => Ok(Some(bundle.agreement)),
-            other => Ok(other.parts()?.1),
-        }
-    }
+/// Compares what an answer says beside its receipt with what is signed.
+fn compare(receipt: &Receipt, mut beside: Members) -> Result<Remarks, Problem> {
+    // As it came, or as something made it readable: white space between tokens has no meaning.
+    let signed = |text: &str| [text, &compact(text)].into_iter().any(|text| Digest::sha256(text.as_bytes()) == receipt.result);
+    beside.compare_bytes("result", signed)?;
+    beside.compare("usage", &receipt.usage)?;
+    beside.compare("operation", &receipt.operation)?;
+    Ok(beside.remarks())
 }
 
 /// Verifies a receipt, under `terms` where they are known.
-fn verify(sealed: Sealed<Receipt>, terms: Option<Sealed<Agreement>>) -> Result<Verified, Problem> {
+fn verify(sealed: Sealed<Receipt>, terms: Option<Sealed<Agreement>>, beside: Members) -> Result<Remarked<Verified>, Problem> {
     let mesh = mesh(sealed.envelope())?;
     let signed: Signed<Receipt> = sealed.open(Expect::archived(&mesh))?;
     let receipt = signed.document();
@@ -111,7 +131,9 @@ fn verify(sealed: Sealed<Receipt>, terms: Option<Sealed<Agreement>>) -> Result<V
             return Err(wrong(format!("is signed by {stranger}, who is no party")));
         }
     }
-    Ok(Verified { verified: true, signers: signed.signers().to_vec(), terms: held, receipt: receipt.clone() })
+    let remarks = compare(receipt, beside)?;
+    let found = Verified { verified: true, signers: signed.signers().to_vec(), terms: held, receipt: receipt.clone() };
+    Ok(Remarked { found, remarks })
 }
 
 fn describe(found: &Verified) -> String {

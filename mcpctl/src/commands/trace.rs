@@ -23,7 +23,8 @@ use protocol::{
     error::Code,
     witness::Evidence,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use self::{
     archive::{Archive, Verified},
@@ -31,6 +32,7 @@ use self::{
 };
 use super::usage;
 use crate::{
+    beside::{Members, Remarked},
     error::Result,
     input,
     output::{Output, fields},
@@ -303,32 +305,34 @@ fn hand_out<T: Serialize>(proof: &T, file: Option<&Path>, output: Output, findin
     }
 }
 
-/// Any proof that this program writes.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum AnyProof {
-    Wrapped { inclusion: InclusionProof },
-    Inclusion(InclusionProof),
-    Evidence(Evidence),
-    Consistency(ConsistencyProof),
-}
-
+/// Verifies any proof that this program writes. Only what the proof covers is shown of it.
 fn verify(file: &Path, held: &held::Arguments, output: Output) -> Result {
-    let proof: AnyProof = input::document(file, "a proof of this program")?;
-    match proof {
-        AnyProof::Wrapped { inclusion } | AnyProof::Inclusion(inclusion) => {
-            let found = Inclusion::verify(&inclusion)?;
-            output.show(&Inclusion { held: held.hold(&inclusion.checkpoint, None)?, ..found }, Inclusion::describe)
-        }
-        AnyProof::Evidence(_) if !held.is_empty() => {
-            Err(Problem::new(Code::InvalidRequest, "evidence stands for itself: leave '--checkpoint' out").into())
-        }
-        AnyProof::Evidence(evidence) => output.show(&witness::Fork::verify(&evidence)?, witness::Fork::describe),
-        AnyProof::Consistency(proof) => {
-            let found = Consistency::verify(&proof)?;
-            output.show(&Consistency { held: held.hold(&proof.new, Some(&proof))?, ..found }, Consistency::describe)
-        }
+    const KIND: &str = "a proof of this program";
+    let mut members = Members::read(&input::read(file, input::MAX_DOCUMENT)?, KIND)?;
+    let inclusion = match members.take::<Box<RawValue>>("inclusion")? {
+        Some(inner) => Some(("inclusion", Members::read(inner.get().as_bytes(), KIND)?)),
+        None if members.has("entry") => Some(("", std::mem::replace(&mut members, Members::read(b"{}", KIND)?))),
+        None => None,
+    };
+    if let Some((within, mut inner)) = inclusion {
+        let proof: InclusionProof = inner.document(&["index", "entry", "hashes", "checkpoint"])?;
+        let found = Inclusion { held: held.hold(&proof.checkpoint, None)?, ..Inclusion::verify(&proof)? };
+        let remarks = members.remarks().and(within, inner.remarks());
+        return output.show(&Remarked { found, remarks }, |found| found.describe(Inclusion::describe));
     }
+    if members.has("finding") {
+        if !held.is_empty() {
+            return Err(Problem::new(Code::InvalidRequest, "evidence stands for itself: leave '--checkpoint' out").into());
+        }
+        let evidence: Evidence = members.document(&["finding", "old", "new", "link", "found_at"])?;
+        let (found, mut remarks) = (witness::Fork::verify(&evidence)?, members.remarks());
+        // Whoever found it says so; the log's owner didn't sign it.
+        remarks.not_verified.push("found_at".into());
+        return output.show(&Remarked { found, remarks }, |found| found.describe(witness::Fork::describe));
+    }
+    let proof: ConsistencyProof = members.document(&["old", "new", "hashes"])?;
+    let found = Consistency { held: held.hold(&proof.new, Some(&proof))?, ..Consistency::verify(&proof)? };
+    output.show(&Remarked { found, remarks: members.remarks() }, |found| found.describe(Consistency::describe))
 }
 
 /// What an inclusion proof proves.

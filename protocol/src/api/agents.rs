@@ -7,6 +7,7 @@ use crate::{
     Timestamp,
     advert::Effect,
     agreement::Pricing,
+    claim::IdSalt,
     credential::Zone,
     digest::Digest,
     document::Sealed,
@@ -187,6 +188,9 @@ pub struct Agent {
     /// How often it has changed its home.
     #[serde(default)]
     pub epoch: u64,
+    /// What proves that its id is of its owner; none where the agent is older than such ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salt: Option<IdSalt>,
 }
 
 /// A plugin of an agent.

@@ -108,7 +108,7 @@ pub(crate) fn methods() -> impl Strategy<Value = Method> {
 }
 
 pub(crate) fn services() -> impl Strategy<Value = Service> {
-    let agents = vec(texts().prop_map(|name| Offered { id: AgentId::new(), name, epoch: 3 }), 0..3);
+    let agents = vec(texts().prop_map(|name| Offered { id: AgentId::new(), name, epoch: 3, salt: None }), 0..3);
     (texts(), texts(), digests(), vec(methods(), 0..3), pricings(), agents)
         .prop_map(|(plugin, release, component, methods, pricing, agents)| Service { plugin, release, component, methods, pricing, agents })
 }
@@ -119,6 +119,7 @@ pub(crate) fn adverts() -> impl Strategy<Value = Advert> {
             header,
             node,
             owner,
+            ownership: None,
             sequence,
             zone: None,
             load: 50,

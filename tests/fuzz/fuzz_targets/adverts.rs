@@ -8,6 +8,7 @@ use protocol::{
     Digest, Envelope, Expect, Header, Key, MeshId, Signed, SignedDuration, Timestamp,
     advert::{Advert, Effect, Method, Offered, Service, TTL_SECONDS},
     agreement::{Agreement, Pricing, Transition},
+    claim::{IdSalt, Ownership},
     document::{Document, Sealed},
     receipt::Receipt,
     wire,
@@ -15,6 +16,7 @@ use protocol::{
 
 static KEY: LazyLock<Key> = LazyLock::new(|| Key::from_seed(&[7; 32]));
 static MESH: LazyLock<MeshId> = LazyLock::new(|| "fuzz".parse().expect("a name"));
+static SALT: LazyLock<IdSalt> = LazyLock::new(|| "0001020304050607".to_owned().try_into().expect("16 digits"));
 /// An advert as honest nodes sign it: what is changed in it gets far.
 static HONEST: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let validity = SignedDuration::from_secs(TTL_SECONDS);
@@ -32,12 +34,14 @@ static HONEST: LazyLock<Vec<u8>> = LazyLock::new(|| {
         component: Digest::blake3(b"component"),
         methods: vec![method],
         pricing: Pricing::free(),
-        agents: vec![Offered { id: protocol::AgentId::new(), name: "docs".into() }],
+        agents: vec![Offered { id: SALT.agent(KEY.did(), Timestamp::UNIX_EPOCH), name: "docs".into(), epoch: 0, salt: Some(*SALT) }],
     };
+    let ownership = Ownership { header: Header::new::<Ownership>(&MESH, Timestamp::UNIX_EPOCH, validity), node: KEY.node_id(), owner: KEY.did() };
     let advert = Advert {
         header: Header::new::<Advert>(&MESH, Timestamp::UNIX_EPOCH, validity),
         node: KEY.node_id(),
         owner: KEY.did(),
+        ownership: Some(Signed::sign(ownership, &[&KEY]).into()),
         sequence: 1,
         zone: Some("eu-1".parse().expect("a zone")),
         load: 7,

@@ -1,7 +1,7 @@
 //! Reaching and being reached: firewalls before public addresses, several relays, neighbours on a LAN.
 
-use serde_json::json;
-use tests::{Cluster, Nat, Network, Node, Side, until};
+use serde_json::{Value, json};
+use tests::{Cluster, Nat, Network, Node, Process, Side, command, until};
 
 use crate::private::{Mesh, reaches, via};
 
@@ -43,6 +43,22 @@ async fn two_relays_hold_reservations_and_a_lost_one_is_made_again() {
     until("one of them to be lost", async || (relays(&member).await == ids[1..]).then_some(())).await;
     mesh.entry.restart().await;
     until("two reservations again", both).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_beyond_loopback_warns_of_who_can_listen_in() {
+    let mut network = Network::new();
+    let (host, cluster) = (network.public("gateway", 50, Side::West), Cluster::new());
+    for (listen, exposed) in [("0.0.0.0:0", true), ("44.0.0.50:0", true), ("127.0.0.1:0", false)] {
+        let mut command = command("mcp-gateway");
+        command.args(["--json", "--listen", listen, "--data-dir"]).arg(cluster.place());
+        let mut gateway = Process::start(listen, host.command_ref(&command), cluster.place());
+        let url = gateway.announcement::<Value>().await["url"].as_str().expect("a url").to_owned();
+        let log = gateway.log();
+        let address = url.strip_prefix("http://").expect("it speaks HTTP");
+        let warned = log.contains("WARN") && log.contains(&format!("listening on {address} WITHOUT TLS"));
+        assert_eq!(warned, exposed, "{listen}: {log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,20 +71,21 @@ impl Contract {
 
     /// Usage so far: the provider's own count, or what its last receipt says.
     pub(crate) fn used(&self, provides: bool) -> Usage {
-        self.used_in_all(provides).0
-    }
-
-    /// Usage so far, and what of it passed limits.
-    pub(super) fn used_in_all(&self, provides: bool) -> (Usage, Usage) {
-        let standing = self.standing.lock();
-        if provides {
-            return (standing.meter.total(), standing.overage);
-        }
-        standing.receipt.as_ref().map(|receipt| (receipt.document().total, receipt.document().overage)).unwrap_or_default()
+        self.standing.lock().used_in_all(provides).0
     }
 
     /// Who may call under it, from where.
     pub(crate) fn consumer_node(&self) -> NodeId {
         self.standing.lock().signed.document().consumer_node
+    }
+}
+
+impl Standing {
+    /// Usage so far, and what of it passed limits.
+    pub(super) fn used_in_all(&self, provides: bool) -> (Usage, Usage) {
+        if provides {
+            return (self.meter.total(), self.overage);
+        }
+        self.receipt.as_ref().map(|receipt| (receipt.document().total, receipt.document().overage)).unwrap_or_default()
     }
 }

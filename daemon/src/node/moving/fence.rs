@@ -19,6 +19,7 @@ use super::Departure;
 use crate::node::{
     Caller, Node,
     agents::Agent,
+    claims::VerifiedAdvert,
     custody::{Entrusted, Retained},
 };
 
@@ -31,20 +32,20 @@ struct Twin {
 
 impl Node {
     /// Looks through an advert for agents that live here, too.
-    pub(in crate::node) fn look_for_twins(&self, signed: &Arc<Signed<Advert>>) {
-        let advert = signed.document();
-        if advert.owner != self.owner || advert.node == self.node_id {
+    pub(in crate::node) fn look_for_twins(&self, claims: &Arc<VerifiedAdvert>) {
+        let advert = claims.document();
+        if !claims.is_owned() || advert.owner != self.owner || advert.node == self.node_id {
             return;
         }
         for Offered { id, epoch, .. } in advert.services.iter().flat_map(|service| &service.agents) {
             let (id, twin) = (*id, Twin { node: advert.node, epoch: *epoch });
             let Some(here) = self.agents.get(&id) else { continue };
-            let (node, signed, yields) = (self.clone(), Arc::clone(signed), self.yields_to(&here, twin));
+            let (node, claims, yields) = (self.clone(), Arc::clone(claims), self.yields_to(&here, twin));
             self.tasks.spawn(async move {
                 let done = match yields {
                     true => node.try_let_go(id, twin).await,
                     // It may be in an epoch that it signed never to have it in.
-                    false => node.expose(id, twin.epoch, twin.node, &signed).await,
+                    false => node.expose(id, twin.epoch, twin.node, claims.signed()).await,
                 };
                 if let Err(problem) = done {
                     tracing::warn!(agent = %id, node = %twin.node, %problem, "claims to be the agent's home");

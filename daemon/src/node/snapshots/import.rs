@@ -1,6 +1,6 @@
 //! An agent from elsewhere: what its export holds was uploaded; here it is verified, and becomes an agent of this node.
 
-use protocol::{AgentId, Code, Problem, Timestamp, api, entry::Action, manifest::is_name, snapshot::MAX_PLUGINS};
+use protocol::{Code, Problem, Timestamp, api, claim::IdSalt, entry::Action, manifest::is_name, snapshot::MAX_PLUGINS};
 use store::{Commit, Kind, RecordWrite};
 
 use super::Node;
@@ -33,7 +33,8 @@ impl Node {
             return Err(Problem::new(Code::InvalidRequest, "the manifests are of other plugins than the snapshot's"));
         }
         let index = self.verified(&signed).await?;
-        let agent = AgentId::new();
+        let (salt, created_at) = (IdSalt::random()?, Timestamp::now());
+        let agent = salt.agent(self.owner, created_at);
         let note = |value| RecordWrite { kind: Kind::Staged, id: agent.to_string(), value };
         self.journal.keep(Commit { records: vec![note(Some(Vec::new()))], ..Commit::default() }).await?;
         let spawned = async {
@@ -46,11 +47,12 @@ impl Node {
                 pricing: snapshot.pricing.clone(),
                 limits: snapshot.limits,
                 grants: import.grants,
-                created_at: Timestamp::now(),
+                created_at,
                 stopped: false,
                 schedule: None,
                 replicas: 0,
                 epoch: 0,
+                salt: Some(salt),
             };
             let action = Action::Import { agent, snapshot: snapshot.id, from: snapshot.agent };
             let entry = self.journal.append(caller.note(), action);

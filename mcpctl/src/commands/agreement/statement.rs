@@ -112,7 +112,7 @@ pub(crate) fn verify(sealed: Sealed<Statement>, now: Timestamp) -> Result<Verifi
 }
 
 /// Whether the documents of a statement come to the end that it states.
-fn closes(closing: &Closing, then: &verify::Verified, stated_at: Timestamp) -> Result<(), &'static str> {
+pub(super) fn closes(closing: &Closing, then: &verify::Verified, stated_at: Timestamp) -> Result<(), &'static str> {
     let skewed = |time: Timestamp| time.saturating_add(MAX_SKEW).unwrap_or(Timestamp::MAX);
     if then.status != Status::Closed || skewed(closing.at) < then.closed_at || closing.at > skewed(stated_at) {
         return Err("says that it closed when it hadn't");
@@ -141,7 +141,7 @@ pub(super) fn closed_on(closing: &Closing, currency: &str) -> String {
     }
 }
 
-fn terms(bundle: &Bundle) -> Result<Agreement, Problem> {
+pub(super) fn terms(bundle: &Bundle) -> Result<Agreement, Problem> {
     let mesh = verify::mesh(bundle.agreement.envelope())?;
     Ok(bundle.agreement.clone().open(Expect::archived(&mesh))?.document().clone())
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use protocol::{
-    NodeId, Problem,
+    NodeId, Problem, Timestamp,
     api::Pruned,
     checkpoint::Checkpoint,
     entry::{Action, Entry, InclusionProof},
@@ -22,7 +22,7 @@ use protocol::{
 use serde::Serialize;
 
 use super::{
-    against, describe_pruned,
+    against,
     held::{self, Held},
     refused,
 };
@@ -48,19 +48,32 @@ pub(super) struct Verified {
     size: u64,
     /// Those whose content is there: each was hashed.
     entries: u64,
-    /// What the node had pruned, where some of it isn't there.
+    /// What the node had pruned, as an entry of the trace says, where some of it isn't there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pruned: Option<Pruned>,
+    pruned: Option<Declared>,
     checkpoint: String,
     /// How it stands to a checkpoint that was saved earlier.
     #[serde(skip_serializing_if = "Option::is_none")]
     held: Option<Held>,
 }
 
+/// An entry by which the node says that it pruned its trace.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Declared {
+    /// The entries before this index.
+    until: u64,
+    /// When.
+    at: Timestamp,
+}
+
 impl Verified {
     pub(super) fn describe(&self) -> String {
         let Self { log, size, entries, pruned, held, .. } = self;
-        let pruned = pruned.as_ref().map(|pruned| format!("\n{}", describe_pruned(pruned))).unwrap_or_default();
+        let pruned = pruned.map(|Declared { until, at }| {
+            let (last, on) = (until.saturating_sub(1), at.strftime("%F"));
+            format!("\nentries 0 to {last} were pruned on {on}: their hashes were verified; where their content is missing, that says why")
+        });
+        let pruned = pruned.unwrap_or_default();
         format!("verified: {entries} entries of the trace of {log} with {size} entries, signed by it{}{pruned}", against(held))
     }
 }
@@ -188,7 +201,7 @@ impl Archive {
         let (note, signed) = self.checkpoint()?.ok_or_else(|| self.none())?;
         let saved = arguments.saved_size()?;
         let pruned = self.pruned()?;
-        let (mut growing, mut entries, mut then, mut declared) = (Growing::default(), 0, None, false);
+        let (mut growing, mut entries, mut then, mut declared) = (Growing::default(), 0, None, None);
         for tile in Tile::row(Content::Hashes(0), signed.size) {
             let hashes = self.hashes(tile)?;
             let bundle = Tile { content: Content::Entries, ..tile };
@@ -196,7 +209,7 @@ impl Archive {
                 Some(bytes) => {
                     check_entries(bundle, &bytes, &hashes)?;
                     entries += u64::from(bundle.width);
-                    declared |= pruned.is_some_and(|pruned| says_pruned(&bytes, pruned.until));
+                    declared = declared.or_else(|| says_pruned(&bytes, pruned?.until));
                 }
                 None if pruned.is_some_and(|pruned| is_before(bundle, pruned.until)) => {}
                 None => return Err(broken(&bundle.path(), "the file is missing")),
@@ -213,10 +226,11 @@ impl Archive {
         if root != signed.root {
             return Err(broken(CHECKPOINT, "it states another root than the tiles have"));
         }
-        if pruned.is_some() && !declared {
+        // Of what the file says, the rest is covered by no signature, and not shown.
+        if pruned.is_some() && declared.is_none() {
             return Err(broken(PRUNED, "no entry of the trace says that it was pruned so far"));
         }
-        let pruned = pruned.filter(|_| entries < signed.size);
+        let pruned = declared.filter(|_| entries < signed.size);
         let held = arguments.hold_root(&note, then.or(Some(root).filter(|_| saved == Some(signed.size))))?;
         Ok(Verified { verified: true, log: signed.node, size: signed.size, entries, pruned, checkpoint: note, held })
     }
@@ -286,12 +300,12 @@ fn is_before(tile: Tile, index: u64) -> bool {
     tile.first().is_some_and(|first| first + u64::from(tile.width) <= index)
 }
 
-/// Whether one of the entries says that those before an index were pruned.
-fn says_pruned(bundle: &[u8], until: u64) -> bool {
+/// The entry by which the node says that those before an index were pruned.
+fn says_pruned(bundle: &[u8], until: u64) -> Option<Declared> {
     let text = |entry: &[u8]| std::str::from_utf8(entry).is_ok_and(|text| text.contains("\"action\":\"prune\""));
-    let says =
-        |entry: &&[u8]| text(entry) && serde_json::from_slice::<Entry>(entry).is_ok_and(|entry| entry.action == Action::Prune { until });
-    tile::unbundle(bundle).is_ok_and(|entries| entries.iter().any(says))
+    let entries = tile::unbundle(bundle).ok()?;
+    let read = entries.iter().filter(|entry| text(entry)).filter_map(|entry| serde_json::from_slice::<Entry>(entry).ok());
+    read.into_iter().find(|entry| entry.action == Action::Prune { until }).map(|entry| Declared { until, at: entry.time })
 }
 
 fn broken(path: &str, why: &str) -> Problem {

@@ -9,6 +9,7 @@ use protocol::{
     AgentId, Code, Header, Key, NodeId, Problem, Signed, SignedDuration, Timestamp,
     advert::{Advert, Offered, Service},
     agreement::Pricing,
+    claim::Ownership,
     custody::{Custody, Holding, Possession},
     document::Sealed,
     wire::{self, Announcement, Request, Response},
@@ -169,8 +170,12 @@ impl Stolen {
     }
 
     /// An advert in which it offers an agent that it never had.
-    fn advert(&self, estate: &Estate, epoch: u64) -> Sealed<Advert> {
-        let offered = Offered { id: estate.agent.id, name: "counter".into(), epoch };
+    async fn advert(&self, estate: &Estate, epoch: u64) -> Sealed<Advert> {
+        let offered = Offered { id: estate.agent.id, name: "counter".into(), epoch, salt: None };
+        let mesh = &estate.home.identity().mesh_id;
+        let header = Header::new::<Ownership>(mesh, Timestamp::now(), SignedDuration::from_hours(1));
+        let ownership = Ownership { header, node: self.keys.node.node_id(), owner: self.keys.owner.did() };
+        let ownership = Signed::sign_by(ownership, self.keys.owner.as_ref()).await.expect("signed");
         let service = Service {
             plugin: "demo".into(),
             release: "0.1.0".into(),
@@ -188,6 +193,7 @@ impl Stolen {
             load: 0,
             addresses: Vec::new(),
             lineage: Vec::new(),
+            ownership: Some(ownership.into()),
             services: vec![service],
         };
         Signed::sign(advert, &[&self.keys.node]).into()
@@ -223,7 +229,7 @@ async fn a_home_is_not_talked_out_of_its_agent_by_another_node_of_its_owner() {
     assert!(home.log().contains("one of them is a lie"), "both statements of the liar are kept");
 
     // It offers what it signed not to have.
-    let mesh = stolen.lies(home, Lie::Denied, Some(stolen.advert(&estate, epoch().await - 1))).await;
+    let mesh = stolen.lies(home, Lie::Denied, Some(stolen.advert(&estate, epoch().await - 1).await)).await;
     until("the liar to be exposed", async || home.log().contains("signed not to have adopted").then_some(())).await;
     written += 1;
     assert_eq!(count(home).await, written, "it lives on where it was");

@@ -2,6 +2,7 @@
 //!
 //! `MCP_HOSTILE_ROUNDS` says how often each attack is repeated where repetition matters: few in CI, many by hand.
 
+mod claimant;
 mod client;
 mod consumer;
 mod member;

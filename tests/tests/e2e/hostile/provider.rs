@@ -64,7 +64,7 @@ impl Liar {
             component: Digest::blake3(b"none"),
             methods: vec![method],
             pricing: Pricing { currency: "EUR".into(), per_call: "0.01".parse().expect("a price"), ..Pricing::free() },
-            agents: vec![Offered { id: self.agent, name: "liar".into(), epoch: 0 }],
+            agents: vec![Offered { id: self.agent, name: "liar".into(), epoch: 0, salt: None }],
         };
         let advert = Advert {
             header: Header::new::<Advert>(&self.mesh, Timestamp::now(), SignedDuration::from_mins(5)),
@@ -75,6 +75,7 @@ impl Liar {
             load: 0,
             addresses: Vec::new(),
             lineage: Vec::new(),
+            ownership: None,
             services: vec![service],
         };
         Signed::sign(advert, &[&self.node])
