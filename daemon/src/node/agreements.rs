@@ -100,12 +100,14 @@ impl Agreements {
         owner: Did,
         (max_unacknowledged, grace): (u64, SignedDuration),
     ) -> Result<Self, Problem> {
-        let (open, moving, opened) = (RwLock::default(), tokio::sync::Mutex::default(), Timestamp::now());
+        let (open, moving, opened) = (RwLock::default(), tokio::sync::Mutex::default(), journal.clock().believed());
         let (unsettled, ends) = (Notify::new(), Notify::new());
         let agreements = Self { journal, mesh, owner, max_unacknowledged, grace, opened, unsettled, ends, open, moving };
         let store = agreements.journal.store();
-        let closed: HashSet<_> = journal::all_records(store.as_ref(), Kind::Closing).await?.into_iter().map(|(id, _)| id).collect();
-        for (id, bytes) in journal::all_records(store.as_ref(), Kind::Agreement).await? {
+        // Of a damaged one the agreement is left out, too: what reads it again fails as this did, and nothing is billed by it.
+        let closed: HashSet<_> =
+            journal::sound_records(store.as_ref(), Kind::Closing).await?.records.into_iter().map(|(id, _)| id).collect();
+        for (id, bytes) in journal::sound_records(store.as_ref(), Kind::Agreement).await?.records {
             if closed.contains(&id) {
                 continue;
             }

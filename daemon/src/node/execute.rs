@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     Caller, Node,
-    agents::{Agent, not_here},
+    agents::Agent,
     agreements::{Contract, receipt_record},
     journal::Note,
     outside::check_chain,
@@ -53,8 +53,9 @@ impl Node {
                 answered => return answered,
             }
         }
+        self.agents.require_sound(&invocation.agent)?;
         let left = self.whereabouts.find(&invocation.agent).map(|(id, _)| id);
-        let id = left.or_else(|| invocation.agent.parse().ok()).ok_or_else(|| not_here(&invocation.agent))?;
+        let id = left.or_else(|| invocation.agent.parse().ok()).ok_or_else(|| self.agents.missing(&invocation.agent))?;
         self.execute_there(caller, id, invocation).await
     }
 

@@ -121,7 +121,10 @@ impl Node {
             execute.agreement.ok_or_else(|| required(format!("calls of agent {} need an agreement with its provider", execute.agent)))?;
         let contract = match self.agreements.find_open(&id) {
             Some(contract) => contract,
-            None => self.agreements.get(&id).await.map_err(|_| required(format!("agreement {id} is unknown to the provider")))?,
+            None => self.agreements.get(&id).await.map_err(|problem| match problem.code {
+                Code::StoreDamaged => problem,
+                _ => required(format!("agreement {id} is unknown to the provider")),
+            })?,
         };
         let terms = contract.terms();
         if terms.provider != self.owner {

@@ -20,7 +20,7 @@ use protocol::{
     wire::{Request, Response},
 };
 
-use super::{Caller, Node, agents::not_here, inbound::now};
+use super::{Caller, Node, inbound::now};
 
 /// The longest payload of a proposal, in base64; terms with a hundred methods take a third.
 const MAX_PROPOSAL: usize = 16 * 1024;
@@ -113,7 +113,7 @@ impl Node {
         if self.agreements.is_pressing(&from, Timestamp::now()) {
             return Err(Problem::new(Code::Overloaded, "too many of this node's proposals wait for the provider's answer"));
         }
-        let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
+        let agent = self.agents.get(&terms.agent).ok_or_else(|| self.agents.missing(&terms.agent.to_string()))?;
         let signed = match self.policy.decide(terms, &agent.outline.pricing, self.accepts_beforehand(terms, from), Timestamp::now()) {
             Decision::Accept => signed.countersign_by(&self.owner_key).await?,
             Decision::Ask => signed,

@@ -224,7 +224,7 @@ impl Node {
         let entry = self.journal.append(note, action);
         let leaf = entry.leaf;
         let writes: Vec<_> = done.writes.into_iter().map(|(key, value)| Write { key, value }).collect();
-        let now_s = Timestamp::now().as_second();
+        let (now_s, wall_s) = (self.journal.clock().believed().as_second(), Timestamp::now().as_second());
         let commit = Commit {
             state: (!writes.is_empty()).then_some(StateWrites { agent: state, writes, quota: Some(quota(&run.agent)) }),
             charge: run.held.as_ref().map(|held| held.charge(answered.usage)),
@@ -235,7 +235,7 @@ impl Node {
                 key: once.key.clone(),
                 value: wire::encode(&answered),
                 now_s,
-                expires_s: now_s.saturating_add(ANSWER_TTL_S),
+                expires_s: wall_s.saturating_add(ANSWER_TTL_S),
             }),
             entry: Some(entry),
             ..Commit::default()
@@ -306,7 +306,7 @@ impl Node {
     async fn answered(&self, once: &Option<Once>, agreement: Option<AgreementId>, params: &[u8]) -> Result<Option<Ran>, Problem> {
         let Some(once) = once else { return Ok(None) };
         let store = self.journal.store();
-        let Some(body) = store.answer(&once.scope, &once.key, Timestamp::now().as_second()).await? else { return Ok(None) };
+        let Some(body) = store.answer(&once.scope, &once.key, self.journal.clock().believed().as_second()).await? else { return Ok(None) };
         let answered: Answered = wire::decode(&body).map_err(|error| Problem::new(Code::StoreFailed, format!("a kept answer: {error}")))?;
         if answered.params != Digest::sha256(params) {
             return Err(Problem::new(Code::Conflict, format!("idempotency key {} was used with other parameters", once.key)));
