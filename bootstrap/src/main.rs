@@ -38,10 +38,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let json = arguments.json;
+    let (json, new_identity) = (arguments.json, arguments.new_identity);
     let settings = arguments.settings()?;
     let directory = DataDir::lock(&settings.data_dir)?;
-    let config = settings.config(directory.key()?)?;
+    let config = settings.config(directory.key(new_identity)?)?;
     let (mesh_id, mut stop) = (config.mesh().clone(), Stop::new()?);
     let mesh = Mesh::spawn(config, Arc::new(Entry)).await?;
     output::listening(&mesh, &mesh_id, json)?;

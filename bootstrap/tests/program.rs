@@ -54,7 +54,11 @@ fn command(directory: &Path) -> Command {
 }
 
 fn start(directory: &Path) -> (Running, Listening) {
-    let child = command(directory).stdout(Stdio::piped()).spawn().expect("it starts");
+    started(command(directory))
+}
+
+fn started(mut command: Command) -> (Running, Listening) {
+    let child = command.stdout(Stdio::piped()).spawn().expect("it starts");
     let mut running = Running(child);
     let mut line = String::new();
     BufReader::new(running.0.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
@@ -123,6 +127,27 @@ fn the_data_directory_is_held_and_its_key_kept_and_guarded() {
     assert_eq!(fs::metadata(&key).expect("a key").permissions().mode() & 0o777, 0o600);
     let (again, same) = start(directory.path());
     assert_eq!(same.node_id, listening.node_id);
+    drop(again);
+
+    // A key that is lost is no new node's, unless the operator says so.
+    fs::rename(&key, directory.path().join("backup")).expect("moved");
+    let (code, text) = fails(&mut command(directory.path()));
+    assert!(code == Some(2) && text.contains("node.key") && text.contains("--new-identity"), "{code:?} {text}");
+    assert!(!key.exists(), "no other key in its place");
+    let mut anew = command(directory.path());
+    anew.arg("--new-identity");
+    let (other, new) = started(anew);
+    assert_ne!(new.node_id, listening.node_id);
+    drop(other);
+    let former = fs::read_dir(directory.path()).expect("listed").flatten();
+    assert!(former.map(|file| file.path()).any(|path| path.join("identity.json").exists()), "the old node's files are kept");
+    // The key of another node isn't this one's.
+    fs::rename(directory.path().join("backup"), &key).expect("moved");
+    let (code, text) = fails(&mut command(directory.path()));
+    assert!(code == Some(2) && text.contains(&new.node_id.to_string()), "{code:?} {text}");
+    fs::remove_file(directory.path().join("identity.json")).expect("removed");
+    let (again, same) = start(directory.path());
+    assert_eq!(same.node_id, listening.node_id, "the operator has vouched for it");
     drop(again);
 
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).expect("changed");

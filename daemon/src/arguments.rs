@@ -8,6 +8,7 @@ use protocol::{Code, Problem, api::OwnerKey};
 use crate::{
     config::{Config, Sources},
     data_dir::DataDir,
+    identity::Anew,
     owner,
 };
 
@@ -35,6 +36,8 @@ pub(crate) struct Arguments {
     /// Ends when the process that started it ends.
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
+    #[command(flatten)]
+    pub(crate) anew: Anew,
     /// Something else than to run the node.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,

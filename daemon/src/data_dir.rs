@@ -10,6 +10,7 @@
 //! ca.pem          the key and certificate of the mesh's TLS authority, at the same place, 0600
 //! credential.json revocations.json join.token   this node's place in its mesh (mesh::Papers)
 //! cache.key   authenticates compiled code, 0600
+//! identity.json   which node's and which owner's directory it is (crate::identity)
 //! mcpd.sock   the local API, 0600
 //! store/ blobs/ cache/
 //! ```

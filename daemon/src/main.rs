@@ -5,6 +5,7 @@ mod arguments;
 mod config;
 mod data_dir;
 mod egress;
+mod identity;
 mod logging;
 mod node;
 mod owner;
@@ -65,6 +66,7 @@ fn start(arguments: &Arguments) -> Result<(), Problem> {
         .enable_all()
         .build()
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    identity::require(&directory, arguments.anew, config.owner.pkcs11.is_some())?;
     let owner = OwnerKey::open(&directory, &config.owner)?;
     let ran = runtime.block_on(async {
         loop {

@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     data_dir::DataDir,
     egress::Egress,
+    identity,
     node::{Node, Parts, grants::Allowed},
     owner::OwnerKey,
     parent::Parent,
@@ -28,6 +29,9 @@ use crate::{
 
 /// How long requests under way may take after the first signal.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a start looks through the store: some hundred megabytes.
+const CHECK: Duration = Duration::from_secs(2);
 
 /// A part that has ended: its name, and what it died of.
 type Ended = (&'static str, Result<(), String>);
@@ -61,7 +65,10 @@ impl Supervisor {
     ) -> Result<Self, Problem> {
         let node_key = directory.key("node.key")?;
         let cache_key = directory.random("cache.key")?;
-        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&directory.subdirectory("store")?.join("mcp-zero.sqlite"))?);
+        directory.subdirectory("store")?;
+        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&directory.join(identity::DATABASE))?);
+        look_through(store.as_ref()).await?;
+        identity::remember(&directory, node_key.node_id(), owner_key.did())?;
         let kernel = kernel::Kernel::new(kernel::Config {
             max_concurrent: config.max_concurrent,
             cpu_percent: config.cpu_percent,
@@ -171,6 +178,23 @@ impl Supervisor {
         drop(directory);
         ended
     }
+}
+
+/// Looks through the store before anybody is served from it. Damaged rows are named in the log, and refused where they are needed;
+/// where the file's structure is damaged, nobody knows what else isn't found.
+async fn look_through(store: &dyn Store) -> Result<(), Problem> {
+    let checked = store.check(Some(CHECK)).await?;
+    if let Some(first) = checked.structure.first() {
+        let detail = format!("the structure of the store's file is damaged ({} findings): {first}", checked.structure.len());
+        return Err(Problem::new(Code::StoreDamaged, detail).hint(
+            "check the disk, then restore store/ from a backup; or move it away and begin with an empty one ('mcpd --new-store'), and have \
+             the agents recovered from replicas",
+        ));
+    }
+    if !checked.complete {
+        tracing::info!("the store is too large to be looked through at a start: 'mcpctl store verify' does");
+    }
+    Ok(())
 }
 
 /// This program compiles; as a child, so that a plugin that is a bomb goes off elsewhere.

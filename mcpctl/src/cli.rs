@@ -8,7 +8,7 @@ use protocol::{Client, Problem, error::Code};
 use crate::{
     commands::{
         agent, agreement, completions, config, devstack, discover, events, id, join, key, leave, members, mesh, netcheck, peers, plugin,
-        receipt, revoke, status, swarm, token, trace, webhook,
+        receipt, revoke, status, store, swarm, token, trace, webhook,
     },
     error::Result,
     output::Output,
@@ -80,6 +80,9 @@ enum Command {
     /// Read the node's trace, and prove or verify what is in it
     #[command(subcommand)]
     Trace(trace::Command),
+    /// Verify that all that the node has kept is what it has written
+    #[command(subcommand)]
+    Store(store::Command),
     /// Follow what happens on the node
     Events(events::Arguments),
     /// Post what happens on the node to an address
@@ -145,6 +148,8 @@ impl Command {
     fn patience(&self) -> Option<Duration> {
         match self {
             Self::Completions(_) | Self::Config(_) | Self::Devstack(_) | Self::Events(_) | Self::Trace(trace::Command::Verify(_)) => None,
+            // As large as the store is.
+            Self::Store(_) => None,
             // As many dead letters as there are.
             Self::Webhook(webhook::Command::Retry { .. }) => None,
             Self::Agent(command) => command.patience(PATIENCE),
@@ -190,6 +195,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result {
         Command::Agreement(command) => agreement::run(command, &client, output).await,
         Command::Receipt(command) => receipt::run(command, output),
         Command::Trace(command) => trace::run(command, &client, output).await,
+        Command::Store(command) => store::run(command, &client, output).await,
         Command::Events(arguments) => events::run(arguments, &client, output).await,
         Command::Webhook(command) => webhook::run(command, &client, output).await,
         Command::Config(command) => config::run(command, cli.data_dir.as_deref(), &client, output).await,
@@ -234,6 +240,7 @@ mod tests {
             "mcpctl agreement usage agreement_01h455vb4pex5vsknk084sn02q",
             "mcpctl receipt verify receipt.json --agreement statement.json",
             "mcpctl trace verify --socket /s",
+            "mcpctl store verify --json",
             "mcpctl key create ci --ttl 30d",
             "mcpctl key create --signing publisher.pem",
             "mcpctl key create --signing publisher.pem --encrypted --passphrase-file f",

@@ -5,6 +5,7 @@
 mod agents;
 mod events;
 mod mesh;
+mod store;
 mod terms;
 mod trace;
 
@@ -26,7 +27,7 @@ use crate::{
     usage::Usage,
 };
 
-pub use self::{agents::*, events::*, mesh::*, terms::*, trace::*};
+pub use self::{agents::*, events::*, mesh::*, store::*, terms::*, trace::*};
 
 /// The largest body of a request other than a blob: parameters and their envelope.
 pub const MAX_BODY: usize = crate::wire::MAX_PARAMS + 64 * 1024;
@@ -87,6 +88,9 @@ pub struct NodeStatus {
     pub version: String,
     /// Entries in its trace.
     pub trace_size: u64,
+    /// Rows of its store that are known to be damaged.
+    #[serde(default)]
+    pub store_damaged: u64,
 }
 
 /// An item of `GET /v1/discover?capability=…`: one agent.

@@ -186,6 +186,8 @@ codes! {
     MigrationNeeded = "migration_needed", 409, Exit::MigrationNeeded;
     /// The store failed.
     StoreFailed = "store_failed", 500, Exit::Failure;
+    /// What is stored isn't what was written: a disk flipped a bit. What doesn't need it works.
+    StoreDamaged = "store_damaged", 500, Exit::Failure;
     /// A proof or a log doesn't verify.
     ProofFailed = "proof_failed", 422, Exit::Failure;
     /// The entry's content was deleted, as it was old; its hash is there.

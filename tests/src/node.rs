@@ -106,6 +106,7 @@ impl NodeBuilder {
             process: None,
             client,
             identity: None,
+            flags: Vec::new(),
         };
         node.launch().await;
         node
@@ -131,18 +132,36 @@ pub struct Node {
     process: Option<Process>,
     client: Client,
     identity: Option<Identity>,
+    /// Flags with which it starts.
+    flags: Vec<String>,
 }
 
 impl Node {
     /// The command that starts it.
     pub fn command(&self) -> Command {
         let mut command = command("mcpd");
-        command.arg("--with-parent").arg("--data-dir").arg(&self.directory);
+        command.arg("--with-parent").arg("--data-dir").arg(&self.directory).args(&self.flags);
         command.envs(self.variables.iter().map(|(variable, value)| (variable, value)));
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
         self.host.as_ref().map(|host| host.command_ref(&command)).unwrap_or(command)
+    }
+
+    /// Sets a variable of its environment from its next start on.
+    pub fn env(&mut self, variable: &str, value: &Path) {
+        self.unset(variable);
+        self.variables.push((variable.into(), value.into()));
+    }
+
+    /// Takes a variable out of its environment from its next start on.
+    pub fn unset(&mut self, variable: &str) {
+        self.variables.retain(|(known, _)| known != variable);
+    }
+
+    /// Starts it with this flag from now on.
+    pub fn flag(&mut self, flag: &str) {
+        self.flags.push(flag.into());
     }
 
     async fn launch(&mut self) {

@@ -219,7 +219,8 @@ impl Failure {
             Self::Failed(_) => Code::PluginFailed,
             Self::Denied(_) => Code::PluginDenied,
             Self::BadResult(_) => Code::PluginBadResult,
-            Self::State(_) => Code::StoreFailed,
+            // What keeps the state may say more exactly what is wrong with it.
+            Self::State(source) => source.downcast_ref::<Problem>().map_or(Code::StoreFailed, |problem| problem.code),
             Self::EgressQuota { .. } => Code::EgressQuota,
             Self::Overloaded | Self::Crowded => Code::Overloaded,
             Self::TooDeep => Code::CallDepth,
@@ -238,7 +239,8 @@ impl Failure {
             Self::ResultTooLarge { .. } => "ask for less at a time".into(),
             Self::Trapped(_) | Self::BadResult(_) => "this is a fault of the plugin; tell its publisher".into(),
             Self::Overloaded | Self::Crowded => "try again in a moment".into(),
-            Self::TooDeep | Self::Failed(_) | Self::Denied(_) | Self::State(_) | Self::Stopped => return None,
+            Self::State(source) => return source.downcast_ref::<Problem>().and_then(|problem| problem.hint.clone()),
+            Self::TooDeep | Self::Failed(_) | Self::Denied(_) | Self::Stopped => return None,
         })
     }
 }

@@ -17,7 +17,7 @@ const FACTOR: i32 = 6;
 /// The longest ban that a node imposes by itself, and that an operator may.
 const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
 const LONGEST_MANUAL: SignedDuration = SignedDuration::from_hours(10 * 366 * 24);
-/// A ban that has ended is remembered for so long.
+/// A ban that has ended is remembered for so long at least.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Nodes whose scores, and bans, are kept: what an attacker with many keys could fill.
 pub(crate) const MAX_NODES: usize = 4_096;
@@ -118,7 +118,10 @@ impl Bans {
     }
 
     fn enter(&mut self, ban: api::Ban) -> api::Ban {
-        self.bans.retain(|_, old| old.until.saturating_add(REMEMBERED).is_ok_and(|end| end > ban.since));
+        // Only where there is no room: a clock that jumps would let those in whose bans still hold.
+        if self.bans.len() >= MAX_NODES {
+            self.bans.retain(|_, old| old.until.saturating_add(REMEMBERED).is_ok_and(|end| end > ban.since));
+        }
         if self.bans.len() >= MAX_NODES && !self.bans.contains_key(&ban.node) {
             let first = self.bans.values().filter(|ban| !ban.manual).min_by_key(|ban| ban.until).map(|ban| ban.node);
             first.and_then(|first| self.bans.remove(&first));
@@ -195,6 +198,16 @@ mod tests {
             now += SignedDuration::from_mins(20);
             assert_eq!(bans.offend(other, Offence::BadFrame, now), None);
         }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ends_no_ban_for_good() {
+        let (mut bans, node, now) = (Bans::default(), Key::generate().node_id(), Timestamp::now());
+        bans.ban(node, SignedDuration::from_hours(24), "by hand".into(), true, now);
+        let later = now + SignedDuration::from_hours(400 * 24);
+        bans.ban(Key::generate().node_id(), SignedDuration::from_hours(1), "flood".into(), false, later);
+        let bans = Bans::restore(bans.remembered());
+        assert!(bans.check(&node, now).is_err(), "it holds again once the clock is put right");
     }
 
     #[test]

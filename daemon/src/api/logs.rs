@@ -20,7 +20,7 @@ use super::{
     reply::{Failure, Json, Path, Query},
     require_owner,
 };
-use crate::node::{Caller, Node, agents::not_here};
+use crate::node::{Caller, Node};
 
 /// Those who follow at once.
 const MAX_FOLLOWERS: usize = 64;
@@ -50,7 +50,7 @@ pub(super) async fn list(
     Query(tail): Query<Tail>,
 ) -> Result<Json<List<LogLine>>, Failure> {
     require_owner(&api, &caller)?;
-    let agent = api.node.agents.find(&agent).ok_or_else(|| not_here(&agent))?;
+    let agent = api.node.agents.find(&agent).ok_or_else(|| api.node.agents.missing(&agent))?;
     Ok(Json(api.node.logs.read(&agent.outline.id, 0, tail.lines()).into()))
 }
 
@@ -70,7 +70,7 @@ pub(super) async fn follow(
     Query(tail): Query<Tail>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
     require_owner(&api, &caller)?;
-    let agent = api.node.agents.find(&agent).ok_or_else(|| not_here(&agent))?.outline.id;
+    let agent = api.node.agents.find(&agent).ok_or_else(|| api.node.agents.missing(&agent))?.outline.id;
     let full = |_| Problem::new(Code::Overloaded, format!("{MAX_FOLLOWERS} follow already")).hint("close one of them");
     let place = std::sync::Arc::clone(&PLACES).try_acquire_owned().map_err(full)?;
     let changes = api.node.logs.watch();

@@ -11,6 +11,7 @@ mod plugins;
 mod reply;
 mod serve;
 mod status;
+mod store;
 mod terms;
 mod trace;
 mod watch;
@@ -122,6 +123,7 @@ pub(crate) fn router(node: Node, settings: Vec<Setting>) -> Router {
         .route("/v1/trace/verify", post(trace::verify))
         .route("/v1/trace/witness", get(trace::witnessed))
         .route("/v1/trace/witness/{node}", delete(trace::forget_witnessed))
+        .route("/v1/store/verify", post(store::verify))
         .route("/v1/events", get(events::follow))
         .route("/v1/webhooks", post(events::create).get(events::list))
         .route("/v1/webhooks/{id}", delete(events::remove))

@@ -21,6 +21,7 @@ pub(super) async fn status(State(api): State<Api>) -> Result<Json<NodeStatus>, F
         uptime_s: node.started.elapsed().as_secs(),
         version: env!("CARGO_PKG_VERSION").into(),
         trace_size: node.trace.size().await?,
+        store_damaged: node.journal.store().damaged().len() as u64,
     }))
 }
 

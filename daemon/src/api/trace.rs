@@ -23,7 +23,7 @@ use super::{
     reply::{Failure, Json, Path, Query},
     require_owner,
 };
-use crate::node::{Caller, Wanted, agents::not_here, check_filter};
+use crate::node::{Caller, Wanted, check_filter};
 
 /// Entries on one page when the caller doesn't say, and at most.
 const PAGE: usize = 100;
@@ -49,8 +49,9 @@ pub(super) struct Page {
 pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<TracePage>, Failure> {
     let Page { agent, action, agreement, principal, since, until, from, limit } = page;
     // One that is gone is known by its id alone.
-    let id =
-        |name: String| name.parse().or_else(|_| api.node.agents.find(&name).map(|agent| agent.outline.id).ok_or_else(|| not_here(&name)));
+    let id = |name: String| {
+        name.parse().or_else(|_| api.node.agents.find(&name).map(|agent| agent.outline.id).ok_or_else(|| api.node.agents.missing(&name)))
+    };
     let agent = agent.map(id).transpose()?;
     let actions = action.unwrap_or_default().split(',').filter(|action| !action.is_empty()).map(str::to_owned).collect();
     check_filter(&EventFilter { actions: Vec::clone(&actions), ..EventFilter::default() })?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use parking_lot::RwLock;
 use protocol::{AgentId, Code, Did, NodeId, Problem, Timestamp, agreement::Pricing, api, claim::IdSalt, entry::Action, manifest::is_name};
 use serde::{Deserialize, Serialize};
-use store::{Append, Commit, Kind, RecordWrite};
+use store::{Append, Commit, DamagedRow, Kind, RecordWrite, SoundRecords};
 use tokio::sync::{OwnedRwLockReadGuard, Semaphore};
 
 use super::{
@@ -146,6 +146,8 @@ pub(crate) struct Agents {
     /// By id; names are few enough to look through once a spawn, and are resolved by `names` on each call.
     by_id: RwLock<BTreeMap<AgentId, Arc<Agent>>>,
     names: RwLock<BTreeMap<String, AgentId>>,
+    /// Those whose records are damaged: they are neither here nor gone.
+    damaged: Vec<DamagedRow>,
     /// One spawn at a time, so that two of one name can't both pass the check.
     spawning: tokio::sync::Mutex<()>,
 }
@@ -153,7 +155,7 @@ pub(crate) struct Agents {
 impl Agents {
     /// Restores the agents of an earlier run. Their plugins are loaded with their first call.
     pub(crate) async fn open(journal: Journal, owner: Did, (pricing, limits): (Pricing, api::Limits)) -> Result<Self, Problem> {
-        let records = journal::all_records(journal.store().as_ref(), Kind::Agent).await?;
+        let SoundRecords { records, damaged } = journal::sound_records(journal.store().as_ref(), Kind::Agent).await?;
         let agents = Self {
             journal,
             owner,
@@ -161,6 +163,7 @@ impl Agents {
             limits,
             by_id: RwLock::default(),
             names: RwLock::default(),
+            damaged,
             spawning: tokio::sync::Mutex::default(),
         };
         for (_, bytes) in records {
@@ -183,6 +186,20 @@ impl Agents {
     /// The agent of this id, if it lives here.
     pub(crate) fn get(&self, id: &AgentId) -> Option<Arc<Agent>> {
         self.by_id.read().get(id).cloned()
+    }
+
+    /// Why there is no agent of this id or name: it doesn't live here, or its record is damaged. By its name it may be any of
+    /// those whose records are.
+    pub(crate) fn missing(&self, id_or_name: &str) -> Problem {
+        let named = id_or_name.parse::<AgentId>().is_err();
+        let damaged = self.damaged.iter().find(|row| named || row.record_id().is_none_or(|id| id == id_or_name));
+        damaged.map_or_else(|| not_here(id_or_name), |row| store::Error::DamagedRow(row.clone()).into())
+    }
+
+    /// Refuses to look elsewhere for an agent that is here, but for its record.
+    pub(crate) fn require_sound(&self, id_or_name: &str) -> Result<(), Problem> {
+        let problem = self.missing(id_or_name);
+        if self.damaged.is_empty() || problem.code == Code::AgentNotFound { Ok(()) } else { Err(problem) }
     }
 
     /// Every agent, by id.
@@ -284,7 +301,7 @@ impl Agents {
 
     /// Ends an agent and deletes its state. Waits for the mutating call under way.
     pub(crate) async fn terminate(&self, caller: &Caller, id_or_name: &str) -> Result<api::Agent, Problem> {
-        let agent = self.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let agent = self.find(id_or_name).ok_or_else(|| self.missing(id_or_name))?;
         let mut life = agent.gate.lock().await;
         if *life == Life::Terminated {
             return Err(not_here(id_or_name));

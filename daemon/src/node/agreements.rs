@@ -129,7 +129,8 @@ impl Agreements {
         owner: Did,
         (max_unacknowledged, grace): (u64, SignedDuration),
     ) -> Result<Self, Problem> {
-        let (open, ended, moving, opened) = (RwLock::default(), Mutex::default(), tokio::sync::Mutex::default(), Timestamp::now());
+        let (open, ended, moving) = (RwLock::default(), Mutex::default(), tokio::sync::Mutex::default());
+        let opened = journal.clock().believed();
         let (unsettled, ends) = (Notify::new(), Notify::new());
         let (unused, admission, budgets) = (proposals::Unused::default(), proposals::Admission::default(), budget::Budgets::default());
         let agreements = Self {
@@ -149,9 +150,10 @@ impl Agreements {
             moving,
         };
         let store = agreements.journal.store();
-        let closed: HashMap<_, _> = journal::all_records(store.as_ref(), Kind::Closing).await?.into_iter().collect();
+        // Of a damaged one the agreement is left out, too: what reads it again fails as this did, and nothing is billed by it.
+        let closed: HashMap<_, _> = journal::sound_records(store.as_ref(), Kind::Closing).await?.records.into_iter().collect();
         let mut past = proposals::Past::default();
-        for (id, bytes) in journal::all_records(store.as_ref(), Kind::Agreement).await? {
+        for (id, bytes) in journal::sound_records(store.as_ref(), Kind::Agreement).await?.records {
             if let Some(closing) = closed.get(&id) {
                 agreements.recall(&id, &bytes, closing, &mut past);
                 continue;

@@ -224,11 +224,12 @@ impl Books {
 
     /// Every revocation that still matters, signed. Milliseconds since 1970 grow; a clock set back is made good by counting.
     async fn list(&self, before: u64) -> Result<Signed<Revocations>, Problem> {
-        let now = Timestamp::now();
+        let (now, believed) = (Timestamp::now(), self.0.journal.clock().believed());
         let records = self.records().await?.into_iter().filter(|record| record.member.standing == Standing::Revoked);
         let mut revoked: Vec<Revoked> = records
             .map(|record| Revoked { node: record.member.node, at: record.revoked_at.unwrap_or(now), until: record.member.expires_at })
-            .filter(|revoked| revoked.until > now)
+            // A revocation that is left out lets a node in again.
+            .filter(|revoked| revoked.until > believed)
             .collect();
         if revoked.len() > MAX_REVOKED {
             return Err(Problem::new(Code::Overloaded, format!("over {MAX_REVOKED} nodes were revoked within 30 days")));

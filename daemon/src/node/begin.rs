@@ -31,7 +31,7 @@ impl Node {
     async fn note_configuration(&self, caller: &Caller, settings: &[Setting]) -> Result<(), Problem> {
         let values: BTreeMap<&str, &Value> = settings.iter().map(|setting| (setting.key.as_str(), &setting.value)).collect();
         let body = journal::encode(&values);
-        let before = self.journal.store().record(Kind::Meta, CONFIGURATION).await?;
+        let before = journal::noted(self.journal.store().as_ref(), CONFIGURATION).await?;
         if before.as_ref() == Some(&body) {
             return Ok(());
         }
@@ -47,7 +47,7 @@ impl Node {
 
     /// Papers and configuration say which mesh a node is in; whoever asked for that over the API has entered it already.
     async fn note_mesh(&self, caller: &Caller) -> Result<(), Problem> {
-        let before = self.journal.store().record(Kind::Meta, MESH).await?;
+        let before = journal::noted(self.journal.store().as_ref(), MESH).await?;
         let before: Option<MeshId> = before.map(|bytes| journal::decode("note of the mesh", &bytes)).transpose()?;
         let (before, now) = (before.unwrap_or_else(MeshId::none), self.mesh_id.clone());
         if before == now {

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::{Code, Problem, Timestamp};
+use protocol::{Code, Problem};
 use store::Kind;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,8 @@ impl Node {
     /// Closes the books of agreements that have ended, until cancelled.
     pub(crate) async fn keep_closed(self, stop: CancellationToken) {
         loop {
-            let now = Timestamp::now();
+            // Books are closed once and for good.
+            let now = self.journal.clock().believed();
             let (due, next) = self.agreements.due(now);
             let mut failed = false;
             for contract in due {
@@ -34,11 +35,12 @@ impl Node {
                 }
             }
             let until_next = next.map_or(LONGEST, |next| Duration::try_from(next.duration_since(now)).unwrap_or_default());
-            let pause = if failed { RETRY.min(until_next) } else { until_next.min(LONGEST) };
+            let longest = if self.journal.clock().is_doubted() { RETRY } else { LONGEST };
+            let pause = if failed { RETRY.min(until_next) } else { until_next.min(longest) };
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.agreements.ends.notified() => {}
-                () = tokio::time::sleep(pause) => if next.is_some_and(|next| next <= Timestamp::now()) {
+                () = tokio::time::sleep(pause) => if next.is_some_and(|next| next <= self.journal.clock().believed()) {
                     // What has ended just now is settled for the last time.
                     self.agreements.unsettled.notify_one();
                 }

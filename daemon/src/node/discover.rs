@@ -196,6 +196,10 @@ impl Node {
     /// Verifies an advert and keeps it; the mesh learns where its node is.
     fn learn(&self, from: NodeId, sealed: Sealed<Advert>) -> Result<Arc<VerifiedAdvert>, Problem> {
         let advert = self.directory.learn(from, sealed)?;
+        let told = advert.document();
+        if told.node != self.node_id {
+            self.journal.clock().heard(told.node, told.header.issued_at);
+        }
         self.hear_of(advert.document());
         self.look_for_twins(&advert);
         let Advert { node, addresses, .. } = advert.document();

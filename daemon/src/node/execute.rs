@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     Caller, Node,
-    agents::{Agent, not_here},
+    agents::Agent,
     agreements::{Contract, claimed_agreement, receipt_record},
     journal::Note,
     once::{Claimed, Repeatable},
@@ -50,8 +50,9 @@ impl Node {
                 answered => return answered,
             }
         }
+        self.agents.require_sound(&invocation.agent)?;
         let left = self.whereabouts.find(&invocation.agent).map(|(id, _)| id);
-        let id = left.or_else(|| invocation.agent.parse().ok()).ok_or_else(|| not_here(&invocation.agent))?;
+        let id = left.or_else(|| invocation.agent.parse().ok()).ok_or_else(|| self.agents.missing(&invocation.agent))?;
         self.execute_there(caller, id, invocation).await
     }
 

@@ -174,7 +174,7 @@ impl Node {
 
     /// The addresses that were joined in earlier runs.
     pub(crate) async fn joined(&self) -> Result<Vec<String>, Problem> {
-        let records = journal::all_records(self.journal.store().as_ref(), Kind::Peer).await?;
+        let records = journal::sound_records(self.journal.store().as_ref(), Kind::Peer).await?.records;
         Ok(records.into_iter().map(|(address, _)| address).collect())
     }
 

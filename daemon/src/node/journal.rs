@@ -5,9 +5,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures::future;
 use parking_lot::Mutex;
 use protocol::{AgreementId, Code, Did, MeshId, OperationId, Problem, Timestamp, entry, entry::Action, merkle};
-use store::{Append, Commit, Committed, Committer, Kind, RecordWrite, Store};
+use store::{Append, Commit, Committed, Committer, Kind, RecordWrite, SoundRecords, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
 
 /// How long a commit that nobody waits for may wait for company. Each flush of the disk costs all others the same.
 const LATER: Duration = Duration::from_millis(200);
@@ -20,6 +22,7 @@ pub(crate) struct Journal {
     store: Arc<dyn Store>,
     committer: Committer,
     mesh: MeshId,
+    clock: Clock,
     /// Commits whose loss in a crash the next one makes good.
     waiting: Arc<Mutex<Vec<Commit>>>,
     /// Records of which only the newest counts, by their ids, with their numbers.
@@ -50,11 +53,12 @@ impl<'a> Note<'a> {
 }
 
 impl Journal {
-    pub(crate) fn new(store: Arc<dyn Store>, mesh: MeshId) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, mesh: MeshId, clock: Clock) -> Self {
         Self {
             committer: Committer::spawn(Arc::clone(&store)),
             store,
             mesh,
+            clock,
             waiting: Arc::default(),
             newest: Arc::default(),
             flushing: Arc::default(),
@@ -65,6 +69,19 @@ impl Journal {
     /// The store, to read.
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Which time is believed before something is forgotten for good.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Tells the store which time is believed, every ten minutes or at once: what a later start goes by.
+    pub(crate) async fn note_time(&self, at_once: bool) {
+        let Some(record) = self.clock.note(at_once) else { return };
+        if let Err(error) = self.commit(Commit { records: vec![record], ..Commit::default() }).await {
+            tracing::warn!(%error, "the time is not noted");
+        }
     }
 
     /// The entry of an action, ready to be appended.
@@ -195,5 +212,29 @@ pub(crate) async fn all_records(store: &dyn Store, kind: store::Kind) -> Result<
         if last {
             return Ok(records);
         }
+    }
+}
+
+/// The same, without those that are damaged: for what works without one of them. They are named in the log.
+pub(crate) async fn sound_records(store: &dyn Store, kind: store::Kind) -> Result<SoundRecords, Problem> {
+    const PAGE: usize = 1_000;
+    let mut all = SoundRecords::default();
+    loop {
+        let after = all.records.last().map(|(id, _)| id.clone());
+        let page = store.sound_records(kind, after.as_deref(), PAGE).await?;
+        let last = page.records.len() < PAGE;
+        all.records.extend(page.records);
+        all.damaged.extend(page.damaged);
+        if last {
+            return Ok(all);
+        }
+    }
+}
+
+/// A note of the node's own that can be made again: a damaged one is as good as none.
+pub(crate) async fn noted(store: &dyn Store, id: &str) -> Result<Option<Vec<u8>>, Problem> {
+    match store.record(Kind::Meta, id).await {
+        Err(store::Error::DamagedRow(_)) => Ok(None),
+        found => Ok(found?),
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{
     Caller, Node,
-    agents::{Agent, Life, Record, attachment, not_here},
+    agents::{Agent, Life, Record, attachment},
 };
 
 /// Releases that a plugin of an agent can be taken back to.
@@ -117,7 +117,7 @@ impl Node {
 
     /// A registered plugin, loaded, for an agent that lives here.
     async fn ready(&self, id_or_name: &str, component: &Digest) -> Result<api::Plugin, Problem> {
-        self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        self.agents.find(id_or_name).ok_or_else(|| self.agents.missing(id_or_name))?;
         let plugin = self.plugins.get(component).await?;
         self.plugins.loaded(component).await?;
         Ok(plugin)
@@ -137,7 +137,7 @@ impl Node {
 
     /// How much an agent's state is.
     pub(crate) async fn held(&self, id_or_name: &str) -> Result<api::StateOutline, Problem> {
-        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let agent = self.agents.find(id_or_name).ok_or_else(|| self.agents.missing(id_or_name))?;
         let held = self.journal.store().held(&*agent.state.read().await).await?;
         Ok(api::StateOutline { keys: held.keys, bytes: held.bytes })
     }
@@ -174,7 +174,7 @@ impl Node {
 
     /// The error for an agent that doesn't live here; if it did once, it says where it went.
     pub(crate) fn absent(&self, id_or_name: &str) -> Problem {
-        self.whereabouts.find(id_or_name).map_or_else(|| not_here(id_or_name), |(_, there)| there.told(id_or_name))
+        self.whereabouts.find(id_or_name).map_or_else(|| self.agents.missing(id_or_name), |(_, there)| there.told(id_or_name))
     }
 
     /// Runs a release's health check as the agent would, and keeps nothing of what it writes. It reaches nothing outside of

@@ -44,7 +44,7 @@ impl Lineages {
             }
         };
         own.into_iter().for_each(&mut learn);
-        for (id, bytes) in journal::all_records(journal.store().as_ref(), Kind::Lineage).await? {
+        for (id, bytes) in journal::sound_records(journal.store().as_ref(), Kind::Lineage).await?.records {
             let proofs: Result<Vec<Envelope>, Problem> = journal::decode("lineage", &bytes);
             match proofs.map(|proofs| Lineage::open(&proofs)) {
                 Ok(Ok(Some(lineage))) => learn(&lineage),

@@ -5,6 +5,7 @@
 //!          ├─> Node::execute ── is ─┤
 //! inbound ─┘   (peers: only local)  └─ remote: agreement, mesh request, receipt
 //!
+//! clock        which time is believed before what can't be undone
 //! journal      every write, with its trace entry      trace_log    checkpoints and proofs; search looks things up, tiles show it as files,
 //!                                                     prune keeps it from growing for ever
 //! witness      cosignatures under them, for them; other nodes' histories
@@ -23,6 +24,7 @@ mod authority;
 mod bans;
 mod begin;
 mod claims;
+mod clock;
 mod closing;
 mod custody;
 pub(crate) mod directory;
@@ -55,6 +57,7 @@ mod templates;
 mod tiles;
 pub(crate) mod trace_log;
 mod unsettled;
+mod verify;
 mod view;
 mod webhooks;
 mod witness;
@@ -181,6 +184,8 @@ pub(crate) struct Rooms {
     pub(crate) agents: Agents,
     /// What plugins log.
     pub(crate) logs: Arc<logs::Logs>,
+    /// Held while the store is looked through.
+    verifying: tokio::sync::Mutex<()>,
     /// Held while a snapshot is taken or let go: nothing is deleted that another one needs.
     snapshotting: tokio::sync::Mutex<()>,
     /// Held while an agent comes from elsewhere.
@@ -226,7 +231,8 @@ impl Node {
     pub(crate) async fn open(parts: Parts) -> Result<Self, Problem> {
         let owner = parts.owner_key.did();
         let mesh_id = parts.membership.as_ref().map_or_else(MeshId::none, |membership| membership.mesh().clone());
-        let journal = Journal::new(parts.store, mesh_id.clone());
+        let clock = clock::Clock::open(parts.store.as_ref()).await?;
+        let journal = Journal::new(parts.store, mesh_id.clone(), clock);
         let node_id = parts.node_key.node_id();
         // A key of another mesh is an old one: it has no say here.
         let authority = parts.authority.filter(|key| mesh_id.authority() == Some(key.did()));
@@ -254,6 +260,7 @@ impl Node {
             share: parts.share,
             agents: Agents::open(journal.clone(), owner, (parts.pricing, parts.limits)).await?,
             logs: Arc::new(logs::Logs::new()),
+            verifying: tokio::sync::Mutex::default(),
             snapshotting: tokio::sync::Mutex::default(),
             adopting: tokio::sync::Mutex::default(),
             whereabouts: moving::Elsewhere::open(journal.store().as_ref()).await?,
@@ -285,6 +292,8 @@ impl Node {
         };
         let node = Self(Arc::new(rooms));
         node.clear_staged().await?;
+        // Before anything is entered: entries have the system's time, which may be wrong.
+        node.journal.note_time(true).await;
         node.note_key().await?;
         node.note_rotation().await?;
         node.note_start(&parts.settings).await?;
@@ -295,7 +304,7 @@ impl Node {
     /// Enters into the trace that the owner's key is kept in another way than before; a plain file is where it begins.
     async fn note_key(&self) -> Result<(), Problem> {
         let plain = |owner| Action::Key { owner, kept: KeyKept::File };
-        let before = self.journal.store().record(Kind::Meta, KEPT).await?;
+        let before = journal::noted(self.journal.store().as_ref(), KEPT).await?;
         let before = before.map(|bytes| journal::decode("note of the owner's key", &bytes)).transpose()?;
         let action = Action::Key { owner: self.owner, kept: self.owner_key.kept() };
         if before.unwrap_or_else(|| plain(self.owner)) == action {
@@ -389,9 +398,10 @@ impl Node {
             }
             self.reconcile().await;
             self.directory.sweep();
-            if let Err(error) = self.journal.store().forget(protocol::Timestamp::now().as_second()).await {
+            if let Err(error) = self.journal.store().forget(self.journal.clock().believed().as_second()).await {
                 tracing::warn!(%error, "can't forget old answers");
             }
+            self.journal.note_time(false).await;
         }
     }
 
@@ -412,6 +422,7 @@ impl Node {
             self.withdraw().await;
             mesh.clone().shutdown().await;
         }
+        self.journal.note_time(true).await;
         if let Err(error) = self.journal.close().await {
             tracing::error!(%error, "the store did not close cleanly");
         }

@@ -22,7 +22,6 @@ use protocol::{
 
 use super::{
     Caller, Node,
-    agents::not_here,
     agreements::{Contract, Kept, Rule},
     inbound::now,
 };
@@ -121,7 +120,7 @@ impl Node {
         // What is new was signed just now, by whatever key: who has only an older one can't date it back. What is known may be old.
         signed.require_new(Timestamp::now())?;
         self.agreements.admit(from, terms.consumer)?;
-        let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
+        let agent = self.agents.get(&terms.agent).ok_or_else(|| self.agents.missing(&terms.agent.to_string()))?;
         // What is agreed on while the agent leaves would not go along.
         let _stays = agent.stays_here()?;
         let rules = self.rules_for(terms, from);

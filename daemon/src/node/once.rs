@@ -113,9 +113,9 @@ impl Once {
         Ok(Self { scope: format!("{}{by}/{}", scope_of(&call.agent), call.method), key: key.to_owned() })
     }
 
-    /// What is kept of a call's answer.
-    pub(super) fn answer(&self, answered: &Answered, now_s: i64) -> Answer {
-        let expires_s = now_s.saturating_add(ANSWER_TTL_S);
+    /// What is kept of a call's answer, for a day by the system's clock; `now_s` is the time that is believed.
+    pub(super) fn answer(&self, answered: &Answered, now_s: i64, wall_s: i64) -> Answer {
+        let expires_s = wall_s.saturating_add(ANSWER_TTL_S);
         Answer { scope: self.scope.clone(), key: self.key.clone(), value: wire::encode(answered), now_s, expires_s }
     }
 }
@@ -155,7 +155,7 @@ impl Node {
 
     /// The answer that was given before; `before` is where an earlier release would have kept it, under that agreement.
     pub(super) async fn answered(&self, once: &Once, before: Option<&(AgreementId, Once)>, params: &[u8]) -> Result<Option<Ran>, Problem> {
-        let (store, now_s) = (self.journal.store(), Timestamp::now().as_second());
+        let (store, now_s) = (self.journal.store(), self.journal.clock().believed().as_second());
         let (mut body, mut under) = (store.answer(&once.scope, &once.key, now_s).await?, None);
         if let (None, Some((id, before))) = (&body, before) {
             (body, under) = (store.answer(&before.scope, &before.key, now_s).await?, Some(*id));

@@ -80,7 +80,11 @@ impl Node {
     pub(crate) async fn prune(&self, caller: &Caller, older_than: SignedDuration) -> Result<Pruning, Problem> {
         let retention = self.trace.retention();
         let _one_at_a_time = retention.running.lock().await;
-        let cutoff = Timestamp::now().saturating_sub(older_than).unwrap_or(Timestamp::MIN);
+        let believed = self.journal.clock().believed();
+        if self.journal.clock().is_doubted() {
+            tracing::warn!(%believed, "the clock is ahead of what is proven: what became old since then isn't pruned yet");
+        }
+        let cutoff = believed.saturating_sub(older_than).unwrap_or(Timestamp::MIN);
         self.declare(caller, cutoff).await?;
         let before = *retention.state.read();
         let Some(before) = before else { return Ok(Pruning { pruned: None, cleared: 0 }) };

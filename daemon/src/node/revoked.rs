@@ -30,12 +30,20 @@ pub(crate) struct Revoked {
 impl Revoked {
     /// Restores what was revoked in an earlier run.
     pub(crate) async fn open(journal: Journal) -> Result<Self, Problem> {
-        let records = journal::all_records(journal.store().as_ref(), Kind::Revocation).await?;
+        let store::SoundRecords { records, damaged } = journal::sound_records(journal.store().as_ref(), Kind::Revocation).await?;
+        // What was revoked stays so, whatever became of the reason; of what nobody knows what it was, nothing may be run.
+        let component = |row: &store::DamagedRow| row.record_id()?.parse::<Digest>().ok();
+        let mut unreadable = Vec::new();
+        for row in damaged {
+            let component = component(&row).ok_or(store::Error::DamagedRow(row))?;
+            unreadable.push((component, Revocation { component, reason: None, revoked_at: Timestamp::now() }));
+        }
         let decode = |(_, bytes): (String, Vec<u8>)| {
             let revocation: Revocation = journal::decode("revocation", &bytes)?;
             Ok((revocation.component, revocation))
         };
-        let known = records.into_iter().map(decode).collect::<Result<_, Problem>>()?;
+        let mut known = records.into_iter().map(decode).collect::<Result<BTreeMap<_, _>, Problem>>()?;
+        known.extend(unreadable);
         Ok(Self { journal, known: RwLock::new(known), changing: tokio::sync::Mutex::default() })
     }
 

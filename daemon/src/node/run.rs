@@ -212,13 +212,13 @@ impl Node {
         let entry = self.journal.append(note, action);
         let leaf = entry.leaf;
         let writes: Vec<_> = done.writes.into_iter().map(|(key, value)| Write { key, value }).collect();
-        let now_s = Timestamp::now().as_second();
+        let (now_s, wall_s) = (self.journal.clock().believed().as_second(), Timestamp::now().as_second());
         let commit = Commit {
             state: (!writes.is_empty()).then_some(StateWrites { agent: state, writes, quota: Some(quota(&run.agent)) }),
             charge: run.held.as_ref().map(|held| held.charge(answered.usage)),
             // So that the receipt can be made again, should nobody get it.
             records: agreement.map(|id| charged(agent, &run.method, &run.params, &answered).record(id)).into_iter().collect(),
-            answer: once.as_ref().map(|once| once.answer(&answered, now_s)),
+            answer: once.as_ref().map(|once| once.answer(&answered, now_s, wall_s)),
             entry: Some(entry),
             ..Commit::default()
         };

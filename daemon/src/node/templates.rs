@@ -39,9 +39,9 @@ impl Templates {
     /// Restores what the operator brought and decided in an earlier run.
     pub(crate) async fn open(journal: Journal) -> Result<Self, Problem> {
         let store = journal.store().as_ref();
-        let own = journal::all_records(store, Kind::Template).await?.into_iter();
+        let own = journal::sound_records(store, Kind::Template).await?.records.into_iter();
         let own = own.map(|(name, bytes)| Ok((name, journal::decode("template", &bytes)?))).collect::<Result<_, Problem>>()?;
-        let rules = journal::all_records(store, Kind::AutoAccept).await?.into_iter();
+        let rules = journal::sound_records(store, Kind::AutoAccept).await?.records.into_iter();
         let rule = |(_, bytes): (String, Vec<u8>)| {
             let AutoAccept { template, whose, budget, .. } = journal::decode("rule of acceptance", &bytes)?;
             Ok(((template, whose), budget))

@@ -48,15 +48,12 @@ struct Head {
 impl TraceLog {
     /// Restores the tree of the newest checkpoint.
     pub(crate) async fn open(journal: Journal, key: Key) -> Result<Self, Problem> {
-        let newest = journal.store().record(Kind::Meta, NEWEST).await?;
-        let (tree, note) = match newest {
+        let (tree, note) = match newest(journal.store().as_ref()).await? {
             None => (Tree::new(), None),
             Some(bytes) => {
                 let note = String::from_utf8(bytes).map_err(|_| damaged("the newest checkpoint is not text"))?;
                 let checkpoint = Checkpoint::verify(&note).map_err(|error| damaged(&error.to_string()))?;
-                let plan = trace::proof::frontier(checkpoint.size);
-                let hashes = read(journal.store().as_ref(), &plan).await?;
-                let tree = Tree::restore(checkpoint.size, plan.assemble(hashes)?)?;
+                let tree = restore(journal.store().as_ref(), checkpoint.size).await?;
                 if tree.root() != checkpoint.root || checkpoint.node != key.node_id() {
                     return Err(damaged("its hashes do not lead to the newest checkpoint"));
                 }
@@ -73,7 +70,7 @@ impl TraceLog {
         let mut head = self.head.lock().await;
         let size = self.journal.store().log_size().await?;
         if head.note.is_none() || head.tree.size() < size {
-            let (tree, nodes) = self.grow(head.tree.clone(), size).await?;
+            let (tree, nodes) = grow(self.journal.store().as_ref(), head.tree.clone(), size).await?;
             let checkpoint = Checkpoint { node: self.key.node_id(), size, root: tree.root() };
             let note = checkpoint.sign(&self.key);
             let record = |kind, id: String| RecordWrite { kind, id, value: Some(note.clone().into_bytes()) };
@@ -102,21 +99,6 @@ impl TraceLog {
         let (past, plan) = (trace::proof::frontier(from), trace::proof::consistency(from, to.size)?);
         let root = Tree::restore(from, past.assemble(read(store, &past).await?)?)?.root();
         Ok(Link { from, root, hashes: plan.assemble(read(store, &plan).await?)? })
-    }
-
-    /// Appends the leaves up to `size`; returns the subtrees that they completed.
-    async fn grow(&self, mut tree: Tree, size: u64) -> Result<(Tree, Vec<TreeNode>), Problem> {
-        let mut nodes = Vec::new();
-        while tree.size() < size {
-            let leaves = self.journal.store().leaves(tree.size(), PAGE.min((size - tree.size()) as usize)).await?;
-            if leaves.is_empty() {
-                return Err(damaged(&format!("leaf {} is missing", tree.size())));
-            }
-            for leaf in leaves {
-                nodes.extend(tree.append(leaf).into_iter().map(|node| TreeNode { level: node.level, index: node.index, hash: node.hash }));
-            }
-        }
-        Ok((tree, nodes))
     }
 
     /// Signs whenever the log has grown, until cancelled.
@@ -263,6 +245,44 @@ impl TraceLog {
 
 /// The record that holds the newest checkpoint.
 const NEWEST: &str = "newest-checkpoint";
+
+/// The newest checkpoint. Each is kept under its size, too.
+async fn newest(store: &dyn Store) -> Result<Option<Vec<u8>>, Problem> {
+    match store.record(Kind::Meta, NEWEST).await {
+        Err(store::Error::DamagedRow(_)) => {
+            let kept = super::journal::sound_records(store, Kind::Checkpoint).await?.records;
+            Ok(kept.into_iter().next_back().map(|(_, note)| note))
+        }
+        found => Ok(found?),
+    }
+}
+
+/// The tree of a size, from its stored hashes; from all leaves, if one of those is damaged.
+async fn restore(store: &dyn Store, size: u64) -> Result<Tree, Problem> {
+    let plan = trace::proof::frontier(size);
+    let problem = match read(store, &plan).await {
+        Ok(hashes) => return Ok(Tree::restore(size, plan.assemble(hashes)?)?),
+        Err(problem) if problem.code == Code::StoreDamaged => problem,
+        Err(problem) => return Err(problem),
+    };
+    tracing::warn!(%problem, size, "the trace's tree is computed again from its leaves");
+    Ok(grow(store, Tree::new(), size).await?.0)
+}
+
+/// Appends the leaves up to `size`; returns the subtrees that they completed.
+async fn grow(store: &dyn Store, mut tree: Tree, size: u64) -> Result<(Tree, Vec<TreeNode>), Problem> {
+    let mut nodes = Vec::new();
+    while tree.size() < size {
+        let leaves = store.leaves(tree.size(), PAGE.min((size - tree.size()) as usize)).await?;
+        if leaves.is_empty() {
+            return Err(damaged(&format!("leaf {} is missing", tree.size())));
+        }
+        for leaf in leaves {
+            nodes.extend(tree.append(leaf).into_iter().map(|node| TreeNode { level: node.level, index: node.index, hash: node.hash }));
+        }
+    }
+    Ok((tree, nodes))
+}
 
 /// Whether an entry says that those before an index were pruned.
 fn says_pruned(entry: &[u8], index: u64) -> bool {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use protocol::Problem;
 use store::{Store, View};
 
 use super::agents::Agent;
@@ -22,7 +23,7 @@ impl StoredState {
         Self { store, agent, view: None }
     }
 
-    async fn view(&mut self) -> Result<&mut Box<dyn View>, store::Error> {
+    async fn view(&mut self) -> Result<&mut Box<dyn View>, Problem> {
         let view = match self.view.take() {
             Some(view) => view,
             None => self.store.view(&*self.agent.state.read().await).await?,
@@ -34,10 +35,10 @@ impl StoredState {
 #[async_trait]
 impl kernel::State for StoredState {
     async fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
-        Ok(self.view().await?.get(key).await?)
+        Ok(self.view().await?.get(key).await.map_err(Problem::from)?)
     }
 
     async fn list(&mut self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Failure> {
-        Ok(self.view().await?.list(prefix, after, limit).await?)
+        Ok(self.view().await?.list(prefix, after, limit).await.map_err(Problem::from)?)
     }
 }

@@ -66,7 +66,7 @@ impl Webhooks {
     /// Restores those of an earlier run.
     pub(crate) async fn open(journal: Journal, attempts: u32) -> Result<Self, Problem> {
         let mut known = BTreeMap::new();
-        for (_, bytes) in journal::all_records(journal.store().as_ref(), Kind::Webhook).await? {
+        for (_, bytes) in journal::sound_records(journal.store().as_ref(), Kind::Webhook).await?.records {
             let state: Webhook = journal::decode("webhook", &bytes)?;
             known.insert(state.id, Arc::new(Hook::new(state)));
         }

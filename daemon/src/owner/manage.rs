@@ -86,7 +86,8 @@ pub(crate) fn run(command: Command, directory: &DataDir, settings: &Settings) ->
 /// What has an owner keeps it.
 fn vacant(directory: &DataDir) -> Result<(), Problem> {
     // A node's first start makes its own key too: what it has kept since is its owner's of then.
-    match [FILE, TOKEN, LINEAGE, "node.key"].into_iter().find(|name| directory.join(name).exists()) {
+    let own = [FILE, TOKEN, LINEAGE].into_iter().find(|name| directory.join(name).exists());
+    match own.or_else(|| crate::identity::had_owner(directory)) {
         None => Ok(()),
         Some(name) => {
             let problem =

@@ -35,6 +35,13 @@ const FILE: &str = "owner.key";
 /// Where the key is instead of in its file, so that a setting that is forgotten doesn't make another owner.
 const TOKEN: &str = "owner.token";
 
+/// The files of which one says where the owner's key is.
+pub(crate) const KEY_FILES: &[&str] = &[FILE, TOKEN];
+/// How the owner's key follows its first one.
+pub(crate) const LINEAGE_FILE: &str = rotate::LINEAGE;
+/// All files of the owner's.
+pub(crate) const FILES: &[&str] = &[FILE, TOKEN, LINEAGE_FILE];
+
 /// What the configuration says of the owner's key.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
@@ -74,7 +81,8 @@ struct Elsewhere {
 }
 
 impl OwnerKey {
-    /// Opens the owner's key, which is made in a file where there is none and nothing says where it is. Blocks.
+    /// Opens the owner's key, which is made in a file where there is none and nothing says where it is. Whether there was one
+    /// before is for [`crate::identity::require`] to say. Blocks.
     ///
     /// # Errors
     /// `invalid_config`: the passphrase or the PIN is missing or wrong, or the key isn't the one of before;

@@ -176,7 +176,7 @@ pub struct Answer {
 pub struct Append {
     /// The operation; it has one entry at most.
     pub operation: OperationId,
-    /// The entry's leaf hash.
+    /// The entry's leaf hash (`protocol::merkle::leaf_hash`): what is read of the entry is held against it.
     pub leaf: Hash,
     /// The entry, byte for byte.
     pub entry: Vec<u8>,
@@ -327,6 +327,12 @@ pub enum Rejected {
         /// The operation.
         operation: OperationId,
     },
+    /// What the commit builds on isn't what was written.
+    #[error("a row of the store is damaged: {row}")]
+    Damaged {
+        /// The row.
+        row: String,
+    },
     /// Something is larger than a store takes.
     #[error("{what} has {bytes} bytes, a store takes {limit}")]
     TooLarge {
@@ -347,6 +353,7 @@ impl Rejected {
             Self::Duplicate | Self::Logged { .. } => Code::Conflict,
             Self::StateFull { .. } => Code::StateQuota,
             Self::TooLarge { .. } => Code::TooLarge,
+            Self::Damaged { .. } => Code::StoreDamaged,
         }
     }
 }

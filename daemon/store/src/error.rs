@@ -42,6 +42,9 @@ pub enum Error {
         /// What shows it.
         what: String,
     },
+    /// A row isn't what was written; the rest of the store works.
+    #[error("a row of the store is damaged: {0}")]
+    DamagedRow(DamagedRow),
     /// Content doesn't have the digest it was announced with.
     #[error("the content doesn't have the digest {expected}")]
     Mismatch {
@@ -85,6 +88,33 @@ pub enum Error {
     },
 }
 
+/// A row that isn't what was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{table} {key}")]
+pub struct DamagedRow {
+    /// Its table.
+    pub table: &'static str,
+    /// Its key as it was read, for people.
+    pub key: String,
+    /// Whether it is the content that changed, and the key is the one that was written.
+    pub content: bool,
+    /// The key that was written, encoded, as far as that can be told.
+    pub(crate) original: Option<Vec<u8>>,
+}
+
+impl DamagedRow {
+    /// The id of a record, as it was written, as far as that can be told.
+    pub fn record_id(&self) -> Option<String> {
+        // A number of nine bytes, the kind, and then a text with its length of eight bytes before it.
+        let text = self.original.as_deref().filter(|_| self.table == "record")?.get(9 + 9..)?;
+        std::str::from_utf8(text).ok().map(str::to_owned)
+    }
+}
+
+/// What to do about a damaged store.
+pub(crate) const DAMAGED: &str =
+    "'mcpctl store verify' names all that is damaged; check the disk, then restore a backup, or have the agents recovered from replicas";
+
 impl Error {
     /// Its stable code.
     pub fn code(&self) -> Code {
@@ -96,9 +126,8 @@ impl Error {
             Self::Overloaded => Code::Overloaded,
             Self::Busy { .. } => Code::Conflict,
             Self::Closed => Code::ShuttingDown,
-            Self::Foreign { .. } | Self::Full | Self::Damaged { .. } | Self::Interrupted | Self::Failed { .. } | Self::Files { .. } => {
-                Code::StoreFailed
-            }
+            Self::Damaged { .. } | Self::DamagedRow(_) => Code::StoreDamaged,
+            Self::Foreign { .. } | Self::Full | Self::Interrupted | Self::Failed { .. } | Self::Files { .. } => Code::StoreFailed,
         }
     }
 
@@ -107,7 +136,7 @@ impl Error {
             Self::MigrationNeeded { .. } => Some("run the newer program, or restore a backup made by this one"),
             Self::Foreign { .. } => Some("point the data directory elsewhere, or move the file away"),
             Self::Full => Some("free some space; nothing was lost and no restart is needed"),
-            Self::Damaged { .. } => Some("check the disk, then restore a backup or let a replica recover the agents"),
+            Self::Damaged { .. } | Self::DamagedRow(_) => Some(DAMAGED),
             Self::Overloaded | Self::Busy { .. } => Some("try again later"),
             Self::Interrupted => Some("look the operation up before repeating it"),
             Self::Rejected(_) | Self::Locked | Self::Mismatch { .. } | Self::Closed | Self::Failed { .. } | Self::Files { .. } => None,
@@ -145,7 +174,11 @@ impl From<Error> for Problem {
             cause = source.source();
         }
         let problem = Self::new(error.code(), detail);
-        match error.hint() {
+        let hint = match &error {
+            Error::Rejected(Rejected::Damaged { .. }) => Some(DAMAGED),
+            other => other.hint(),
+        };
+        match hint {
             Some(hint) => problem.hint(hint),
             None => problem,
         }

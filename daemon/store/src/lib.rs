@@ -11,7 +11,8 @@
 //!
 //! [`Store`] speaks in what the product does, not in tables: a [`Commit`] is one operation's whole effect (state,
 //! usage, idempotent answer, trace entry), made entirely or not at all. Backends differ in where it lands; the suite
-//! in `conformance` says what all of them guarantee. There is no clock in here: callers pass the time.
+//! in `conformance` says what all of them guarantee. There is no clock in here: callers pass the time. What is read is what was
+//! written, or an error ([`Error::DamagedRow`]): disks flip bits.
 
 mod blobs;
 mod commit;
@@ -21,7 +22,7 @@ pub mod conformance;
 mod error;
 mod sqlite;
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use async_trait::async_trait;
 use protocol::{AgentId, AgreementId, OperationId, Usage, merkle::Hash};
@@ -33,9 +34,41 @@ pub use crate::{
         Tracking, TreeNode, Write,
     },
     committer::Committer,
-    error::Error,
+    error::{DamagedRow, Error},
     sqlite::Sqlite,
 };
+
+/// The most damage of one sort that is told of one by one.
+pub const MAX_TOLD: usize = 1_000;
+
+/// What a look through the store has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Rows that were held against their sums, by table.
+    pub rows: Vec<(&'static str, u64)>,
+    /// Those that don't match, at most [`MAX_TOLD`].
+    pub damaged: Vec<DamagedRow>,
+    /// What is wrong with the file's structure.
+    pub structure: Vec<String>,
+    /// Whether it came to the end of all in the time that it had.
+    pub complete: bool,
+}
+
+impl Checked {
+    /// Whether nothing was found.
+    pub fn is_sound(&self) -> bool {
+        self.damaged.is_empty() && self.structure.is_empty()
+    }
+}
+
+/// A page of records, and what of it is damaged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SoundRecords {
+    /// Those that are as they were written.
+    pub records: Vec<(String, Vec<u8>)>,
+    /// The others.
+    pub damaged: Vec<DamagedRow>,
+}
 
 /// One entry of the trace log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,8 +112,11 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// One record.
     async fn record(&self, kind: Kind, id: &str) -> Result<Option<Vec<u8>>, Error>;
 
-    /// Records of a kind in the byte order of their ids, those after `after`.
+    /// Records of a kind in the byte order of their ids, those after `after`. One that is damaged fails all.
     async fn records(&self, kind: Kind, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, Error>;
+
+    /// The same, but damaged ones are left out and named: for whoever can do without them.
+    async fn sound_records(&self, kind: Kind, after: Option<&str>, limit: usize) -> Result<SoundRecords, Error>;
 
     /// What an agreement used, by bucket, in the byte order of the buckets' names.
     async fn usage(&self, agreement: &AgreementId) -> Result<Vec<(String, Usage)>, Error>;
@@ -109,6 +145,13 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// Drops the answers that have expired at `now_s` (Unix seconds); says how many.
     async fn forget(&self, now_s: i64) -> Result<u64, Error>;
+
+    /// Looks through all of it for what isn't as it was written, for at most so long. What it finds decides what later reads that
+    /// find nothing are worth.
+    async fn check(&self, within: Option<Duration>) -> Result<Checked, Error>;
+
+    /// The damaged rows that are known so far.
+    fn damaged(&self) -> Vec<DamagedRow>;
 
     /// Ends it in an orderly way; calls that come later fail with [`Error::Closed`]. Closing twice is no error.
     async fn close(&self) -> Result<(), Error>;

@@ -43,7 +43,7 @@ async fn conforms_on_one_thread() {
 /// Stores as earlier versions left them: everything is there still, and what is new is right from the beginning.
 #[tokio::test]
 async fn stores_of_earlier_versions_are_taken_over() {
-    let steps = [include_str!("../src/sqlite/v1.sql"), include_str!("../src/sqlite/v2.sql")];
+    let steps = [include_str!("../src/sqlite/v1.sql"), include_str!("../src/sqlite/v2.sql"), include_str!("../src/sqlite/v3.sql")];
     for version in 1..=steps.len() {
         taken_over(&steps[..version]).await;
     }
@@ -60,11 +60,30 @@ async fn taken_over(steps: &[&str]) {
     for (key, value) in [("é", &b"12345"[..]), ("b", b"")] {
         old.execute(insert, (agent.uuid().as_bytes(), key, value)).expect("some state");
     }
+    let (entry, operation, agreement) = (b"an entry".to_vec(), OperationId::new(), AgreementId::new());
+    old.execute(
+        "INSERT INTO log (position, operation, leaf, entry) VALUES (0, ?1, ?2, ?3)",
+        (operation.uuid().as_bytes(), leaf_hash(&entry), &entry),
+    )
+    .expect("an entry");
+    old.execute("INSERT INTO record (kind, id, value) VALUES (11, 'r', x'0102')", []).expect("a record");
+    old.execute("INSERT INTO usage VALUES (?1, 'total', 1, 2, 3, 4)", [agreement.uuid().as_bytes()]).expect("some usage");
+    old.execute("INSERT INTO answer VALUES ('scope', 'key', x'03', 100)", []).expect("an answer");
+    old.execute("INSERT INTO node VALUES (8, 5, ?1)", [[7u8; 32]]).expect("a node of the tree");
     if steps.len() >= 2 {
         old.execute("INSERT INTO held (agent, keys, bytes) VALUES (?1, 2, 8)", [agent.uuid().as_bytes()]).expect("what is held");
     }
     old.close().expect("closed");
     let store = open(&path);
+    let logged = store.entry_of(&operation).await.expect("read").expect("there");
+    assert_eq!((logged.index, logged.leaf, &logged.entry, store.log_size().await.expect("size")), (0, leaf_hash(&entry), &entry, 1));
+    assert_eq!(store.record(Kind::Meta, "r").await.expect("read").as_deref(), Some(&[1, 2][..]));
+    let usage = Usage { calls: 1, fuel: 2, wall_us: 3, egress_bytes: 4 };
+    assert_eq!(store.usage(&agreement).await.expect("read"), [("total".to_owned(), usage)]);
+    assert_eq!(store.answer("scope", "key", 99).await.expect("read").as_deref(), Some(&[3][..]));
+    assert_eq!(store.nodes(8, 5, 9).await.expect("read"), [[7; 32]]);
+    let checked = store.check(None).await.expect("checked");
+    assert!(checked.is_sound() && checked.complete, "{checked:?}");
     assert_eq!(store.held(&agent).await.expect("held"), Held { keys: 2, bytes: 8 });
     assert_eq!(store.view(&agent).await.expect("view").get("é").await.expect("get").as_deref(), Some(&b"12345"[..]));
     assert_eq!(store.view(&agent).await.expect("view").tracked().await.expect("tracked"), None, "of what was before nobody knows");
@@ -79,7 +98,7 @@ async fn taken_over(steps: &[&str]) {
     store.close().await.expect("close");
     let version: u32 =
         Connection::open(&path).expect("a file").pragma_query_value(None, "user_version", |row| row.get(0)).expect("a version");
-    assert_eq!(version, 3);
+    assert_eq!(version, 4);
 }
 
 /// The child's place; in the parent it isn't set.
@@ -187,7 +206,7 @@ async fn a_store_from_the_future_is_refused_untouched() {
     Connection::open(&path).and_then(|file| file.pragma_update(None, "user_version", 99)).expect("a future version");
     let before = contents(home.path());
     let error = Sqlite::open(&path).expect_err("refused");
-    assert!(matches!(error, Error::MigrationNeeded { found: 99, known: 3, .. }), "{error:?}");
+    assert!(matches!(error, Error::MigrationNeeded { found: 99, known: 4, .. }), "{error:?}");
     assert_eq!(error.code(), Code::MigrationNeeded);
     assert!(contents(home.path()) == before, "its files are as they were");
 }

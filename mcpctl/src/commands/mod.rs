@@ -19,6 +19,7 @@ pub(crate) mod plugin;
 pub(crate) mod receipt;
 pub(crate) mod revoke;
 pub(crate) mod status;
+pub(crate) mod store;
 pub(crate) mod swarm;
 pub(crate) mod token;
 pub(crate) mod trace;

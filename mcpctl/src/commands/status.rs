@@ -20,6 +20,7 @@ fn text(status: &NodeStatus) -> String {
         ("peers", status.peers.to_string()),
         ("agents", status.agents.to_string()),
         ("trace", format!("{} entries", status.trace_size)),
+        ("damaged", damaged(status.store_damaged)),
         ("uptime", uptime(status.uptime_s)),
         ("version", status.version.clone()),
     ])
@@ -36,6 +37,11 @@ fn uptime(seconds: u64) -> String {
     }
 }
 
+/// A line only where there is something to say.
+fn damaged(rows: u64) -> String {
+    if rows == 0 { String::new() } else { format!("{rows} rows of the store: see 'mcpctl store verify'") }
+}
+
 #[cfg(test)]
 mod tests {
     use protocol::Key;
@@ -46,8 +52,17 @@ mod tests {
     fn status_reads_well() {
         let node_id = Key::from_seed(&[1; 32]).node_id();
         let roles = vec!["kernel".into(), "mesh".into()];
-        let status =
-            NodeStatus { node_id, ready: true, roles, peers: 2, agents: 1, uptime_s: 90_061, version: "0.1.0".into(), trace_size: 7 };
+        let status = NodeStatus {
+            node_id,
+            ready: true,
+            roles,
+            peers: 2,
+            agents: 1,
+            uptime_s: 90_061,
+            version: "0.1.0".into(),
+            trace_size: 7,
+            store_damaged: 0,
+        };
         let expected = format!(
             "node     {node_id}\nstate    ready\nroles    kernel,mesh\npeers    2\nagents   1\ntrace    7 entries\nuptime   1d 1h\nversion  0.1.0\n"
         );

@@ -85,3 +85,109 @@ async fn a_newer_store_is_refused_and_not_touched() {
     assert!(refused.stderr.starts_with("error: ") || refused.stderr.contains("\nerror: "), "{}", refused.stderr);
     assert_eq!(fs::read(&file).expect("a store"), bytes);
 }
+
+/// Everything that a node needs to be the one that it was: what is missing is named, and nothing is made in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_key_or_store_is_named_and_not_made_anew() {
+    let cluster = Cluster::new();
+    let mut node = cluster.node("a").start().await;
+    node.host("counter", "demo", counter()).await;
+    let before = node.json(&["id"]).await;
+    node.stop().await;
+    let backup = cluster.place().join("backup");
+    for what in ["owner.key", "node.key", "store/mcp-zero.sqlite"] {
+        let file = node.directory().join(what);
+        fs::rename(&file, &backup).expect("it is there");
+        let refused = run(node.command()).await.exits(2);
+        assert!(refused.stderr.contains(what) && refused.stderr.contains("hint: "), "{what}: {}", refused.stderr);
+        assert!(!file.exists(), "{what}: none was made in its place");
+        fs::rename(&backup, &file).expect("restored");
+    }
+    // Nor is an owner's key made by hand beside another owner's store.
+    let key = node.directory().join("owner.key");
+    fs::rename(&key, &backup).expect("it is there");
+    for left in ["node.key", "cache.key"] {
+        fs::rename(node.directory().join(left), cluster.place().join(left)).expect("it is there");
+    }
+    let refused = node.mcpctl(&["key", "create", "--owner", "--json"]).await.exits(1);
+    assert_eq!(refused.json()["code"], "already_exists", "{refused:?}");
+    for left in ["node.key", "cache.key"] {
+        fs::rename(cluster.place().join(left), node.directory().join(left)).expect("restored");
+    }
+    // Another owner's key, and another node's.
+    for what in ["owner.key", "node.key"] {
+        let other = cluster.node(&format!("other-{}", &what[..4]));
+        let place = other.directory();
+        let mut other = other.start().await;
+        other.stop().await;
+        if what == "node.key" {
+            fs::rename(&backup, &key).expect("restored");
+            fs::copy(node.directory().join(what), &backup).expect("a backup");
+        }
+        fs::copy(place.join(what), node.directory().join(what)).expect("another's");
+        let refused = run(node.command()).await.exits(2);
+        assert!(refused.stderr.contains("identity.json") && refused.stderr.contains(what), "{what}: {}", refused.stderr);
+        if what == "node.key" {
+            fs::copy(&backup, node.directory().join(what)).expect("restored");
+        }
+    }
+    node.restart().await;
+    let after = node.json(&["id"]).await;
+    assert_eq!((&before["node_id"], &before["owner"]), (&after["node_id"], &after["owner"]));
+    assert_eq!(node.json(&["agent", "list"]).await["items"][0]["name"], "counter");
+}
+
+/// By its operator's word a node begins anew, and what it was is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_store_or_identity_is_made_by_a_flag_alone() {
+    let cluster = Cluster::new();
+    let mut node = cluster.node("a").start().await;
+    node.host("counter", "demo", counter()).await;
+    let before = node.json(&["id"]).await;
+    node.stop().await;
+    fs::remove_file(node.directory().join("store/mcp-zero.sqlite")).expect("it was there");
+    node.flag("--new-store");
+    node.restart().await;
+    let after = node.json(&["id"]).await;
+    assert_eq!((&before["node_id"], &before["owner"]), (&after["node_id"], &after["owner"]));
+    assert_eq!(node.json(&["agent", "list"]).await["items"], json!([]));
+    // The flag stays where it is, as in a unit file: it does nothing where nothing is missing.
+    node.host("counter", "demo", counter()).await;
+    node.restart().await;
+    assert_eq!(node.json(&["agent", "list"]).await["items"][0]["name"], "counter");
+
+    node.stop().await;
+    fs::remove_file(node.directory().join("node.key")).expect("it was there");
+    let mut anew = node.command();
+    anew.arg("--new-identity");
+    let mut process = tests::Process::start("anew", anew, cluster.place());
+    let id = tests::until("the new node to serve", async || {
+        assert!(process.is_running(), "it ended: {}", process.log());
+        node.client().get::<protocol::api::Identity>("/v1/id").await.ok()
+    })
+    .await;
+    assert_ne!(json!(id.node_id), before["node_id"]);
+    assert_eq!(json!(id.owner), before["owner"], "the owner's key was there");
+    assert_eq!(node.json(&["agent", "list"]).await["items"], json!([]));
+    let former = fs::read_dir(node.directory()).expect("listed").flatten();
+    let kept: Vec<_> = former.map(|file| file.path().join("store/mcp-zero.sqlite")).filter(|file| file.exists()).collect();
+    assert_eq!(kept.len(), 1, "the old store is kept: {kept:?}");
+}
+
+/// The authority of a mesh is nobody without its key, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_authority_key_is_named() {
+    let cluster = Cluster::new();
+    let mut node = crate::membership::founder(&cluster).await;
+    node.stop().await;
+    let (key, backup) = (node.directory().join("authority.key"), cluster.place().join("backup"));
+    fs::rename(&key, &backup).expect("it is there");
+    let refused = run(node.command()).await.exits(2);
+    assert!(refused.stderr.contains("authority.key") && refused.stderr.contains("hint: "), "{}", refused.stderr);
+    assert!(!key.exists(), "none was made in its place");
+    // As the documentation says, to end the mesh.
+    fs::remove_file(node.directory().join("credential.json")).expect("removed");
+    node.restart().await;
+    let mesh: protocol::api::MeshState = node.client().get("/v1/mesh").await.expect("how it stands to its mesh");
+    assert_eq!((mesh.admission, mesh.authority), (protocol::api::Admission::None, false));
+}

@@ -3,9 +3,11 @@
 mod agreements;
 mod archive;
 mod cancel;
+mod clock;
 mod closing;
 mod contract;
 mod crash;
+mod damaged;
 mod devstack;
 mod egress;
 mod events;

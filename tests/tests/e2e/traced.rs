@@ -74,6 +74,7 @@ const ROUTES: &[(&str, &str, Traced)] = &[
     ("POST", "/v1/agreements/{id}/close", Elsewhere("agreement")),
     ("POST", "/v1/trace/prune", Elsewhere("prune")),
     ("POST", "/v1/trace/verify", Not("it reads")),
+    ("POST", "/v1/store/verify", Not("it reads")),
     ("DELETE", "/v1/trace/witness/{node}", Elsewhere("forget")),
     ("POST", "/v1/webhooks", Here("webhook")),
     ("DELETE", "/v1/webhooks/{id}", Here("webhook")),

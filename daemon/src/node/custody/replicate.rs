@@ -22,10 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{LARGE, Node, PATIENCE};
-use crate::node::{
-    Caller,
-    agents::{Agent, not_here},
-};
+use crate::node::{Caller, agents::Agent};
 
 /// How often it is looked whether every agent's snapshots are where they should be.
 const EVERY: Duration = Duration::from_secs(15);
@@ -60,7 +57,7 @@ impl Node {
         if replicas > MAX_REPLICAS {
             return Err(Problem::new(Code::InvalidRequest, format!("at most {MAX_REPLICAS} nodes hold an agent's snapshots")));
         }
-        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let agent = self.agents.find(id_or_name).ok_or_else(|| self.agents.missing(id_or_name))?;
         if replicas > 0 && self.own_line(agent.outline.id).await?.is_empty() {
             self.take_snapshot(caller, id_or_name, None).await?;
         }
@@ -74,7 +71,7 @@ impl Node {
 
     /// Who holds an agent's snapshots.
     pub(crate) fn replicas_of(&self, id_or_name: &str) -> Result<Vec<api::Replica>, Problem> {
-        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let agent = self.agents.find(id_or_name).ok_or_else(|| self.agents.missing(id_or_name))?;
         Ok(self.replicas.of(&agent.outline.id))
     }
 

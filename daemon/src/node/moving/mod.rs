@@ -41,7 +41,7 @@ use self::whereabouts::Whereabouts;
 pub(super) use self::{arrive::Arrival, whereabouts::Elsewhere};
 use super::{
     Caller, Node,
-    agents::{Agent, Presence, Record, not_here},
+    agents::{Agent, Presence, Record},
     custody::{Entrusted, Retained},
     execute::strange,
     journal,
@@ -79,7 +79,7 @@ struct Departure {
 impl Node {
     /// Moves an agent to another node of this owner.
     pub(crate) async fn move_agent(&self, caller: &Caller, id_or_name: &str, to: NodeId) -> Result<api::Moved, Problem> {
-        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let agent = self.agents.find(id_or_name).ok_or_else(|| self.agents.missing(id_or_name))?;
         self.require_ours(to).await?;
         self.entrust(to, Custody::Welcome(Box::new(agent.outline.clone())), &caller.request_id, DRAIN).await?;
         // What was kept goes along, and most of the state before calls have to wait.
@@ -92,7 +92,8 @@ impl Node {
         let presence = calls_end.await.map_err(busy)?;
         // Whoever changed it before has ended; whoever comes finds it absent.
         let gate = Arc::clone(&agent.gate).lock_owned().await;
-        let agent = self.agents.get(&agent.outline.id).filter(|_| *presence == Presence::Here).ok_or_else(|| not_here(id_or_name))?;
+        let agent =
+            self.agents.get(&agent.outline.id).filter(|_| *presence == Presence::Here).ok_or_else(|| self.agents.missing(id_or_name))?;
         let moved = Box::pin(self.move_still(caller, &agent, to, presence)).await;
         drop(gate);
         moved
@@ -304,9 +305,9 @@ impl Node {
     /// The operator gives up on the node that an agent was to move to: it goes on here, in an epoch of which that node, should
     /// it come back, learns that it is later.
     pub(crate) async fn stay(&self, caller: &Caller, id_or_name: &str) -> Result<api::Moved, Problem> {
-        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let agent = self.agents.find(id_or_name).ok_or_else(|| self.agents.missing(id_or_name))?;
         let mut presence = agent.presence.write().await;
-        let agent = self.agents.get(&agent.outline.id).ok_or_else(|| not_here(id_or_name))?;
+        let agent = self.agents.get(&agent.outline.id).ok_or_else(|| self.agents.missing(id_or_name))?;
         let settled = || Problem::new(Code::Conflict, format!("agent {} isn't on the move", agent.outline.name));
         let moving = agent.moving.ok_or_else(settled)?;
         let action = Action::Stay { agent: agent.outline.id, epoch: moving.epoch + 1 };

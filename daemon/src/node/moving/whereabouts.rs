@@ -47,7 +47,7 @@ pub(in crate::node) struct Elsewhere(RwLock<HashMap<AgentId, Whereabouts>>);
 impl Elsewhere {
     pub(in crate::node) async fn open(store: &dyn Store) -> Result<Self, Problem> {
         let mut all = HashMap::new();
-        for (id, bytes) in journal::all_records(store, Kind::Whereabouts).await? {
+        for (id, bytes) in journal::sound_records(store, Kind::Whereabouts).await?.records {
             let id = id.parse().map_err(|_| Problem::new(Code::StoreFailed, format!("{id} is no agent's id")))?;
             all.insert(id, journal::decode("whereabouts", &bytes)?);
         }

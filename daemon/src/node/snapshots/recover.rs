@@ -13,11 +13,7 @@ use protocol::{
 use store::{Commit, Kind, RecordWrite, StateWrites, Write};
 
 use super::{Node, damaged};
-use crate::node::{
-    Caller,
-    agents::{Record, not_here},
-    journal,
-};
+use crate::node::{Caller, agents::Record, journal};
 
 /// State that is written at once.
 const BATCH: usize = 4 << 20;
@@ -25,7 +21,7 @@ const BATCH: usize = 4 << 20;
 impl Node {
     /// Makes an agent's state that of one of its snapshots. Calls that write wait meanwhile; those that read go on.
     pub(crate) async fn recover(&self, caller: &Caller, id_or_name: &str, snapshot: SnapshotId) -> Result<api::SnapshotOutline, Problem> {
-        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let agent = self.agents.find(id_or_name).ok_or_else(|| self.agents.missing(id_or_name))?;
         let signed = self.snapshot(agent.outline.id, snapshot).await?;
         let index = self.verified(&signed).await?;
         let (agent, _gate) = self.hold(id_or_name).await?;
@@ -98,7 +94,7 @@ impl Node {
 
     /// Clears away what a crash has left of a recovery.
     pub(crate) async fn clear_staged(&self) -> Result<(), Problem> {
-        for (id, _) in journal::all_records(self.journal.store().as_ref(), Kind::Staged).await? {
+        for (id, _) in journal::sound_records(self.journal.store().as_ref(), Kind::Staged).await?.records {
             let note = RecordWrite { kind: Kind::Staged, id: id.clone(), value: None };
             self.journal.keep(Commit { clear_state: id.parse().ok(), records: vec![note], ..Commit::default() }).await?;
             tracing::warn!(state = %id, "a recovery was interrupted: the agent has the state that it had before");

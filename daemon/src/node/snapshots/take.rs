@@ -22,10 +22,7 @@ use super::{
     pass::{Pass, Piece},
     record,
 };
-use crate::node::{
-    Caller,
-    agents::{Agent, not_here},
-};
+use crate::node::{Caller, agents::Agent};
 
 /// Chunks that are on their way to the disk: each waits for a flush.
 const WRITING: usize = 16;
@@ -42,7 +39,7 @@ impl Node {
         id_or_name: &str,
         keep: Option<u32>,
     ) -> Result<api::SnapshotOutline, Problem> {
-        let agent = self.agents.find(id_or_name).ok_or_else(|| not_here(id_or_name))?;
+        let agent = self.agents.find(id_or_name).ok_or_else(|| self.agents.missing(id_or_name))?;
         self.owner_key.ready().await?;
         // One at a time: what one writes, another must not take for nobody's.
         let _alone = self.snapshotting.lock().await;

@@ -106,7 +106,7 @@ impl Place {
 impl Witness {
     pub(crate) async fn open(journal: Journal) -> Result<Self, Problem> {
         let mut places = BTreeMap::new();
-        for (_, bytes) in journal::all_records(journal.store().as_ref(), Kind::Witnessed).await? {
+        for (_, bytes) in journal::sound_records(journal.store().as_ref(), Kind::Witnessed).await?.records {
             let log: Log = journal::decode("memory of another node's trace", &bytes)?;
             let damaged = |error| Problem::new(Code::StoreFailed, format!("a remembered checkpoint can't be read: {error}"));
             let checkpoint = Checkpoint::verify(&log.note).map_err(damaged)?;

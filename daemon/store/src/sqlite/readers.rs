@@ -17,10 +17,10 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{failed, rows, schema, tracking};
+use super::{damage::Damage, failed, following, reads::Reading, rows, schema, tracking};
 use crate::{Tracked, View, commit::Held, error::Error};
 
 /// Connections kept open while idle: some 100 KiB each; those beyond are closed when they come back.
@@ -42,12 +42,13 @@ pub(super) struct Readers {
     scans: Arc<Semaphore>,
     views: Arc<Semaphore>,
     closed: AtomicBool,
+    damage: Arc<Damage>,
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf) -> Arc<Self> {
+    pub(super) fn new(path: PathBuf, damage: Arc<Damage>) -> Arc<Self> {
         let (scans, views) = (Arc::new(Semaphore::new(SCANS)), Arc::new(Semaphore::new(VIEWS)));
-        Arc::new(Self { path, idle: Mutex::default(), scans, views, closed: AtomicBool::new(false) })
+        Arc::new(Self { path, idle: Mutex::default(), scans, views, closed: AtomicBool::new(false), damage })
     }
 
     /// Refuses what comes later, and closes what is idle; what is lent is closed when it comes back.
@@ -59,16 +60,26 @@ impl Readers {
     }
 
     /// Reads a row or a few on the caller's thread: microseconds from the page cache, less than a hop to another.
-    pub(super) fn point<T>(self: &Arc<Self>, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+    pub(super) fn point<T>(self: &Arc<Self>, read: impl FnOnce(Reading<'_>) -> rusqlite::Result<T>) -> Result<T, Error> {
         let reader = self.lend()?;
-        read(&reader).map_err(failed("read"))
+        read(reader.reading()).map_err(failed("read"))
+    }
+
+    /// What is known to be damaged.
+    pub(super) fn damage(&self) -> &Damage {
+        &self.damage
+    }
+
+    /// A connection of its own, for what takes long.
+    pub(super) fn connect(&self) -> Result<Connection, Error> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { schema::open_reader(&self.path) }
     }
 
     /// Reads at most `rows` rows, off the runtime's threads where that may take long.
     pub(super) async fn scan<T: Send + 'static>(
         self: &Arc<Self>,
         rows: usize,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        read: impl FnOnce(Reading<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         if rows <= INLINE {
             return self.point(read);
@@ -118,6 +129,12 @@ struct Reader {
     home: Arc<Readers>,
 }
 
+impl Reader {
+    fn reading(&self) -> Reading<'_> {
+        Reading { connection: self, damage: &self.home.damage }
+    }
+}
+
 impl Deref for Reader {
     type Target = Connection;
 
@@ -149,66 +166,32 @@ pub(super) struct SqliteView {
 #[async_trait]
 impl View for SqliteView {
     async fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        let read = |connection: &Connection| -> rusqlite::Result<_> {
-            let mut statement = connection.prepare_cached("SELECT value FROM state WHERE agent = ?1 AND key = ?2")?;
-            statement.query_row((self.agent, key), |row| row.get(0)).optional()
-        };
-        read(&self.reader).map_err(failed("read an agent's state"))
+        self.reader.reading().state(&self.agent, key).map_err(failed("read an agent's state"))
     }
 
     async fn scan(&mut self, after: Option<&str>, bytes: usize) -> Result<Vec<(String, Vec<u8>)>, Error> {
-        let from = after.map(|after| format!("{after}\0")).unwrap_or_default();
-        let read = |connection: &Connection| -> rusqlite::Result<_> {
-            let mut statement = connection.prepare_cached("SELECT key, value FROM state WHERE agent = ?1 AND key >= ?2 ORDER BY key")?;
-            let mut rows = statement.query((self.agent, from))?;
-            let (mut pairs, mut size) = (Vec::new(), 0);
-            while size < bytes
-                && let Some(row) = rows.next()?
-            {
-                let pair: (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
-                size += pair.0.len() + pair.1.len();
-                pairs.push(pair);
-            }
-            Ok(pairs)
-        };
-        read(&self.reader).map_err(failed("read an agent's state"))
+        let from = after.map(following).unwrap_or_default();
+        self.reader.reading().scan(&self.agent, &from, bytes).map_err(failed("read an agent's state"))
     }
 
     async fn held(&mut self) -> Result<Held, Error> {
-        super::held(&self.reader, &self.agent).map_err(failed("read an agent's state"))
+        tracking::held(self.reader.reading(), &self.agent).map_err(failed("read an agent's state"))
     }
 
     async fn tracked(&mut self) -> Result<Option<Tracked>, Error> {
-        tracking::tracked(&self.reader, &self.agent).map_err(failed("read what changed"))
+        tracking::tracked(self.reader.reading(), &self.agent).map_err(failed("read what changed"))
     }
 
     async fn changed(&mut self, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
-        let from = after.map(|after| format!("{after}\0")).unwrap_or_default();
-        tracking::changes(&self.reader, &self.agent, &from, rows(limit)).map_err(failed("read what changed"))
+        let from = after.map(following).unwrap_or_default();
+        tracking::changes(self.reader.reading(), &self.agent, &from, rows(limit)).map_err(failed("read what changed"))
     }
 
     async fn list(&mut self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
-        // The least text above another is that text and a zero byte.
         let from = match after {
-            Some(after) if after >= prefix => format!("{after}\0"),
+            Some(after) if after >= prefix => following(after),
             _ => prefix.to_owned(),
         };
-        let read = |connection: &Connection| -> rusqlite::Result<_> {
-            let mut statement = connection.prepare_cached("SELECT key FROM state WHERE agent = ?1 AND key >= ?2 ORDER BY key")?;
-            let mut rows = statement.query((self.agent, from))?;
-            let mut keys = Vec::new();
-            while keys.len() < limit {
-                match rows.next()? {
-                    Some(row) => keys.push(row.get::<_, String>(0)?),
-                    None => break,
-                }
-                if keys.last().is_some_and(|key| !key.starts_with(prefix)) {
-                    keys.pop();
-                    break;
-                }
-            }
-            Ok(keys)
-        };
-        read(&self.reader).map_err(failed("list an agent's state"))
+        self.reader.reading().list(&self.agent, prefix, &from, limit).map_err(failed("list an agent's state"))
     }
 }

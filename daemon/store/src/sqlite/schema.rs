@@ -15,16 +15,22 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, config::DbConfig};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, config::DbConfig, types::ToSqlOutput};
 
-use super::failed;
+use super::{
+    failed,
+    sum::{Layout, Parts, Table},
+    wal,
+};
 use crate::{blobs, error::Error};
 
 /// Marks the file as ours (`MCP0`), in bytes 68 to 71 of the file, where `file(1)` finds it too.
 const APPLICATION: i32 = 0x4d43_5030;
 
 /// One step for each version. A step that was released never changes: add the next one, and a fixture of the last.
-const MIGRATIONS: &[&str] = &[include_str!("v1.sql"), include_str!("v2.sql"), include_str!("v3.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("v1.sql"), include_str!("v2.sql"), include_str!("v3.sql"), include_str!("v4.sql")];
+/// The version from which on rows have sums.
+const WITH_SUMS: u32 = 4;
 
 /// The newest version this program knows.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -40,6 +46,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, Error> {
         create(path)?;
     }
     recognise(path)?;
+    wal::check(path, &beside(path, "-wal"))?;
     let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(failed("open its file"))?;
     connection.busy_timeout(WRITER_PATIENCE).map_err(failed("set it up"))?;
@@ -53,6 +60,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, Error> {
         // The version reaches the file itself, where an older program looks first.
         checkpoint(&connection)?;
     }
+    as_made(&connection)?;
     settle(&connection)?;
     Ok(connection)
 }
@@ -133,14 +141,56 @@ fn version(connection: &Connection) -> Result<u32, Error> {
 fn migrate(connection: &mut Connection, from: u32) -> Result<(), Error> {
     let mut run = || -> rusqlite::Result<()> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for step in &MIGRATIONS[from as usize..] {
+        for (step, version) in MIGRATIONS.iter().zip(1..).skip(from as usize) {
             transaction.execute_batch(step)?;
+            if version == WITH_SUMS {
+                add_sums(&transaction)?;
+            }
         }
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()
     };
     run().map_err(failed("migrate"))
+}
+
+/// Copies all rows into the tables that have sums. Takes as long as it takes to copy the file.
+fn add_sums(connection: &Connection) -> rusqlite::Result<()> {
+    for table in Table::ALL {
+        let Layout { name, columns, .. } = table.layout();
+        let values = columns.rsplit_once(", sum").map_or(columns, |(values, _)| values);
+        let count = columns.split(", ").count();
+        let places: Vec<String> = (1..=count).map(|place| format!("?{place}")).collect();
+        let mut insert = connection.prepare(&format!("INSERT INTO {name} ({columns}) VALUES ({})", places.join(", ")))?;
+        let mut select = connection.prepare(&format!("SELECT {values}, NULL FROM old_{name}"))?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let (parts, _) = Parts::read(table, row)?;
+            for column in 0..count - 1 {
+                insert.raw_bind_parameter(column + 1, ToSqlOutput::Borrowed(row.get_ref(column)?))?;
+            }
+            insert.raw_bind_parameter(count, parts.sum())?;
+            insert.raw_execute()?;
+        }
+        drop(rows);
+        connection.execute_batch(&format!("DROP TABLE old_{name}"))?;
+    }
+    Ok(())
+}
+
+/// Refuses a file whose tables aren't as this program makes them: a bit that flipped in a definition would change what is read.
+fn as_made(connection: &Connection) -> Result<(), Error> {
+    let read = |connection: &Connection| -> rusqlite::Result<Vec<[Option<String>; 4]>> {
+        let mut statement = connection.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name")?;
+        statement.query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?.collect()
+    };
+    let mut made = Connection::open_in_memory().map_err(failed("set it up"))?;
+    migrate(&mut made, 0)?;
+    match (read(connection), read(&made).map_err(failed("set it up"))?) {
+        (Ok(found), made) if found == made => Ok(()),
+        (Ok(_), _) => Err(Error::Damaged { what: "the definitions of its tables are not the ones that it was made with".into() }),
+        (Err(error), _) => Err(Error::Damaged { what: format!("the definitions of its tables can't be read: {error}") }),
+    }
 }
 
 /// The writer's settings, as measured (see ARCHITECTURE.md).

@@ -7,9 +7,15 @@
 //! ```
 
 use protocol::AgentId;
-use rusqlite::{Connection, OptionalExtension as _, Row};
+use rusqlite::{OptionalExtension as _, Row};
 
-use super::{quantity, stored, writer::run};
+use super::{
+    quantity,
+    reads::Reading,
+    stored,
+    sum::{Part, Parts, Table},
+    writer::run,
+};
 use crate::{
     Tracked,
     commit::{Held, Tracking},
@@ -19,86 +25,160 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Beside {
     pub(super) held: Held,
+    /// The mark of the base, or the first one if there is no base yet.
+    pub(super) since: Option<i64>,
     /// The last mark, if changes are kept.
     pub(super) mark: Option<i64>,
     /// How many are; those that were made again after another mark may count twice.
     pub(super) changes: u64,
 }
 
-pub(super) fn beside(connection: &Connection, agent: &AgentId) -> rusqlite::Result<Beside> {
-    let mut statement = connection.prepare_cached("SELECT keys, bytes, mark, changes FROM held WHERE agent = ?1")?;
+impl Beside {
+    fn sum(&self, agent: &[u8; 16]) -> i64 {
+        let Self { held, since, mark, changes } = self;
+        let (keys, bytes, changes) = (stored(held.keys), stored(held.bytes), stored(*changes));
+        let body = [Part::Number(keys), Part::Number(bytes), Part::maybe(*since), Part::maybe(*mark), Part::Number(changes)];
+        Parts::of(Table::Held, &[Part::Bytes(agent)], &body).sum()
+    }
+}
+
+pub(super) fn beside(reading: Reading<'_>, agent: &[u8; 16]) -> rusqlite::Result<Beside> {
+    found(reading, agent).map(Option::unwrap_or_default)
+}
+
+fn found(reading: Reading<'_>, agent: &[u8; 16]) -> rusqlite::Result<Option<Beside>> {
+    let mut statement = reading.connection.prepare_cached("SELECT keys, bytes, since, mark, changes, sum FROM held WHERE agent = ?1")?;
     let read = |row: &Row<'_>| {
+        let body = (0..5).map(|column| Part::of(row, column)).collect::<rusqlite::Result<Vec<_>>>()?;
+        reading.damage.check(&Parts::of(Table::Held, &[Part::Bytes(agent)], &body), row.get(5)?)?;
         let held = Held { keys: quantity(row.get(0)?), bytes: quantity(row.get(1)?) };
-        Ok(Beside { held, mark: row.get(2)?, changes: quantity(row.get(3)?) })
+        Ok(Beside { held, since: row.get(2)?, mark: row.get(3)?, changes: quantity(row.get(4)?) })
     };
-    Ok(statement.query_row([agent.uuid().as_bytes()], read).optional()?.unwrap_or_default())
+    match statement.query_row([agent], read).optional()? {
+        Some(beside) => Ok(Some(beside)),
+        None => reading.damage.nothing(Table::Held, &[Part::Bytes(agent)]).map(|()| None),
+    }
+}
+
+/// How much an agent's state is: counted as it is written, so that nobody has to look through it.
+pub(super) fn held(reading: Reading<'_>, agent: &[u8; 16]) -> rusqlite::Result<Held> {
+    beside(reading, agent).map(|beside| beside.held)
 }
 
 /// Writes down what a commit left of it. Where too much has changed, no more is kept.
-pub(super) fn put(connection: &Connection, agent: &AgentId, after: &Beside) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO held (agent, keys, bytes, changes) VALUES (?1, ?2, ?3, ?4)
-        ON CONFLICT DO UPDATE SET keys = excluded.keys, bytes = excluded.bytes, changes = excluded.changes";
-    let Beside { held, mark, changes } = after;
-    run(connection, sql, (agent.uuid().as_bytes(), stored(held.keys), stored(held.bytes), stored(*changes)))?;
-    if mark.is_some() && *changes > held.changes_kept() { end(connection, agent) } else { Ok(()) }
+pub(super) fn put(writing: Reading<'_>, agent: &[u8; 16], after: &Beside) -> rusqlite::Result<()> {
+    if after.mark.is_some() && after.changes > after.held.changes_kept() {
+        forget_changes(writing, agent)?;
+        return write(writing, agent, &Beside { since: None, mark: None, changes: 0, ..*after });
+    }
+    write(writing, agent, after)
+}
+
+fn write(writing: Reading<'_>, agent: &[u8; 16], beside: &Beside) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO held (agent, sum, keys, bytes, since, mark, changes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let Beside { held, since, mark, changes } = beside;
+    let values = (agent, beside.sum(agent), stored(held.keys), stored(held.bytes), since, mark, stored(*changes));
+    run(writing.connection, sql, values).map(drop)
 }
 
 /// Notes that a key was written or deleted after a mark; says how many rows that took.
-pub(super) fn changed(connection: &Connection, agent: &[u8; 16], key: &str, mark: i64) -> rusqlite::Result<usize> {
-    let sql = "INSERT INTO change (agent, key, mark) VALUES (?1, ?2, ?3)
-        ON CONFLICT DO UPDATE SET mark = excluded.mark WHERE mark <> excluded.mark";
-    run(connection, sql, (agent, key, mark))
+pub(super) fn changed(writing: Reading<'_>, agent: &[u8; 16], key: &str, mark: i64) -> rusqlite::Result<usize> {
+    let sql = "INSERT INTO change (agent, key, sum, mark) VALUES (?1, ?2, ?3, ?4)
+        ON CONFLICT DO UPDATE SET sum = excluded.sum, mark = excluded.mark WHERE mark <> excluded.mark OR sum <> excluded.sum";
+    let sum = of_change(agent, Part::Bytes(key.as_bytes()), Part::Number(mark)).sum();
+    run(writing.connection, sql, (agent, key, sum, mark))
+}
+
+fn of_change<'a>(agent: &'a [u8; 16], key: Part<'a>, mark: Part<'a>) -> Parts<'a> {
+    Parts::of(Table::Change, &[Part::Bytes(agent), key], &[mark])
 }
 
 /// Forgets all that is known of an agent's state; its rows of `state` are the caller's.
-pub(super) fn clear(connection: &Connection, agent: &AgentId) -> rusqlite::Result<()> {
-    end(connection, agent)?;
-    run(connection, "DELETE FROM held WHERE agent = ?1", [agent.uuid().as_bytes()]).map(drop)
+pub(super) fn clear(writing: Reading<'_>, agent: &AgentId) -> rusqlite::Result<()> {
+    forget_changes(writing, agent.uuid().as_bytes())?;
+    run(writing.connection, "DELETE FROM held WHERE agent = ?1", [agent.uuid().as_bytes()]).map(drop)
 }
 
-pub(super) fn apply(connection: &Connection, tracking: &Tracking) -> rusqlite::Result<()> {
+pub(super) fn apply(writing: Reading<'_>, tracking: &Tracking) -> rusqlite::Result<()> {
     match tracking {
-        Tracking::Mark(agent) => mark(connection, agent),
-        Tracking::Base { agent, mark, note } => base(connection, agent, *mark, note),
-        Tracking::End(agent) => end(connection, agent),
+        Tracking::Mark(agent) => mark(writing, agent.uuid().as_bytes()),
+        Tracking::Base { agent, mark, note } => base(writing, agent.uuid().as_bytes(), stored(*mark), note),
+        Tracking::End(agent) => end(writing, agent.uuid().as_bytes()),
     }
 }
 
-fn mark(connection: &Connection, agent: &AgentId) -> rusqlite::Result<()> {
-    run(connection, "UPDATE mark SET last = last + 1", ())?;
-    let sql = "UPDATE held SET mark = (SELECT last FROM mark), since = coalesce(since, (SELECT last FROM mark)) WHERE agent = ?1";
-    run(connection, sql, [agent.uuid().as_bytes()]).map(drop)
+fn mark(writing: Reading<'_>, agent: &[u8; 16]) -> rusqlite::Result<()> {
+    let mut statement = writing.connection.prepare_cached("SELECT last, sum FROM mark")?;
+    let last: i64 = statement.query_row([], |row| {
+        let last = row.get(0)?;
+        writing.damage.check(&of_mark(last), row.get(1)?)?;
+        Ok(last)
+    })?;
+    let next = last.saturating_add(1);
+    run(writing.connection, "UPDATE mark SET last = ?1, sum = ?2", (next, of_mark(next).sum()))?;
+    match found(writing, agent)? {
+        Some(beside) => write(writing, agent, &Beside { mark: Some(next), since: beside.since.or(Some(next)), ..beside }),
+        None => Ok(()),
+    }
 }
 
-fn base(connection: &Connection, agent: &AgentId, mark: u64, note: &[u8]) -> rusqlite::Result<()> {
-    let (uuid, mark) = (agent.uuid(), stored(mark));
-    let agent = uuid.as_bytes();
+/// The one row that says which mark was given out last.
+pub(super) fn of_mark(last: i64) -> Parts<'static> {
+    Parts::of(Table::Mark, &[], &[Part::Number(last)])
+}
+
+fn base(writing: Reading<'_>, agent: &[u8; 16], mark: i64, note: &[u8]) -> rusqlite::Result<()> {
     // If no changes are kept any more, or only later ones, nothing can be said relative to that mark.
-    let sql = "UPDATE held SET since = ?2 WHERE agent = ?1 AND ?2 BETWEEN since AND mark";
-    if run(connection, sql, (agent, mark))? == 0 {
+    let Some(beside) = found(writing, agent)? else { return Ok(()) };
+    let kept = beside.since.is_some_and(|since| since <= mark) && beside.mark.is_some_and(|last| mark <= last);
+    if !kept {
         return Ok(());
     }
-    run(connection, "INSERT OR REPLACE INTO base (agent, note) VALUES (?1, ?2)", (agent, note))?;
-    run(connection, "DELETE FROM change WHERE agent = ?1 AND mark < ?2", (agent, mark))?;
-    run(connection, "UPDATE held SET changes = (SELECT count(*) FROM change WHERE agent = ?1) WHERE agent = ?1", [agent]).map(drop)
+    let sum = Parts::of(Table::Base, &[Part::Bytes(agent)], &[Part::Bytes(note)]).sum();
+    run(writing.connection, "INSERT OR REPLACE INTO base (agent, sum, note) VALUES (?1, ?2, ?3)", (agent, sum, note))?;
+    run(writing.connection, "DELETE FROM change WHERE agent = ?1 AND mark < ?2", (agent, mark))?;
+    let mut statement = writing.connection.prepare_cached("SELECT count(*) FROM change WHERE agent = ?1")?;
+    let changes = quantity(statement.query_row([agent], |row| row.get(0))?);
+    write(writing, agent, &Beside { since: Some(mark), changes, ..beside })
 }
 
-fn end(connection: &Connection, agent: &AgentId) -> rusqlite::Result<()> {
-    let uuid = agent.uuid();
-    run(connection, "DELETE FROM change WHERE agent = ?1", [uuid.as_bytes()])?;
-    run(connection, "DELETE FROM base WHERE agent = ?1", [uuid.as_bytes()])?;
-    run(connection, "UPDATE held SET since = NULL, mark = NULL, changes = 0 WHERE agent = ?1", [uuid.as_bytes()]).map(drop)
+fn end(writing: Reading<'_>, agent: &[u8; 16]) -> rusqlite::Result<()> {
+    forget_changes(writing, agent)?;
+    match found(writing, agent)? {
+        Some(beside) => write(writing, agent, &Beside { since: None, mark: None, changes: 0, ..beside }),
+        None => Ok(()),
+    }
+}
+
+fn forget_changes(writing: Reading<'_>, agent: &[u8; 16]) -> rusqlite::Result<()> {
+    run(writing.connection, "DELETE FROM change WHERE agent = ?1", [agent])?;
+    run(writing.connection, "DELETE FROM base WHERE agent = ?1", [agent]).map(drop)
 }
 
 /// What is known of the changes of an agent.
-pub(super) fn tracked(connection: &Connection, agent: &[u8; 16]) -> rusqlite::Result<Option<Tracked>> {
-    let sql = "SELECT mark, note FROM held LEFT JOIN base USING (agent) WHERE agent = ?1 AND mark IS NOT NULL";
-    let read = |row: &Row<'_>| Ok(Tracked { mark: quantity(row.get(0)?), base: row.get(1)? });
-    connection.prepare_cached(sql)?.query_row([agent], read).optional()
+pub(super) fn tracked(reading: Reading<'_>, agent: &[u8; 16]) -> rusqlite::Result<Option<Tracked>> {
+    let Some(mark) = beside(reading, agent)?.mark else { return Ok(None) };
+    let mut statement = reading.connection.prepare_cached("SELECT note, sum FROM base WHERE agent = ?1")?;
+    let read = |row: &Row<'_>| {
+        reading.damage.check(&Parts::of(Table::Base, &[Part::Bytes(agent)], &[Part::of(row, 0)?]), row.get(1)?)?;
+        row.get(0)
+    };
+    let base = statement.query_row([agent], read).optional()?;
+    if base.is_none() {
+        reading.damage.nothing(Table::Base, &[Part::Bytes(agent)])?;
+    }
+    Ok(Some(Tracked { mark: quantity(mark), base }))
 }
 
 /// Keys that changed, from `from` on.
-pub(super) fn changes(connection: &Connection, agent: &[u8; 16], from: &str, limit: i64) -> rusqlite::Result<Vec<String>> {
-    let sql = "SELECT key FROM change WHERE agent = ?1 AND key >= ?2 ORDER BY key LIMIT ?3";
-    connection.prepare_cached(sql)?.query_map((agent, from, limit), |row| row.get(0))?.collect()
+pub(super) fn changes(reading: Reading<'_>, agent: &[u8; 16], from: &str, limit: i64) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT key, mark, sum FROM change WHERE agent = ?1 AND key >= ?2 ORDER BY key LIMIT ?3";
+    let mut statement = reading.connection.prepare_cached(sql)?;
+    let read = |row: &Row<'_>| {
+        reading.damage.check(&of_change(agent, Part::of(row, 0)?, Part::of(row, 1)?), row.get(2)?)?;
+        row.get(0)
+    };
+    let keys = statement.query_map((agent, from, limit), read)?.collect::<rusqlite::Result<Vec<String>>>()?;
+    reading.damage.nothing(Table::Change, &[Part::Bytes(agent)])?;
+    Ok(keys)
 }

@@ -10,16 +10,20 @@
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use protocol::{AgreementId, Usage};
-use rusqlite::{Connection, OptionalExtension as _, Params, Row, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Params, Row, TransactionBehavior};
 
 use super::{
-    failed, quantity, schema, stored,
+    damage::{self, Damage},
+    failed, quantity,
+    reads::Reading,
+    schema, stored,
+    sum::{Part, Parts, Table},
     tracking::{self, Beside},
-    usage_of,
 };
 use crate::{
     commit::{Answer, Append, Charge, Commit, Committed, Held, OVERAGE, RecordWrite, Rejected, StateWrites, TreeNode},
@@ -42,6 +46,7 @@ pub(super) struct Writer {
     log: PathBuf,
     /// Since when readers are known to hold it.
     log_held: Option<Instant>,
+    damage: Arc<Damage>,
 }
 
 /// Why a commit stops: by itself, or with its whole group.
@@ -57,14 +62,22 @@ impl From<Rejected> for Stop {
 }
 
 impl From<rusqlite::Error> for Stop {
+    /// What is damaged refuses the commit that needs it, and no other.
     fn from(error: rusqlite::Error) -> Self {
-        Self::Failed(error)
+        match damage::row_of(&error) {
+            Some(row) => Self::Rejected(Rejected::Damaged { row: row.to_string() }),
+            None if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+                tracing::error!(%error, "the store's file is damaged");
+                Self::Rejected(Rejected::Damaged { row: error.to_string() })
+            }
+            None => Self::Failed(error),
+        }
     }
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, log: PathBuf) -> Self {
-        Self { connection, log, log_held: None }
+    pub(super) fn new(connection: Connection, log: PathBuf, damage: Arc<Damage>) -> Self {
+        Self { connection, log, log_held: None, damage }
     }
 
     /// Applies a group; on an error nothing of it was made.
@@ -77,17 +90,43 @@ impl Writer {
     fn transact(&mut self, group: &[Commit]) -> rusqlite::Result<Vec<Result<Committed, Rejected>>> {
         // Rolled back where it is dropped.
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut batch = Batch { connection: &transaction, next: None };
+        let mut batch = Batch { connection: &transaction, next: None, damage: &self.damage };
         let outcomes: rusqlite::Result<Vec<_>> = group.iter().map(|commit| batch.alone(commit)).collect();
         let outcomes = outcomes?;
         transaction.commit()?;
         Ok(outcomes)
     }
 
-    /// Drops some answers that have expired, and says how many.
+    /// Drops some answers that have expired, and says how many. A damaged one stays: its time may be what changed.
     pub(super) fn forget(&mut self, now_s: i64) -> Result<usize, Error> {
-        let sql = "DELETE FROM answer WHERE (scope, key) IN (SELECT scope, key FROM answer WHERE expires <= ?1 LIMIT ?2)";
-        run(&self.connection, sql, (now_s, FORGOTTEN as i64)).map_err(failed("forget answers"))
+        self.forget_some(now_s).map_err(failed("forget answers"))
+    }
+
+    fn forget_some(&mut self, now_s: i64) -> rusqlite::Result<usize> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let sql = "SELECT scope, key, expires, length(value), sum FROM answer WHERE expires <= ?1 ORDER BY expires LIMIT ?2";
+        let mut forgotten = 0;
+        {
+            let mut statement = transaction.prepare_cached(sql)?;
+            let expired = statement.query_map((now_s, FORGOTTEN as i64), |row| {
+                let head = [Part::of(row, 0)?, Part::of(row, 1)?, Part::of(row, 2)?];
+                match self.damage.check_head(&Parts::unread(Table::Answer, &head, row.get(3)?), row.get(4)?) {
+                    Ok(()) => Ok(Some((row.get::<_, String>(0)?, row.get::<_, String>(1)?))),
+                    Err(_) => Ok(None),
+                }
+            })?;
+            let expired = expired.collect::<rusqlite::Result<Vec<_>>>()?;
+            for key in expired.into_iter().flatten() {
+                forgotten += run(&transaction, "DELETE FROM answer WHERE scope = ?1 AND key = ?2", key)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(forgotten)
+    }
+
+    /// Makes the indices again from their tables.
+    pub(super) fn reindex(&mut self) -> Result<(), Error> {
+        self.connection.execute_batch("REINDEX").map_err(failed("make its indices again"))
     }
 
     /// Leaves one file behind, all in it.
@@ -121,9 +160,15 @@ struct Batch<'a> {
     connection: &'a Connection,
     /// The index of the next entry, once it is known.
     next: Option<u64>,
+    damage: &'a Damage,
 }
 
 impl Batch<'_> {
+    /// The rows that it reads, held against their sums.
+    fn reading(&self) -> Reading<'_> {
+        Reading { connection: self.connection, damage: self.damage }
+    }
+
     fn alone(&mut self, commit: &Commit) -> rusqlite::Result<Result<Committed, Rejected>> {
         run(self.connection, "SAVEPOINT one", ())?;
         let outcome = match self.make(commit) {
@@ -159,13 +204,13 @@ impl Batch<'_> {
         let index = commit.entry.as_ref().map(|append| self.append(append)).transpose()?;
         if let Some(agent) = &commit.clear_state {
             run(self.connection, "DELETE FROM state WHERE agent = ?1", [agent.uuid().as_bytes()])?;
-            tracking::clear(self.connection, agent)?;
+            tracking::clear(self.reading(), agent)?;
         }
         if let Some(state) = &commit.state {
             self.state(state)?;
         }
         if let Some(tracking) = &commit.tracking {
-            tracking::apply(self.connection, tracking)?;
+            tracking::apply(self.reading(), tracking)?;
         }
         for record in &commit.records {
             self.record(record)?;
@@ -180,19 +225,32 @@ impl Batch<'_> {
     }
 
     fn answer(&self, answer: &Answer) -> Result<(), Stop> {
-        let sql = "INSERT INTO answer (scope, key, value, expires) VALUES (?1, ?2, ?3, ?4)
-            ON CONFLICT DO UPDATE SET value = excluded.value, expires = excluded.expires WHERE answer.expires <= ?5";
-        match run(self.connection, sql, (&answer.scope, &answer.key, &answer.value, answer.expires_s, answer.now_s))? {
-            0 => Err(Rejected::Duplicate.into()),
-            _ => Ok(()),
+        let (scope, key) = (Part::Bytes(answer.scope.as_bytes()), Part::Bytes(answer.key.as_bytes()));
+        let mut statement =
+            self.connection.prepare_cached("SELECT expires, length(value), sum FROM answer WHERE scope = ?1 AND key = ?2")?;
+        let read = |row: &Row<'_>| {
+            let expires = row.get(0)?;
+            let parts = Parts::unread(Table::Answer, &[scope, key, Part::Number(expires)], row.get(1)?);
+            self.damage.check_head(&parts, row.get(2)?)?;
+            Ok(expires)
+        };
+        let before: Option<i64> = statement.query_row((&answer.scope, &answer.key), read).optional()?;
+        match before {
+            Some(expires) if expires > answer.now_s => return Err(Rejected::Duplicate.into()),
+            Some(_) => {}
+            None => self.damage.nothing(Table::Answer, &[scope, key])?,
         }
+        let sum = Parts::measured(Table::Answer, &[scope, key, Part::Number(answer.expires_s)], &answer.value).sum();
+        let sql = "INSERT OR REPLACE INTO answer (scope, key, expires, sum, value) VALUES (?1, ?2, ?3, ?4, ?5)";
+        run(self.connection, sql, (&answer.scope, &answer.key, answer.expires_s, sum, &answer.value))?;
+        Ok(())
     }
 
     /// Adds to every bucket, and to the overage. What the first holds now, and what the overage is.
     fn charge(&self, charge: &Charge) -> Result<(Option<Usage>, Usage), Stop> {
         let (mut total, mut beyond) = (None, Usage::default());
         for bucket in &charge.buckets {
-            let before = self.used(&charge.agreement, &bucket.name)?;
+            let before = self.reading().used(&charge.agreement, &bucket.name)?;
             let after = before.plus(charge.usage);
             if !after.within(bucket.cap) {
                 return Err(Rejected::OverLimit { agreement: charge.agreement, bucket: bucket.name.clone() }.into());
@@ -202,7 +260,7 @@ impl Batch<'_> {
             // As a reader would see it: saturated.
             total = total.or(Some(after.min(CEILING)));
         }
-        let mut overage = self.used(&charge.agreement, OVERAGE)?;
+        let mut overage = self.reading().used(&charge.agreement, OVERAGE)?;
         if beyond != Usage::default() {
             overage = overage.plus(beyond).min(CEILING);
             self.set(&charge.agreement, OVERAGE, overage)?;
@@ -211,53 +269,61 @@ impl Batch<'_> {
     }
 
     fn set(&self, agreement: &AgreementId, bucket: &str, usage: Usage) -> rusqlite::Result<usize> {
-        let sql = "INSERT OR REPLACE INTO usage (agreement, bucket, calls, fuel, wall_us, egress_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let sql =
+            "INSERT OR REPLACE INTO usage (agreement, bucket, sum, calls, fuel, wall_us, egress_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let Usage { calls, fuel, wall_us, egress_bytes } = usage;
         let sums = [calls, fuel, wall_us, egress_bytes].map(stored);
-        run(self.connection, sql, (agreement.uuid().as_bytes(), bucket, sums[0], sums[1], sums[2], sums[3]))
-    }
-
-    fn used(&self, agreement: &AgreementId, bucket: &str) -> rusqlite::Result<Usage> {
-        let sql = "SELECT calls, fuel, wall_us, egress_bytes FROM usage WHERE agreement = ?1 AND bucket = ?2";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let used = statement.query_row((agreement.uuid().as_bytes(), bucket), |row| usage_of(row, 0)).optional()?;
-        Ok(used.unwrap_or_default())
+        let uuid = agreement.uuid();
+        let head = [Part::Bytes(uuid.as_bytes()), Part::Bytes(bucket.as_bytes())];
+        let sum = Parts::of(Table::Usage, &head, &sums.map(Part::Number)).sum();
+        run(self.connection, sql, (uuid.as_bytes(), bucket, sum, sums[0], sums[1], sums[2], sums[3]))
     }
 
     fn append(&self, append: &Append) -> Result<u64, Stop> {
         let index = match self.next {
             Some(next) => next,
-            None => super::log_size(self.connection)?,
+            None => self.reading().log_size()?,
         };
-        let sql = "INSERT INTO log (position, operation, leaf, entry) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (operation) DO NOTHING";
-        match run(self.connection, sql, (stored(index), append.operation.uuid().as_bytes(), append.leaf, &append.entry))? {
+        let uuid = append.operation.uuid();
+        match self.put_entry(stored(index), uuid.as_bytes(), &append.leaf, &append.entry)? {
             0 => Err(Rejected::Logged { operation: append.operation }.into()),
             _ => Ok(index),
         }
     }
 
+    fn put_entry(&self, position: i64, operation: &[u8], leaf: &[u8], entry: &[u8]) -> rusqlite::Result<usize> {
+        let sum = Parts::of_log(position, operation, leaf, !entry.is_empty()).sum();
+        let sql = "INSERT INTO log (position, operation, leaf, sum, entry) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (operation) DO NOTHING";
+        run(self.connection, sql, (position, operation, leaf, sum, entry))
+    }
+
     /// Takes the row away and puts what stays of it back: pages are merged, and so made free for what comes, only where rows go.
     fn prune(&self, position: i64) -> rusqlite::Result<()> {
-        let mut statement = self.connection.prepare_cached("SELECT operation, leaf FROM log WHERE position = ?1")?;
-        let row = |row: &Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?));
-        let Some((operation, leaf)) = statement.query_row([position], row).optional()? else { return Ok(()) };
+        let sql = "SELECT operation, leaf, length(entry) > 0, sum FROM log WHERE position = ?1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let read = |row: &Row<'_>| {
+            let body = [Part::of(row, 0)?, Part::of(row, 1)?, Part::of(row, 2)?];
+            self.damage.check(&Parts::of(Table::Log, &[Part::Number(position)], &body), row.get(3)?)?;
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?))
+        };
+        let Some((operation, leaf)) = statement.query_row([position], read).optional()? else { return Ok(()) };
         run(self.connection, "DELETE FROM log WHERE position = ?1", [position])?;
-        let sql = "INSERT INTO log (position, operation, leaf, entry) VALUES (?1, ?2, ?3, x'')";
-        run(self.connection, sql, (position, operation, leaf)).map(drop)
+        self.put_entry(position, &operation, &leaf, &[]).map(drop)
     }
 
     fn state(&self, state: &StateWrites) -> Result<(), Stop> {
         let uuid = state.agent.uuid();
         let agent = uuid.as_bytes();
-        let Beside { held: before, mark, mut changes } = tracking::beside(self.connection, &state.agent)?;
+        let beside = tracking::beside(self.reading(), agent)?;
+        let (before, mut changes) = (beside.held, beside.changes);
         let mut after = before;
         for write in &state.writes {
             let size = |value: u64| write.key.len() as u64 + value;
             let old = self.length(agent, &write.key)?;
-            if let Some(mark) = mark
+            if let Some(mark) = beside.mark
                 && (old.is_some() || write.value.is_some())
             {
-                changes += tracking::changed(self.connection, agent, &write.key, mark)? as u64;
+                changes += tracking::changed(self.reading(), agent, &write.key, mark)? as u64;
             }
             if let Some(old) = old {
                 after = Held { keys: after.keys.saturating_sub(1), bytes: after.bytes.saturating_sub(size(old)) };
@@ -266,37 +332,51 @@ impl Batch<'_> {
                 after = Held { keys: after.keys + 1, bytes: after.bytes.saturating_add(size(value.len() as u64)) };
             }
             match &write.value {
-                Some(value) => run(
-                    self.connection,
-                    "INSERT OR REPLACE INTO state (agent, key, value) VALUES (?1, ?2, ?3)",
-                    (agent, &write.key, value),
-                )?,
+                Some(value) => {
+                    let sum = Parts::measured(Table::State, &[Part::Bytes(agent), Part::Bytes(write.key.as_bytes())], value).sum();
+                    let sql = "INSERT OR REPLACE INTO state (agent, key, sum, value) VALUES (?1, ?2, ?3, ?4)";
+                    run(self.connection, sql, (agent, &write.key, sum, value))?
+                }
                 None => run(self.connection, "DELETE FROM state WHERE agent = ?1 AND key = ?2", (agent, &write.key))?,
             };
         }
         Held::check(before, after, state.quota)?;
-        Ok(tracking::put(self.connection, &state.agent, &Beside { held: after, mark, changes })?)
+        Ok(tracking::put(self.reading(), agent, &Beside { held: after, changes, ..beside })?)
     }
 
     /// The length of the value of a key, if there is one.
     fn length(&self, agent: &[u8; 16], key: &str) -> rusqlite::Result<Option<u64>> {
-        let mut statement = self.connection.prepare_cached("SELECT length(value) FROM state WHERE agent = ?1 AND key = ?2")?;
-        statement.query_row((agent, key), |row| Ok(quantity(row.get(0)?))).optional()
+        let head = [Part::Bytes(agent), Part::Bytes(key.as_bytes())];
+        let mut statement = self.connection.prepare_cached("SELECT length(value), sum FROM state WHERE agent = ?1 AND key = ?2")?;
+        let read = |row: &Row<'_>| {
+            let length = row.get(0)?;
+            self.damage.check_head(&Parts::unread(Table::State, &head, length), row.get(1)?)?;
+            Ok(quantity(length))
+        };
+        match statement.query_row((agent, key), read).optional()? {
+            Some(length) => Ok(Some(length)),
+            None => self.damage.nothing(Table::State, &head).map(|()| None),
+        }
     }
 
     fn record(&self, record: &RecordWrite) -> rusqlite::Result<usize> {
         let kind = record.kind.number();
         match &record.value {
             Some(value) => {
-                run(self.connection, "INSERT OR REPLACE INTO record (kind, id, value) VALUES (?1, ?2, ?3)", (kind, &record.id, value))
+                let head = [Part::Number(kind.into()), Part::Bytes(record.id.as_bytes())];
+                let sum = Parts::measured(Table::Record, &head, value).sum();
+                let sql = "INSERT OR REPLACE INTO record (kind, id, sum, value) VALUES (?1, ?2, ?3, ?4)";
+                run(self.connection, sql, (kind, &record.id, sum, value))
             }
             None => run(self.connection, "DELETE FROM record WHERE kind = ?1 AND id = ?2", (kind, &record.id)),
         }
     }
 
     fn node(&self, node: &TreeNode) -> rusqlite::Result<usize> {
-        let sql = "INSERT OR REPLACE INTO node (level, position, hash) VALUES (?1, ?2, ?3)";
-        run(self.connection, sql, (node.level, stored(node.index), node.hash))
+        let position = stored(node.index);
+        let sum = Parts::of(Table::Node, &[Part::Number(node.level.into()), Part::Number(position)], &[Part::Bytes(&node.hash)]).sum();
+        let sql = "INSERT OR REPLACE INTO node (level, position, sum, hash) VALUES (?1, ?2, ?3, ?4)";
+        run(self.connection, sql, (node.level, position, sum, node.hash))
     }
 }
 

@@ -65,7 +65,8 @@ fn receipt(terms: &Agreement, number: u64) -> Signed<Receipt> {
 }
 
 async fn opened(store: &Arc<dyn Store>, owner: &Key) -> Agreements {
-    Agreements::open(Journal::new(Arc::clone(store), mesh()), mesh(), owner.did(), (10, MINUTE)).await.expect("open")
+    let clock = crate::node::clock::Clock::open(store.as_ref()).await.expect("a clock");
+    Agreements::open(Journal::new(Arc::clone(store), mesh(), clock), mesh(), owner.did(), (10, MINUTE)).await.expect("open")
 }
 
 async fn agreed(agreements: &Agreements) -> Arc<Contract> {
