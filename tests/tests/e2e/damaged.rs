@@ -47,7 +47,7 @@ async fn a_damaged_agent_is_refused_and_the_others_are_served() {
     }
     let (code, verified) = verify(&node).await;
     assert_eq!((code, &verified["sound"]), (Some(0), &json!(true)), "{verified}");
-    assert!(verified["trace"]["entries"].as_u64() >= Some(2) && verified["blobs"].as_u64() >= Some(2), "{verified}");
+    assert!(verified["trace"]["entries"].as_u64() >= Some(2) && verified["blobs"].as_u64() >= Some(1), "{verified}");
 
     node.stop().await;
     // In the agent's own record, behind its name.
@@ -140,6 +140,7 @@ async fn damaged_and_missing_blobs_are_named() {
     let cluster = Cluster::new();
     let node = cluster.node("a").start().await;
     node.host("counter", "demo", counter()).await;
+    node.execute("counter", "count", &json!({})).await.expect("it counts");
     node.json(&["agent", "snapshot", "counter"]).await;
     let shards = fs::read_dir(node.directory().join("blobs")).expect("listed").flatten().map(|shard| shard.path());
     let shards = shards.filter(|shard| shard.file_name().is_some_and(|name| name.len() == 2));

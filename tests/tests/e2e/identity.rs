@@ -119,7 +119,7 @@ async fn a_lost_key_or_store_is_named_and_not_made_anew() {
         let other = cluster.node(&format!("other-{}", &what[..4]));
         let place = other.directory();
         let mut other = other.start().await;
-        other.stop().await;
+        other.kill9();
         if what == "node.key" {
             fs::rename(&backup, &key).expect("restored");
             fs::copy(node.directory().join(what), &backup).expect("a backup");

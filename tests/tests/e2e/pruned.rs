@@ -114,14 +114,21 @@ async fn a_pruned_log_says_so_and_proves_what_is_left() {
     );
 }
 
-/// A log of the year 2020, in the store of a node that is yet to start.
+/// A log of the year 2020, in the store of a node that ran until now, by its own clock.
 pub(crate) async fn old_log(directory: &Path, entries: usize) {
     let place = directory.join("store");
     for directory in [directory, &place] {
         fs::create_dir(directory).expect("a new node");
         fs::set_permissions(directory, PermissionsExt::from_mode(0o700)).expect("ours");
     }
+    for key in ["owner.key", "node.key"] {
+        fs::write(directory.join(key), Key::generate().to_pem().as_bytes()).expect("a key");
+        fs::set_permissions(directory.join(key), PermissionsExt::from_mode(0o600)).expect("ours");
+    }
     let store = Sqlite::open(&place.join("mcp-zero.sqlite")).expect("a store");
+    let believed = serde_json::to_vec(&Timestamp::now()).expect("JSON");
+    let record = RecordWrite { kind: Kind::Meta, id: "clock".into(), value: Some(believed) };
+    store.apply(vec![Commit { records: vec![record], ..Commit::default() }]).await.expect("the store works")[0].as_ref().expect("made");
     let (principal, time) = (Key::generate().did(), "2020-01-01T00:00:00Z".parse().expect("a time"));
     let commit = |_| {
         let operation = OperationId::new();
