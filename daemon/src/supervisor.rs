@@ -11,7 +11,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use protocol::{Code, Key, Problem};
 use store::{Blobs, Sqlite, Store};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -120,6 +120,8 @@ impl Supervisor {
     /// Serves until a signal, until its parent ends where it has one to watch, or until a part fails.
     pub(crate) async fn run(self, parent: Option<&Parent>) -> Result<Outcome, Problem> {
         let Self { node, config, listener, directory } = self;
+        // Before anybody is served: whoever knows that the node runs may end it politely.
+        let mut signals = Signals::listen()?;
         let stop = CancellationToken::new();
         let mut parts = JoinSet::new();
         let router = api::router(node.clone(), config.settings().to_vec());
@@ -154,7 +156,7 @@ impl Supervisor {
         parts.spawn(watchdog(stop.clone()));
 
         let ended = tokio::select! {
-            signalled = signalled() => signalled.map(|()| Outcome::Stopped),
+            () = signals.next() => Ok(Outcome::Stopped),
             () = orphaned(parent) => Ok(Outcome::Stopped),
             () = node.restart.cancelled() => Ok(Outcome::Again),
             part = parts.join_next() => Err(unexpected(part)),
@@ -172,7 +174,7 @@ impl Supervisor {
         };
         tokio::select! {
             () = drain => {}
-            _ = signalled() => tracing::warn!("stopped at once"),
+            () = signals.next() => tracing::warn!("stopped at once"),
             () = tokio::time::sleep(3 * GRACE) => tracing::warn!("stopped before all was done"),
         }
         drop(directory);
@@ -260,16 +262,27 @@ async fn orphaned(parent: Option<&Parent>) {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn signalled() -> Result<(), Problem> {
-    let failed = |error: std::io::Error| Problem::new(Code::Internal, format!("can't listen for signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, alike.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes them from here on.
+    fn listen() -> Result<Self, Problem> {
+        let failed = |error: std::io::Error| Problem::new(Code::Internal, format!("can't listen for signals: {error}"));
+        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt()).map_err(failed)? })
     }
-    Ok(())
+
+    /// Waits for the next.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 fn unexpected(part: Option<Result<Ended, JoinError>>) -> Problem {

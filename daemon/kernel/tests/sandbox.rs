@@ -54,6 +54,7 @@ async fn a_call_answers_and_is_metered() {
     assert_eq!(first.usage.fuel, second.usage.fuel, "the same call costs the same fuel");
     assert_eq!(text(second), r#"{"a": [1, 2]}"#);
     assert_eq!(text(bench.run("echo", "null").await), "{}", "null stands for no parameters");
+    assert_eq!(text(bench.run("echo", " \n{\"a\": 1}\t\r\n").await), r#"{"a": 1}"#, "what is around a value is no part of it");
     let long = format!(r#"{{"a":"{}"}}"#, "é".repeat(1 << 20));
     assert_eq!(text(bench.run("echo", &long).await), long);
 }

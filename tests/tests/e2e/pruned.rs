@@ -102,6 +102,12 @@ async fn a_pruned_log_says_so_and_proves_what_is_left() {
     // Nobody else may say so: neither beyond what the trace says, nor without it.
     let note = fresh.join("pruned.json");
     let honest = fs::read_to_string(&note).expect("a note");
+    // What nothing signed says, when and of how many, isn't taken from the file: the entry has its own time.
+    let mut altered: Value = serde_json::from_str(&honest).expect("json");
+    (altered["at"], altered["kept"]) = (json!("2001-01-01T00:00:00Z"), json!(77));
+    fs::write(&note, altered.to_string()).expect("written");
+    assert_eq!(node.json(&["trace", "verify", text(&fresh)]).await, partial);
+    assert!(!partial.to_string().contains("kept") && !partial["pruned"]["at"].is_null(), "{partial}");
     fs::write(&note, honest.replace("256", "512")).expect("written");
     assert!(
         refused(&node, &["trace", "verify", text(&fresh)]).await["detail"].as_str().is_some_and(|detail| detail.contains("pruned.json"))

@@ -1,4 +1,5 @@
-//! Exports that were changed: each section of the file, and what a client might send without any file.
+//! What was changed after it was made: each section of an export, what stands beside signatures in a file, and what a client
+//! might send without any file.
 
 use protocol::{
     Code, Digest, Expect, Key, MeshId, Problem, Signed,
@@ -11,7 +12,7 @@ use protocol::{
 use serde_json::json;
 use tests::{Cluster, Node, Publisher, value};
 
-use crate::fixtures::{counter, docs, release};
+use crate::fixtures::{Pair, counter, docs, release};
 
 /// What an export consists of: where each section's content is, and the names of those that must be there.
 fn sections(file: &[u8]) -> Vec<(u8, std::ops::Range<usize>)> {
@@ -68,6 +69,45 @@ async fn a_changed_section_of_whatever_kind_is_seen_and_leaves_nothing() {
     assert_eq!(other.json(&["agent", "list"]).await["items"], json!([]), "nothing came of all that");
     import(sound).await.exits(0);
     assert_eq!(value(&other.execute("docs", "stats", &json!({})).await.expect("ran"))["documents"], 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_altered_beside_a_signature_is_no_longer_verified() {
+    let (pair, state) = Pair::agreed(&[]).await;
+    let (agent, id) = (pair.agent.id.to_string(), state.terms.id.to_string());
+    let file = pair.cluster.place().join("file.json");
+    let path = file.to_str().expect("UTF-8");
+    let verify = async |what: &str, text: &str| {
+        std::fs::write(&file, text).expect("written");
+        pair.consumer.mcpctl(&[what, "verify", path, "--json"]).await
+    };
+    // The params come back as they were, with white space within and around them.
+    let answer = pair.consumer.mcpctl(&["agent", "execute", &agent, "echo", "  {\"paid\":  1.0 }\n", "--json"]).await.exits(0);
+    let found = verify("receipt", &answer.stdout).await.exits(0).json();
+    assert_eq!(found["compared"].as_array().map(Vec::len), Some(3), "{found}");
+    let pretty = serde_json::to_string_pretty(&pair.consumer.json(&["agent", "execute", &agent, "count", "{}"]).await).expect("json");
+    verify("receipt", &pretty).await.exits(0);
+    let honest: serde_json::Value = serde_json::from_str(&pretty).expect("json");
+    for (field, altered) in
+        [("result", json!({ "paid": 2.0 })), ("usage", json!(state.used)), ("operation", json!(protocol::OperationId::new()))]
+    {
+        let mut answer = honest.clone();
+        answer[field] = altered;
+        let refused = verify("receipt", &answer.to_string()).await.exits(1).json();
+        assert!(refused["detail"].as_str().is_some_and(|detail| detail.contains(&format!("{field:?}"))), "{refused}");
+    }
+    // Both sides' own views of the agreement.
+    for node in [&pair.consumer, &pair.provider] {
+        let shown = node.json(&["agreement", "show", &id]).await;
+        let found = verify("agreement", &shown.to_string()).await.exits(0).json();
+        assert_eq!(found["compared"], json!(["status", "terms", "used", "price"]), "{found}");
+        for (field, altered) in [("status", json!("closed")), ("used", json!(state.used)), ("price", json!("1"))] {
+            let mut shown = shown.clone();
+            shown[field] = altered;
+            let refused = verify("agreement", &shown.to_string()).await.exits(1).json();
+            assert!(refused["detail"].as_str().is_some_and(|detail| detail.contains(&format!("{field:?}"))), "{refused}");
+        }
+    }
 }
 
 /// Puts what a client would send to a node, whatever it is.
