@@ -36,12 +36,13 @@ async fn a_flood_of_proposals_takes_no_places_of_others() {
     let pair = Pair::new("manual").await;
     let mut rogue = Rogue::join(&pair).await;
     let refused = |answer: Result<_, Problem>| answer.map(|_: protocol::document::Sealed<_>| ()).expect_err("refused").code;
-    for valid in [Duration::from_millis(60), Duration::from_secs(30)] {
-        let mut brief = rogue.terms(valid);
-        assert_eq!(refused(rogue.propose(&brief).await), Code::AgreementRefused, "{valid:?}");
+    for (valid, back) in [(60, 0), (60, 50), (30_000, 0), (30_000, 50)] {
+        let mut brief = rogue.terms(Duration::from_millis(valid));
         // Dated back, its length is enough.
-        brief.header.issued_at -= protocol::SignedDuration::from_secs(50);
-        assert_eq!(refused(rogue.propose(&brief).await), Code::AgreementRefused, "{valid:?}");
+        brief.header.issued_at -= protocol::SignedDuration::from_secs(back);
+        let code = refused(rogue.propose(&brief).await);
+        // On a busy machine it is over before it is opened.
+        assert!(matches!(code, Code::AgreementRefused | Code::Expired), "{valid} ms: {code}");
     }
     let mut kept = 0;
     let mut codes = BTreeSet::new();
