@@ -140,6 +140,14 @@ pub enum Error {
         /// When.
         at: Timestamp,
     },
+    /// It is to bring about something new, and was issued too long ago for that.
+    #[error("the {kind} was issued at {at}, over {} s ago: what is new is signed just before; check the clocks", MAX_SKEW.as_secs())]
+    Old {
+        /// The type.
+        kind: &'static str,
+        /// When.
+        at: Timestamp,
+    },
     /// A party that must sign did not.
     #[error("the {kind} is not signed by {missing}")]
     NotSignedBy {
@@ -170,7 +178,7 @@ impl Error {
             Self::Envelope(envelope::Error::Signature(_) | envelope::Error::Lineage(_)) | Self::Succeeded { .. } => Code::BadSignature,
             Self::Version { .. } => Code::UnknownVersion,
             Self::Mesh { .. } => Code::ForeignMesh,
-            Self::Expired { .. } => Code::Expired,
+            Self::Expired { .. } | Self::Old { .. } => Code::Expired,
             Self::Future { .. } => Code::FutureDated,
         }
     }
@@ -238,6 +246,20 @@ impl<D: Document> Signed<D> {
             self.signatories.push(Signatory { principal: signer.did(), key: signer.key(), lineage: signer.lineage().cloned() });
         }
         Ok(self)
+    }
+
+    /// Requires that it was issued within [`MAX_SKEW`] of `now`. For what brings about something new: a key that was succeeded
+    /// since could date it back, and nothing else in it tells.
+    ///
+    /// # Errors
+    /// [`Error::Old`], [`Error::Future`].
+    pub fn require_new(&self, now: Timestamp) -> Result<(), Error> {
+        let at = self.document.header().issued_at;
+        match now.duration_since(at) {
+            age if age > MAX_SKEW => Err(Error::Old { kind: D::TYPE, at }),
+            age if age < -MAX_SKEW => Err(Error::Future { kind: D::TYPE, at }),
+            _ => Ok(()),
+        }
     }
 
     /// Requires the signature of `party`, by its first key or by one that follows it.

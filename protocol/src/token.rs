@@ -34,7 +34,7 @@ pub const MAX_TEXT: usize = 2_048;
 pub const MAX_ADDRESSES: usize = 8;
 /// The longest that a token may be valid.
 pub const MAX_TTL: SignedDuration = SignedDuration::from_hours(366 * 24);
-/// How long an enrolment is valid: for clocks that differ, and slow links.
+/// How long an enrolment is valid at most; it is taken only within the skew of when it was issued.
 const ENROLMENT_VALIDITY: SignedDuration = SignedDuration::from_mins(10);
 /// What the authority signs begins with this, so that it can't be mistaken for anything else that it signs.
 const CONTEXT: &[u8] = b"mcp-zero join token v1\n";
@@ -270,6 +270,7 @@ impl Enrolment {
     /// It is malformed, forged, expired, of another mesh; or doesn't carry the signatures of token, node and owner.
     pub fn verify(sealed: Sealed<Self>, mesh: &MeshId, now: Timestamp) -> Result<(Signed<Self>, Grant), Problem> {
         let signed = sealed.open(Expect::at(mesh, now))?;
+        signed.require_new(now)?;
         let enrolment = signed.document();
         let grant = enrolment.grant.open(now)?;
         if grant.mesh != *mesh {
@@ -378,5 +379,9 @@ mod tests {
             let partly = Signed::sign(signed.document().clone(), &missing);
             assert_eq!(verify(partly, mesh).expect_err("a signature is missing"), Code::Unsigned);
         }
+        let mut back = signed.document().clone();
+        back.header.issued_at -= SignedDuration::from_secs(61);
+        let back = Signed::sign(back, &[&case.key, &node, &owner]);
+        assert_eq!(verify(back, mesh).expect_err("a key of an earlier time could have signed it"), Code::Expired);
     }
 }

@@ -318,3 +318,13 @@ fn deep_and_boastful_messages_are_refused() {
     let deep = format!("{{\"payloadType\":{}", "[".repeat(1 << 20));
     assert!(serde_json::from_str::<Envelope>(&deep).is_err());
 }
+
+/// What brings about something new is dated by the skew at most from now, though it would be valid for an hour.
+#[test]
+fn what_is_new_is_dated_now() {
+    let (signed, _) = some_agreement();
+    let seconds = |seconds| now().saturating_add(SignedDuration::from_secs(seconds)).expect("a time");
+    let code = |at| signed.require_new(at).map_err(|error| error.code());
+    assert_eq!((code(seconds(-60)), code(now()), code(seconds(60))), (Ok(()), Ok(()), Ok(())));
+    assert_eq!((code(seconds(61)), code(seconds(-61))), (Err(Code::Expired), Err(Code::FutureDated)));
+}
