@@ -229,6 +229,9 @@ pub struct AgreementState {
     /// The consumer hasn't been told of the last step yet: it is when it comes back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untold: bool,
+    /// Why a rule of the provider's that is for such proposals leaves this one to the operator: its budget has no room now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_open: Option<String>,
     /// How it came to its end, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closing: Option<Closing>,

@@ -179,6 +179,9 @@ pub enum Action {
         whose: crate::api::Whose,
         /// Whether they are.
         accepted: bool,
+        /// How much of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        budget: Option<crate::api::Budget>,
     },
     /// The node's operator brought a template, or took it away.
     Template {

@@ -27,9 +27,7 @@ pub struct Request<'a> {
 pub fn authorize(terms: &Agreement, state: &State, request: &Request<'_>, now: Timestamp) -> Result<(), Denied> {
     let (agreement, agent) = (terms.id, terms.agent);
     let outside = |outside| Err(Denied::Scope { agreement, agent: request.agent, outside });
-    if request.caller_node != terms.consumer_node {
-        return outside(Outside::Caller(request.caller_node));
-    }
+    parties(terms, request)?;
     if request.agent != agent {
         return outside(Outside::Agent(request.agent));
     }
@@ -48,6 +46,17 @@ pub fn authorize(terms: &Agreement, state: &State, request: &Request<'_>, now: T
         }
         status @ (Status::Proposed | Status::Suspended | Status::Closed) => Err(Denied::NotActive { agreement, agent, status }),
     }
+}
+
+/// Refuses whoever isn't the consumer of these terms, before anything else is said.
+///
+/// # Errors
+/// [`Denied::Scope`].
+pub fn parties(terms: &Agreement, request: &Request<'_>) -> Result<(), Denied> {
+    if request.caller_node == terms.consumer_node {
+        return Ok(());
+    }
+    Err(Denied::Scope { agreement: terms.id, agent: request.agent, outside: Outside::Caller(request.caller_node) })
 }
 
 #[cfg(test)]

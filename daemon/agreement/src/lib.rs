@@ -14,12 +14,14 @@
 //! ```
 
 pub mod authorize;
+pub mod budget;
 mod denied;
 mod error;
 #[cfg(test)]
 mod fixture;
 pub mod meter;
 pub mod policy;
+pub mod rate;
 pub mod template;
 
 pub use authorize::{Request, authorize};

@@ -83,6 +83,8 @@ pub struct Ceilings {
 pub struct Policy {
     /// What happens to terms that nothing below speaks against.
     pub accept: Acceptance,
+    /// The least validity that is left when a proposal comes, in seconds: what lapses at once isn't worth a place.
+    pub min_seconds: u32,
     /// The longest validity.
     pub max_days: u32,
     /// The most that terms may allow.
@@ -94,10 +96,11 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// The operator decides, on terms of at most a year, without overage, with calls of the usual size.
+    /// The operator decides, on terms of at least a minute and at most a year, without overage, with calls of the usual size.
     fn default() -> Self {
         Self {
             accept: Acceptance::Manual,
+            min_seconds: 60,
             max_days: 366,
             max_limits: Ceilings::default(),
             per_call: PerCall { fuel: 10_000_000_000, wall_ms: 10_000, result_bytes: MAX_RESULT as u64 },
@@ -154,6 +157,9 @@ impl Policy {
         }
         if header.expires_at <= now || length <= SignedDuration::ZERO {
             against.push(format!("the terms ended at {}", header.expires_at));
+        } else if header.expires_at.duration_since(now) < SignedDuration::from_secs(i64::from(self.min_seconds)) {
+            against
+                .push(format!("the terms end at {}; they must be valid for {} s or more from now on", header.expires_at, self.min_seconds));
         }
     }
 
@@ -219,13 +225,13 @@ fn exceeded(allowed: Usage, most: Usage, time: &str, against: &mut Vec<String>) 
 }
 
 /// The most that terms let through, whichever way they limit it.
-struct Allowance {
-    day: Usage,
+pub(crate) struct Allowance {
+    pub(crate) day: Usage,
     total: Usage,
 }
 
 impl Allowance {
-    fn of(terms: &Agreement) -> Self {
+    pub(crate) fn of(terms: &Agreement) -> Self {
         let caps = |window| terms.hard_caps(window);
         let days = days_touched(terms.header.issued_at, terms.header.expires_at);
         let day = times(caps(Window::Hour), 24).min(caps(Window::Day)).min(caps(Window::Total));
@@ -321,6 +327,9 @@ mod tests {
         reversed.header.issued_at = after(2 * DAY);
         assert!(refused(&policy, &reversed).contains("ended"));
         assert!(matches!(policy.decide(&terms("trial", &[]), &Pricing::free(), false, after(DAY)), Decision::Refuse(_)));
+        let late = |seconds| policy.decide(&terms("trial", &[]), &Pricing::free(), false, after(DAY - seconds));
+        assert_eq!(late(60), Decision::Accept);
+        assert!(matches!(late(59), Decision::Refuse(why) if why.contains("valid for 60 s or more")), "what lapses at once");
     }
 
     #[test]

@@ -272,6 +272,8 @@ kinds! {
     Closing = 26, "closing";
     /// By which keys another owner has followed its first one.
     Lineage = 29, "lineage";
+    /// That an agreement was made without the operator, by which rule, and what of it counts against that rule's budget.
+    Accepted = 40, "accepted";
 }
 
 /// How a commit came out.

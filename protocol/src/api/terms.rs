@@ -16,7 +16,7 @@ pub struct KnownTemplate {
 }
 
 /// Whose proposals are accepted beforehand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Whose {
     /// `members`: those of every member of a private mesh, as its credential names it.
     Members,
@@ -57,8 +57,74 @@ impl<'de> Deserialize<'de> for Whose {
     }
 }
 
+/// So much of each; 0 is no bound, where it says how much there may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Agreements open at once.
+    pub agreements: u64,
+    /// Agreements made in one day of UTC.
+    pub agreements_per_day: u64,
+    /// Calls in one day of UTC: all that open agreements allow, and what was called under those that ended today.
+    pub calls_per_day: u64,
+    /// Calls under them beyond the newest receipts that their consumers have signed.
+    pub unacknowledged: u64,
+}
+
+/// How much is accepted without the operator.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// From each principal.
+    pub each: Quota,
+    /// From all of them together.
+    pub all: Quota,
+}
+
+/// What is to be changed of a [`Quota`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotaChange {
+    /// See [`Quota::agreements`].
+    pub agreements: Option<u64>,
+    /// See [`Quota::agreements_per_day`].
+    pub agreements_per_day: Option<u64>,
+    /// See [`Quota::calls_per_day`].
+    pub calls_per_day: Option<u64>,
+    /// See [`Quota::unacknowledged`].
+    pub unacknowledged: Option<u64>,
+}
+
+impl QuotaChange {
+    /// The quota after it.
+    pub fn on(&self, before: Quota) -> Quota {
+        Quota {
+            agreements: self.agreements.unwrap_or(before.agreements),
+            agreements_per_day: self.agreements_per_day.unwrap_or(before.agreements_per_day),
+            calls_per_day: self.calls_per_day.unwrap_or(before.calls_per_day),
+            unacknowledged: self.unacknowledged.unwrap_or(before.unacknowledged),
+        }
+    }
+}
+
+/// What is to be changed of a [`Budget`]: the body of `PUT /v1/policy/auto-accept/{template}/{for}`. What it doesn't name stays; of a
+/// new rule it is as the configuration says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BudgetChange {
+    /// Of each principal.
+    pub each: QuotaChange,
+    /// Of all of them together.
+    pub all: QuotaChange,
+}
+
+impl BudgetChange {
+    /// The budget after it.
+    pub fn on(&self, before: Budget) -> Budget {
+        Budget { each: self.each.on(before.each), all: self.all.on(before.all) }
+    }
+}
+
 /// Proposals within a template that need no operator: `PUT` and `DELETE /v1/policy/auto-accept/{template}/{for}`
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AutoAccept {
     /// The template that their terms must stay within.
@@ -66,6 +132,12 @@ pub struct AutoAccept {
     /// Whose they are.
     #[serde(rename = "for")]
     pub whose: Whose,
+    /// How much of it; as the configuration says, if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// How much it is by now, from all principals together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Quota>,
 }
 
 /// `GET /v1/policy`: what this node accepts, as a provider
@@ -77,6 +149,15 @@ pub struct PolicyState {
     pub max_days: u32,
     /// Whether terms may let calls go on at a limit.
     pub allow_overage: bool,
+    /// The least validity that must be left of a proposal, in seconds.
+    #[serde(default)]
+    pub min_seconds: u32,
+    /// How much is accepted without the operator where `accept` is `auto`, and by rules that say nothing else.
+    #[serde(default)]
+    pub budget: Budget,
+    /// How much was accepted because `accept` is `auto`, from all principals together.
+    #[serde(default)]
+    pub used: Quota,
     /// What is accepted though `accept` is `manual`.
     pub auto_accept: Vec<AutoAccept>,
 }
