@@ -86,6 +86,7 @@ impl Supervisor {
             pricing: config.pricing.clone(),
             limits: config.limits,
             max_unacknowledged: config.max_unacknowledged,
+            budget: config.budget,
             closing_grace: protocol::SignedDuration::from_secs(i64::try_from(config.closing_grace_seconds).unwrap_or(i64::MAX)),
             share: config.share,
             webhook_attempts: config.webhook_attempts,

@@ -252,6 +252,9 @@ pub struct Standing {
     /// What of its history whoever asks doesn't have.
     #[serde(default)]
     pub missed: Missed,
+    /// Calls under it that haven't ended: each may be charged for yet.
+    #[serde(default)]
+    pub under_way: u64,
 }
 
 /// A call of an agent's method.

@@ -3,7 +3,7 @@
 use axum::{Extension, extract::State};
 use protocol::{
     Code, Problem,
-    api::{AutoAccept, KnownTemplate, List, PolicyState, Whose},
+    api::{BudgetChange, KnownTemplate, List, PolicyState, Whose},
     template::Template,
 };
 
@@ -52,9 +52,10 @@ pub(super) async fn accept_beforehand(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path((template, whose)): Path<(String, Whose)>,
+    Json(change): Json<Option<BudgetChange>>,
 ) -> Result<Json<PolicyState>, Failure> {
     require_owner(&api, &caller)?;
-    api.node.accept_beforehand(&caller, AutoAccept { template, whose }).await?;
+    api.node.accept_beforehand(&caller, template, whose, change.unwrap_or_default()).await?;
     Ok(Json(api.node.policy_state()))
 }
 
@@ -64,6 +65,6 @@ pub(super) async fn ask_again(
     Path((template, whose)): Path<(String, Whose)>,
 ) -> Result<Json<PolicyState>, Failure> {
     require_owner(&api, &caller)?;
-    api.node.templates.accept_beforehand(&caller, AutoAccept { template, whose }, false).await?;
+    api.node.templates.ask_again(&caller, template, whose).await?;
     Ok(Json(api.node.policy_state()))
 }

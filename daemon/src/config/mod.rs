@@ -1,5 +1,6 @@
 //! Configuration: defaults < profile < file < `MCP_*` < flags. Every value remembers where it came from.
 
+mod agreements;
 mod keys;
 mod profile;
 
@@ -9,11 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agreement::policy::{Acceptance, Policy};
+use agreement::policy::Policy;
 use protocol::{
     MeshId,
     agreement::Pricing,
-    api::{Limits, Setting},
+    api::{Budget, Limits, Setting},
     credential::Zone,
     manifest::Import,
 };
@@ -111,6 +112,8 @@ pub(crate) struct Config {
     pub(crate) pricing: Pricing,
     /// The most calls of one agreement beyond the newest receipt that its consumer has signed.
     pub(crate) max_unacknowledged: u64,
+    /// How much is accepted without the operator.
+    pub(crate) budget: Budget,
     /// For how long after an agreement's end its last receipts may still be acknowledged.
     pub(crate) closing_grace_seconds: u64,
     pub(crate) share: Share,
@@ -245,25 +248,8 @@ impl Layers {
     }
 
     fn resolve(self, strange_variables: Vec<String>) -> Result<Config, Error> {
-        let pricing = Pricing {
-            currency: self.get("agreements.currency")?,
-            per_call: self.get("agreements.price_per_call")?,
-            per_million_fuel: self.get("agreements.price_per_million_fuel")?,
-            overage_per_call: self.maybe("agreements.overage_price_per_call")?,
-            overage_per_million_fuel: self.maybe("agreements.overage_price_per_million_fuel")?,
-            overage_percent: Some(self.number("agreements.overage_percent") as u32).filter(|percent| *percent > 0),
-        };
-        let accept = match self.str("agreements.accept") {
-            "auto" => Acceptance::Auto,
-            "deny" => Acceptance::Deny,
-            _ => Acceptance::Manual,
-        };
-        let policy = Policy {
-            accept,
-            max_days: u32::try_from(self.number("agreements.max_days")).unwrap_or(u32::MAX),
-            allow_overage: pricing.overage_percent.is_some(),
-            ..Policy::default()
-        };
+        let pricing = self.pricing()?;
+        let policy = self.policy(&pricing);
         let mesh = Mesh {
             host: self.get("mesh.host")?,
             wss_port: self.number("mesh.port") as u16,
@@ -300,6 +286,7 @@ impl Layers {
             policy,
             pricing,
             max_unacknowledged: self.number("agreements.max_unacknowledged").max(1),
+            budget: self.budget(),
             closing_grace_seconds: self.number("agreements.closing_grace_s"),
             share: match self.str("plugins.share") {
                 "members" => Share::Members,

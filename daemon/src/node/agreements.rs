@@ -1,19 +1,23 @@
 //! The agreements that this node's owner is a party of: kept, moved on, metered, and closed.
 
+mod budget;
 mod closing;
+mod contract;
+mod force;
 mod held;
+mod proposals;
 mod receipts;
 mod steps;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
-use agreement::{authorize, meter::Meter};
+use agreement::meter::Meter;
 use parking_lot::{Mutex, RwLock};
 use protocol::{
-    AgentId, AgreementId, Code, Did, Expect, MeshId, NodeId, Problem, Signed, SignedDuration, Timestamp, Usage,
+    AgentId, AgreementId, Code, Did, Expect, MeshId, Problem, Signed, SignedDuration, Timestamp, Usage,
     agreement::{Agreement, Bundle, Status, Transition},
     api::{AgreementOutline, AgreementState},
     custody::Undertaking,
@@ -24,12 +28,13 @@ use protocol::{
     statement::Closing,
 };
 use store::{Commit, Kind, RecordWrite};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use self::steps::Untold;
 pub(crate) use self::{
+    budget::{Kept, Rule},
     held::Held,
-    receipts::{Charged, claimed_number, record as receipt_record, sums},
+    receipts::{Charged, claimed_agreement, claimed_number, record as receipt_record, sums},
     steps::{Order, check_number},
 };
 use super::{
@@ -41,8 +46,6 @@ use super::{
 const MAX_OPEN: usize = 10_000;
 /// Steps that one agreement may take; the last of them can only close it.
 pub(crate) const MAX_TRANSITIONS: usize = 256;
-/// Proposals of one node that wait for an answer.
-const MAX_PROPOSED: usize = 16;
 
 /// All agreements of this node's owner.
 #[derive(Debug)]
@@ -61,6 +64,15 @@ pub(crate) struct Agreements {
     /// Rung when the next end of an agreement may be another one.
     pub(super) ends: Notify,
     open: RwLock<HashMap<AgreementId, Arc<Contract>>>,
+    /// Of this owner as the consumer, the agreements whose books were closed last, with their agents: calls made under them may
+    /// still be repeated.
+    ended: Mutex<VecDeque<(AgentId, AgreementId)>>,
+    /// Of others, those whose books were closed without a call.
+    unused: proposals::Unused,
+    /// How often others may propose.
+    admission: proposals::Admission,
+    /// What was accepted without the operator.
+    budgets: budget::Budgets,
     /// Held while an agreement is kept or moved on: check, commit and memory belong together.
     moving: tokio::sync::Mutex<()>,
 }
@@ -69,6 +81,8 @@ pub(crate) struct Agreements {
 #[derive(Debug)]
 pub(crate) struct Contract {
     id: AgreementId,
+    /// Read from the store to be shown and proven: not the one in memory, under which calls run.
+    is_copy: bool,
     /// Held by the consumer while it settles.
     pub(super) settling: tokio::sync::Mutex<()>,
     standing: Mutex<Standing>,
@@ -86,7 +100,11 @@ struct Standing {
     receipt: Option<Signed<Receipt>>,
     delivered: receipts::Delivered,
     untold: Option<Untold>,
-    /// No receipt is taken any more.
+    /// The rule that accepted it without the operator.
+    rule: Option<Arc<Rule>>,
+    /// Until then a call of this consumer may be charged whose answer nobody waits for: so long it isn't settled.
+    abandoned: Option<Instant>,
+    /// Nothing is reserved or taken any more: its books are closed or being closed, or this is a copy.
     frozen: bool,
     /// How it came to its end.
     closing: Option<Closing>,
@@ -100,13 +118,35 @@ impl Agreements {
         owner: Did,
         (max_unacknowledged, grace): (u64, SignedDuration),
     ) -> Result<Self, Problem> {
-        let (open, moving, opened) = (RwLock::default(), tokio::sync::Mutex::default(), Timestamp::now());
+        let (open, ended, moving, opened) = (RwLock::default(), Mutex::default(), tokio::sync::Mutex::default(), Timestamp::now());
         let (unsettled, ends) = (Notify::new(), Notify::new());
-        let agreements = Self { journal, mesh, owner, max_unacknowledged, grace, opened, unsettled, ends, open, moving };
+        let (unused, admission, budgets) = (proposals::Unused::default(), proposals::Admission::default(), budget::Budgets::default());
+        let agreements = Self {
+            journal,
+            mesh,
+            owner,
+            max_unacknowledged,
+            grace,
+            opened,
+            unsettled,
+            ends,
+            open,
+            ended,
+            unused,
+            admission,
+            budgets,
+            moving,
+        };
         let store = agreements.journal.store();
-        let closed: HashSet<_> = journal::all_records(store.as_ref(), Kind::Closing).await?.into_iter().map(|(id, _)| id).collect();
+        let closed: HashMap<_, _> = journal::all_records(store.as_ref(), Kind::Closing).await?.into_iter().collect();
+        let mut past = proposals::Past::default();
         for (id, bytes) in journal::all_records(store.as_ref(), Kind::Agreement).await? {
-            if closed.contains(&id) {
+            if let Some(closing) = closed.get(&id) {
+                agreements.recall(&id, &bytes, closing, &mut past);
+                continue;
+            }
+            if agreements.has_lapsed(&bytes) {
+                past.lapsed.push(id);
                 continue;
             }
             // One record that can't be read must not keep the node from starting; 'agreement show' tells what is wrong.
@@ -118,19 +158,21 @@ impl Agreements {
                 }
             };
             if contract.terms().header.mesh == agreements.mesh {
-                agreements.open.write().insert(contract.id, contract);
+                agreements.open.write().insert(contract.id, Arc::new(contract));
             }
         }
+        agreements.forget_past(past).await?;
+        agreements.restore_budgets().await?;
         Ok(agreements)
     }
 
     /// The agreement of a record, as it stands in memory if calls may be made under it.
     async fn restored(&self, bytes: &[u8]) -> Result<Arc<Contract>, Problem> {
         let contract = self.restore(bytes).await?;
-        Ok(self.find_open(&contract.id).unwrap_or(contract))
+        Ok(self.find_open(&contract.id).unwrap_or_else(|| contract.into_copy()))
     }
 
-    async fn restore(&self, bytes: &[u8]) -> Result<Arc<Contract>, Problem> {
+    async fn restore(&self, bytes: &[u8]) -> Result<Contract, Problem> {
         let sealed: Sealed<Agreement> = journal::decode("agreement", bytes)?;
         // The node may have been in another mesh when it agreed.
         let mesh = sealed.claimed_header()?.mesh;
@@ -173,24 +215,26 @@ impl Agreements {
         transitions: Vec<Sealed<Transition>>,
         usage: Vec<(String, Usage)>,
         receipt: Option<Signed<Receipt>>,
-    ) -> Arc<Contract> {
+    ) -> Contract {
         let (id, (_, overage)) = (signed.document().id, sums(&usage));
         let mut meter = Meter::new(signed.document(), usage);
         meter.bound_exposure(self.max_unacknowledged, receipt.as_ref().map_or(0, |receipt| receipt.document().sequence));
         let delivered = receipts::Delivered::default();
+        let (untold, rule, abandoned, frozen, closing) = (None, None, None, false, None);
         let standing =
-            Standing { signed, state, transitions, meter, overage, receipt, delivered, untold: None, frozen: false, closing: None };
-        Arc::new(Contract { id, settling: tokio::sync::Mutex::default(), standing: Mutex::new(standing) })
+            Standing { signed, state, transitions, meter, overage, receipt, delivered, untold, rule, abandoned, frozen, closing };
+        Contract { id, is_copy: false, settling: tokio::sync::Mutex::default(), standing: Mutex::new(standing) }
     }
 
-    /// The agreement of this id, open or closed.
+    /// The agreement of this id: the one in memory, or a copy from the store under which nothing can happen any more (see
+    /// [`Contract::require_in_force`]).
     pub(crate) async fn get(&self, id: &AgreementId) -> Result<Arc<Contract>, Problem> {
         if let Some(contract) = self.open.read().get(id) {
             return Ok(Arc::clone(contract));
         }
         let bytes = self.journal.store().record(Kind::Agreement, &id.to_string()).await?;
         let missing = || Problem::new(Code::NotFound, format!("no agreement {id} is known to this node"));
-        self.restore(&bytes.ok_or_else(missing)?).await
+        self.restored(&bytes.ok_or_else(missing)?).await
     }
 
     /// The agreement of this id, if calls may still be made under it.
@@ -216,13 +260,6 @@ impl Agreements {
         })
     }
 
-    /// Whether a node has as many proposals waiting as it may.
-    pub(crate) fn is_pressing(&self, consumer: &NodeId, now: Timestamp) -> bool {
-        let open = self.open.read();
-        let waits = |contract: &&Arc<Contract>| contract.consumer_node() == *consumer && contract.status(now) == Status::Proposed;
-        open.values().filter(waits).count() >= MAX_PROPOSED
-    }
-
     /// An active agreement under which this owner may call, and wants to, `method` of `agent`, the one that lasts longest.
     pub(crate) fn covering(&self, agent: &AgentId, method: &str, now: Timestamp) -> Option<Arc<Contract>> {
         let open = self.open.read();
@@ -238,16 +275,45 @@ impl Agreements {
         open.values().filter(covers).max_by_key(|contract| contract.terms().header.expires_at).cloned()
     }
 
+    /// The agreement of this owner, as the consumer, about `agent` that lasts or lasted longest: whatever has become of it.
+    pub(crate) async fn latest_of(&self, agent: &AgentId) -> Option<Arc<Contract>> {
+        let ours = |contract: &&Arc<Contract>| {
+            let standing = contract.standing.lock();
+            let terms = standing.signed.document();
+            terms.consumer == self.owner && terms.agent == *agent && standing.state.status != Status::Proposed
+        };
+        let open = self.open.read().values().filter(ours).max_by_key(|contract| contract.terms().header.expires_at).cloned();
+        if open.is_some() {
+            return open;
+        }
+        let ended = self.ended.lock().iter().rev().find(|(of, _)| of == agent).map(|(_, id)| *id)?;
+        self.get(&ended).await.ok()
+    }
+
     /// Keeps an agreement as it is signed now, with an entry of the status that it reached; if `untold`, until the consumer is
     /// told.
     pub(crate) async fn keep(&self, caller: &Caller, signed: Signed<Agreement>, untold: bool) -> Result<Arc<Contract>, Problem> {
+        // Two that sign the same terms at once must not both replace what is held.
+        let _moving = self.moving.lock().await;
+        self.keep_with(caller, signed, untold.then_some(Untold::Taken), Vec::new()).await
+    }
+
+    /// The same with other records beside it; `moving` is held.
+    async fn keep_with(
+        &self,
+        caller: &Caller,
+        signed: Signed<Agreement>,
+        untold: Option<Untold>,
+        mut records: Vec<RecordWrite>,
+    ) -> Result<Arc<Contract>, Problem> {
         let id = signed.document().id;
         let state = lifecycle::State::of(&signed)?;
         let status = state.status;
-        // Two that sign the same terms at once must not both replace what is held.
-        let _moving = self.moving.lock().await;
         let proposed = self.lookup(&id).await?;
         if let Some(contract) = &proposed {
+            if contract.is_copy {
+                return Err(Problem::new(Code::AlreadyExists, format!("agreement {id} is over")));
+            }
             let now = contract.state().status;
             if now == status {
                 return Ok(Arc::clone(contract));
@@ -256,24 +322,23 @@ impl Agreements {
             if !countersigned {
                 return Err(Problem::new(Code::AlreadyExists, format!("agreement {id} is {now} already")));
             }
-        } else if self.open.read().len() >= MAX_OPEN {
-            return Err(Problem::new(Code::Overloaded, format!("this node holds {MAX_OPEN} open agreements, its most")));
+        } else {
+            self.check_places(signed.document(), status, Timestamp::now())?;
         }
         let mut note = caller.note();
         note.agreement = Some(id);
         let entry = self.journal.append(note, Action::Agreement { status });
-        let record = RecordWrite { kind: Kind::Agreement, id: id.to_string(), value: Some(journal::encode(&signed)) };
-        let told = untold.then(|| Untold::Taken.record(&id));
-        let records = std::iter::once(record).chain(told).collect();
+        records.push(RecordWrite { kind: Kind::Agreement, id: id.to_string(), value: Some(journal::encode(&signed)) });
+        records.extend(untold.iter().map(|untold| untold.record(&id)));
         self.journal.keep(Commit { records, entry: Some(entry), ..Commit::default() }).await?;
         if let Some(contract) = proposed {
             let mut standing = contract.standing.lock();
             (standing.signed, standing.state) = (signed, state);
-            standing.untold = untold.then_some(Untold::Taken).or(standing.untold.take());
+            standing.untold = untold.or(standing.untold.take());
             drop(standing);
             return Ok(contract);
         }
-        let contract = self.contract(signed, state, Vec::new(), self.journal.store().usage(&id).await?, None);
+        let contract = Arc::new(self.contract(signed, state, Vec::new(), self.journal.store().usage(&id).await?, None));
         self.open.write().insert(id, Arc::clone(&contract));
         self.ends.notify_one();
         Ok(contract)
@@ -316,6 +381,7 @@ impl Agreements {
             price: terms.pricing.price(&used, &overage).unwrap_or_default(),
             wanted: standing.wanted(&terms, now).cloned(),
             untold: standing.untold == Some(Untold::Taken) && standing.closing.is_none(),
+            left_open: None,
             closing: standing.closing.clone(),
             bundle: Bundle {
                 agreement: standing.signed.clone().into(),
@@ -372,8 +438,8 @@ impl Agreements {
     /// Takes an agreement from the store, where it came with an agent.
     pub(crate) async fn reopen(&self, sealed: &Sealed<Agreement>) -> Result<(), Problem> {
         let contract = self.restore(&journal::encode(sealed)).await?;
-        if contract.closing().is_none() {
-            self.open.write().insert(contract.id, contract);
+        if contract.closing().is_none() && contract.terms().header.mesh == self.mesh {
+            self.open.write().insert(contract.id, Arc::new(contract));
             self.ends.notify_one();
         }
         Ok(())
@@ -388,62 +454,6 @@ impl Agreements {
         let standing = contract.standing.lock();
         let terms = standing.signed.document();
         terms.provider == self.owner && terms.agent == *agent
-    }
-}
-
-impl Contract {
-    /// Its id.
-    pub(crate) fn id(&self) -> AgreementId {
-        self.id
-    }
-
-    /// Its terms.
-    pub(crate) fn terms(&self) -> Agreement {
-        self.standing.lock().signed.document().clone()
-    }
-
-    /// The signed terms.
-    pub(crate) fn signed(&self) -> Signed<Agreement> {
-        self.standing.lock().signed.clone()
-    }
-
-    /// Where it stands at `now`.
-    pub(crate) fn status(&self, now: Timestamp) -> Status {
-        let standing = self.standing.lock();
-        standing.state.effective(standing.signed.document(), now)
-    }
-
-    /// Its state, for the next transition.
-    pub(crate) fn state(&self) -> lifecycle::State {
-        self.standing.lock().state.clone()
-    }
-
-    /// Checks that a call is covered, and sets aside the worst that it may use.
-    pub(crate) fn reserve(self: &Arc<Self>, request: &authorize::Request<'_>, now: Timestamp) -> Result<Held, Problem> {
-        let mut standing = self.standing.lock();
-        let Standing { signed, state, meter, .. } = &mut *standing;
-        authorize::authorize(signed.document(), state, request, now)?;
-        let reservation = meter.reserve(now)?;
-        Ok(Held { contract: Arc::clone(self), granted: reservation.granted, reservation: Some(reservation) })
-    }
-
-    /// Usage so far: the provider's own count, or what its last receipt says.
-    pub(crate) fn used(&self, provides: bool) -> Usage {
-        self.used_in_all(provides).0
-    }
-
-    /// Usage so far, and what of it passed limits.
-    fn used_in_all(&self, provides: bool) -> (Usage, Usage) {
-        let standing = self.standing.lock();
-        if provides {
-            return (standing.meter.total(), standing.overage);
-        }
-        standing.receipt.as_ref().map(|receipt| (receipt.document().total, receipt.document().overage)).unwrap_or_default()
-    }
-
-    /// Who may call under it, from where.
-    pub(crate) fn consumer_node(&self) -> NodeId {
-        self.standing.lock().signed.document().consumer_node
     }
 }
 

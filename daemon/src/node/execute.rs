@@ -19,10 +19,12 @@ use tokio::time::Instant;
 use super::{
     Caller, Node,
     agents::{Agent, not_here},
-    agreements::{Contract, receipt_record},
+    agreements::{Contract, claimed_agreement, receipt_record},
     journal::Note,
+    once::{Claimed, Repeatable},
     outside::check_chain,
-    run::Run,
+    run::{Answered, Run},
+    unsettled::Unsettled,
 };
 
 /// How often an agent may have moved since its callers last found it.
@@ -62,28 +64,28 @@ impl Node {
         if caller.principal != agent.outline.owner {
             return Err(Problem::new(Code::NotAuthorized, format!("{} does not own agent {}", caller.principal, agent.outline.name)));
         }
-        let run = Run {
-            agent,
-            method: invocation.method,
-            params: invocation.params,
-            held: None,
-            idempotency_key: invocation.idempotency_key,
-            deadline: Instant::now() + invocation.timeout,
-            chain: invocation.chain,
-        };
-        let answered = self.run(caller, run).await?.answered;
+        let Invocation { method, params, idempotency_key, chain, .. } = invocation;
+        let deadline = Instant::now() + invocation.timeout;
+        let answered =
+            self.run_as_owner(caller, Run { agent, method, params, held: None, claim: None, chain, deadline }, idempotency_key).await?;
         Ok(api::Executed { result: json(answered.outcome?)?, operation: answered.operation, usage: answered.usage, receipt: None })
+    }
+
+    /// Runs a call of the agent's owner, once if it has a key.
+    pub(super) async fn run_as_owner(&self, caller: &Caller, mut run: Run, key: Option<String>) -> Result<Answered, Problem> {
+        check_chain(&run.chain, &run.agent.outline.id)?;
+        let (method, params, agent) = (run.method.clone(), run.params.clone(), run.agent.outline.id);
+        let call = Repeatable { caller: caller.principal, agent, method: &method, key: key.as_deref(), params: &params, agreement: None };
+        run.claim = match self.claim(call, run.deadline).await? {
+            Claimed::Repeated(ran) => return Ok(ran.answered),
+            Claimed::New(claim) => claim,
+        };
+        Ok(self.run(caller, run).await?.answered)
     }
 
     async fn execute_there(&self, caller: &Caller, agent: AgentId, invocation: Invocation) -> Result<api::Executed, Problem> {
         check_chain(&invocation.chain, &agent)?;
-        let contract = match invocation.agreement {
-            Some(id) => Some(self.agreements.get(&id).await?),
-            None => self.agreements.covering(&agent, &invocation.method, Timestamp::now()),
-        };
-        if let Some(contract) = &contract {
-            contract.check_wanted()?;
-        }
+        let contract = self.agreement_for(&agent, &invocation).await?;
         let home = self.home_of(&agent, contract.as_deref()).await?;
         // On another node of its own an owner needs no agreement.
         let own = contract.is_none() && self.require_ours(home).await.is_ok();
@@ -98,9 +100,9 @@ impl Node {
             acknowledged: None,
             chain: invocation.chain,
         };
-        let (method, params) = (request.method.clone(), request.params.clone());
+        let (method, params, repeated) = (request.method.clone(), request.params.clone(), request.idempotency_key.is_some());
         // Of calls that begin now, only the repetition of an earlier one can come with the newest receipt that is here.
-        let least = contract.as_ref().map_or(0, |contract| contract.receipt_number()) + u64::from(request.idempotency_key.is_none());
+        let least = contract.as_ref().map_or(0, |contract| contract.receipt_number()) + u64::from(!repeated);
         let (node, response) = self.ask_under(caller, home, contract.as_ref(), request, invocation.timeout).await?;
         let wire::Response::Executed(executed) = response else { return Err(strange(node)) };
         let executed = *executed;
@@ -108,9 +110,55 @@ impl Node {
             // Whoever isn't this owner's was given no parameters, so what it says is an answer to nothing.
             return if own && self.is_ours(node) { given(executed, None) } else { Err(strange(node)) };
         };
+        let (contract, least) = match repeated {
+            true => self.answered_under(contract, &executed, least).await?,
+            false => (contract, least),
+        };
         let receipt = self.check(&contract, &executed, &method, &params, least)?;
         self.remember(caller, node, &contract, &executed, &receipt).await?;
         given(executed, Some(receipt.into()))
+    }
+
+    /// The agreement that a call is made under: the one it names, or one that covers it.
+    async fn agreement_for(&self, agent: &AgentId, invocation: &Invocation) -> Result<Option<Arc<Contract>>, Problem> {
+        let (now, repeatable) = (Timestamp::now(), invocation.idempotency_key.is_some());
+        let contract = match invocation.agreement {
+            Some(id) => Some(self.agreements.get(&id).await?),
+            None => match self.agreements.covering(agent, &invocation.method, now) {
+                // What was answered under an agreement is answered again when that one is over.
+                None if repeatable => self.agreements.latest_of(agent).await,
+                covering => covering,
+            },
+        };
+        if let Some(contract) = &contract {
+            match repeatable {
+                true => contract.require_mesh(&self.mesh_id)?,
+                false => contract.require_in_force(&self.mesh_id, now)?,
+            }
+            contract.check_wanted()?;
+        }
+        Ok(contract)
+    }
+
+    /// The agreement that an answer was charged under, with the least number of its receipt: of a repetition the first call's,
+    /// which may be another one than the repetition was made under.
+    async fn answered_under(&self, named: Arc<Contract>, executed: &wire::Executed, least: u64) -> Result<(Arc<Contract>, u64), Problem> {
+        let Some(receipt) = &executed.receipt else { return Ok((named, least)) };
+        let claimed = claimed_agreement(receipt)?;
+        if claimed == named.id() {
+            return Ok((named, least));
+        }
+        let other = |why: &str| {
+            let detail = format!("operation {} was answered before, under agreement {claimed}, {why}", executed.operation);
+            Problem::new(Code::AgreementScope, detail)
+        };
+        let first = self.agreements.get(&claimed).await.map_err(|_| other("which this node doesn't have"))?;
+        first.require_mesh(&self.mesh_id)?;
+        let (terms, ours) = (first.terms(), named.terms());
+        if (terms.consumer, terms.provider, terms.agent) != (self.owner, ours.provider, ours.agent) {
+            return Err(other("which is between others"));
+        }
+        Ok((first, 0))
     }
 
     /// Makes a call, with the consumer's signature under the newest receipt, if there is an agreement.
@@ -126,6 +174,7 @@ impl Node {
         let Some(contract) = contract else {
             return self.ask_home(home, &agent, wire::Request::Execute(request), &caller.request_id, timeout).await;
         };
+        let unsettled = Unsettled { node: self, contract, until, answered: false };
         let signed = contract.to_acknowledge(&self.owner_key).await?;
         let number = signed.as_ref().map_or(0, |receipt| receipt.document().sequence);
         let again = request.clone();
@@ -137,13 +186,9 @@ impl Node {
             let left = until.saturating_duration_since(Instant::now());
             answered = self.ask_home(home, &agent, wire::Request::Execute(again), &caller.request_id, left).await;
         }
-        match &answered {
-            Ok(_) => contract.deliver(number),
-            // It may have been charged for, with a receipt that never came.
-            Err(_) => {
-                contract.set_settled(false);
-                self.agreements.unsettled.notify_one();
-            }
+        unsettled.ended(&answered);
+        if answered.is_ok() {
+            contract.deliver(number);
         }
         answered
     }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{
     Caller, Node,
     agents::Agent,
+    once::{Claimed, Repeatable},
     outside::check_chain,
     run::{Answered, Ran, Run},
     settle::charged,
@@ -119,31 +120,39 @@ impl Node {
         };
         let id =
             execute.agreement.ok_or_else(|| required(format!("calls of agent {} need an agreement with its provider", execute.agent)))?;
-        let contract = match self.agreements.find_open(&id) {
-            Some(contract) => contract,
-            None => self.agreements.get(&id).await.map_err(|_| required(format!("agreement {id} is unknown to the provider")))?,
-        };
+        let contract = self.agreements.get(&id).await.map_err(|problem| match problem.code {
+            Code::NotFound => required(format!("agreement {id} is unknown to the provider")),
+            _ => problem,
+        })?;
         let terms = contract.terms();
         if terms.provider != self.owner {
             return Err(required(format!("agreement {id} is not one of this provider")));
         }
+        let request = agreement::authorize::Request { caller_node: from, agent: execute.agent, method: &execute.method };
+        // Who isn't the consumer learns nothing else.
+        agreement::authorize::parties(&terms, &request)?;
+        contract.require_mesh(&self.mesh_id)?;
         let acknowledged = execute.acknowledged;
-        // Before anything is set aside: a repetition takes nothing, and is answered though the limit be used up meanwhile.
-        if contract.consumer_node() == from
-            && let Some(ran) = self.repeated(id, &agent, &execute.method, execute.idempotency_key.as_deref(), &execute.params).await?
-        {
-            self.acknowledge_beside(&contract, acknowledged);
-            return self.executed(&terms, &agent, &execute.method, &execute.params, ran).await;
-        }
+        let (method, params) = (&execute.method, &execute.params);
+        let key = execute.idempotency_key.as_deref();
+        let call = Repeatable { caller: terms.consumer, agent: execute.agent, method, key, params, agreement: Some(id) };
+        let claim = match self.claim(call, deadline).await? {
+            Claimed::New(claim) => claim,
+            Claimed::Repeated(ran) => {
+                self.acknowledge_beside(&contract, acknowledged);
+                return self.executed_before(&terms, &agent, method, params, ran).await;
+            }
+        };
         check_chain(&execute.chain, &execute.agent)?;
+        contract.require_in_force(&self.mesh_id, Timestamp::now())?;
         // What can't be receipted is neither run nor charged.
         self.owner_key.ready().await?;
-        let request = agreement::authorize::Request { caller_node: from, agent: execute.agent, method: &execute.method };
-        let held = match (contract.reserve(&request, Timestamp::now()), acknowledged) {
+        let reserve = || self.agreements.reserve(&contract, &request, |rule| self.budget_of(rule));
+        let held = match (reserve(), acknowledged) {
             // What it brings may be what is waited for.
             (Err(problem), Some(acknowledged)) if problem.code == Code::AgreementUnacknowledged => {
                 self.take_acknowledgement(&contract, acknowledged)?;
-                contract.reserve(&request, Timestamp::now())?
+                reserve()?
             }
             (held, acknowledged) => {
                 let held = held?;
@@ -156,7 +165,7 @@ impl Node {
             method: execute.method.clone(),
             params: execute.params.clone(),
             held: Some(held),
-            idempotency_key: execute.idempotency_key,
+            claim,
             deadline,
             chain: execute.chain,
         };
@@ -173,9 +182,25 @@ impl Node {
         deadline: Instant,
     ) -> Result<Executed, Problem> {
         let Execute { method, params, idempotency_key, chain, .. } = execute;
-        let run = Run { agent, method, params, held: None, idempotency_key, chain, deadline };
-        let Answered { outcome, operation, usage, .. } = self.run(&caller(self.owner), run).await?.answered;
+        let run = Run { agent, method, params, held: None, claim: None, chain, deadline };
+        let Answered { outcome, operation, usage, .. } = self.run_as_owner(&caller(self.owner), run, idempotency_key).await?;
         Ok(Executed { outcome, operation, usage, receipt: None })
+    }
+
+    /// The answer that was given to a call before, with a receipt of the agreement that it was charged under, which may be another
+    /// one of the same consumer.
+    async fn executed_before(&self, named: &Agreement, agent: &Agent, method: &str, params: &[u8], ran: Ran) -> Result<Executed, Problem> {
+        let Some(first) = ran.answered.agreement else {
+            // Its owner's, from a node that needed no agreement.
+            let Answered { outcome, operation, usage, .. } = ran.answered;
+            return Ok(Executed { outcome, operation, usage, receipt: None });
+        };
+        if first == named.id {
+            return self.executed(named, agent, method, params, ran).await;
+        }
+        let contract = self.agreements.get(&first).await?;
+        contract.require_mesh(&self.mesh_id)?;
+        self.executed(&contract.terms(), agent, method, params, ran).await
     }
 
     /// A call's answer with its receipt. Without one it isn't given: it is kept, and its receipt is signed when it is asked for

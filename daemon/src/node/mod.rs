@@ -8,7 +8,7 @@
 //! journal      every write, with its trace entry      trace_log    checkpoints and proofs; search looks things up, tiles show it as files,
 //!                                                     prune keeps it from growing for ever
 //! witness      cosignatures under them, for them; other nodes' histories
-//! outside      what calls reach: the web, other agents
+//! outside      what calls reach: the web, other agents         once     what is repeated under an idempotency key
 //! agents       who lives here                         plugins      what they run
 //! agreements   what is owed, and metered              directory    who offers what
 //! negotiate    how agreements come about            steps        how they move on
@@ -37,6 +37,7 @@ mod lineages;
 pub(crate) mod logs;
 mod moving;
 pub(crate) mod negotiate;
+mod once;
 mod outside;
 pub(crate) mod plugins;
 mod prune;
@@ -52,6 +53,7 @@ mod steps;
 mod templates;
 mod tiles;
 pub(crate) mod trace_log;
+mod unsettled;
 mod view;
 mod webhooks;
 mod witness;
@@ -129,6 +131,7 @@ pub(crate) struct Parts {
     pub(crate) pricing: protocol::agreement::Pricing,
     pub(crate) limits: protocol::api::Limits,
     pub(crate) max_unacknowledged: u64,
+    pub(crate) budget: protocol::api::Budget,
     pub(crate) closing_grace: SignedDuration,
     pub(crate) share: Share,
     /// How often a webhook's delivery is tried.
@@ -166,6 +169,8 @@ pub(crate) struct Rooms {
     /// Entry nodes by configuration.
     bootstrap: Vec<String>,
     policy: Policy,
+    /// How much is accepted without the operator where nothing else is said.
+    budget: protocol::api::Budget,
     pub(crate) templates: Templates,
     pub(crate) webhooks: Webhooks,
     share: Share,
@@ -194,6 +199,8 @@ pub(crate) struct Rooms {
     /// Work that outlives the request that began it: commits, fetches of adverts, news for the other party.
     pub(crate) tasks: TaskTracker,
     fetches: Arc<Semaphore>,
+    /// Idempotency keys under which calls are under way.
+    claims: once::Claims,
     /// Rung when the agents have changed; a thousand spawns in a row make a few adverts, not a thousand.
     unpublished: Notify,
     pub(crate) stopping: CancellationToken,
@@ -235,6 +242,7 @@ impl Node {
             node_id,
             owner,
             policy: parts.policy,
+            budget: parts.budget,
             templates: Templates::open(journal.clone()).await?,
             webhooks: Webhooks::open(journal.clone(), parts.webhook_attempts).await?,
             share: parts.share,
@@ -264,6 +272,7 @@ impl Node {
             mesh: OnceLock::new(),
             tasks: TaskTracker::new(),
             fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
+            claims: once::Claims::default(),
             unpublished: Notify::new(),
             stopping: CancellationToken::new(),
         };

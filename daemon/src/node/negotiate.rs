@@ -8,19 +8,24 @@
 //!    <────────────── Accept ──────────────── operator: agreement accept
 //! ```
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use agreement::{policy::Decision, template};
 use protocol::{
     AgreementId, Code, Did, NodeId, Problem, Signed, Timestamp,
     advert::Service,
     agreement::{Agreement, Status, open_active},
-    api::{AgreementState, Propose},
+    api::{AgreementState, Budget, Propose},
     document::Sealed,
     wire::{Request, Response},
 };
 
-use super::{Caller, Node, agents::not_here, inbound::now};
+use super::{
+    Caller, Node,
+    agents::not_here,
+    agreements::{Contract, Kept, Rule},
+    inbound::now,
+};
 
 /// The longest payload of a proposal, in base64; terms with a hundred methods take a third.
 const MAX_PROPOSAL: usize = 16 * 1024;
@@ -103,28 +108,60 @@ impl Node {
             return Err(Problem::new(Code::TooLarge, format!("a proposal takes at most {MAX_PROPOSAL} bytes")));
         }
         if let Some(known) = self.agreements.lookup(&terms.id).await? {
-            let same = known.signed().envelope().payload == signed.envelope().payload && known.status(Timestamp::now()) != Status::Closed;
-            return if same {
+            let now = Timestamp::now();
+            let same = known.signed().envelope().payload == signed.envelope().payload;
+            let in_force = known.status(now) != Status::Closed && known.require_in_force(&self.mesh_id, now).is_ok();
+            return if same && in_force {
                 Ok(known.signed().into())
             } else {
                 Err(Problem::new(Code::AlreadyExists, format!("agreement {} has other terms, or is closed", terms.id)))
             };
         }
-        if self.agreements.is_pressing(&from, Timestamp::now()) {
-            return Err(Problem::new(Code::Overloaded, "too many of this node's proposals wait for the provider's answer"));
-        }
+        // What is new was signed just now, by whatever key: who has only an older one can't date it back. What is known may be old.
+        signed.require_new(Timestamp::now())?;
+        self.agreements.admit(from, terms.consumer)?;
         let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
-        let signed = match self.policy.decide(terms, &agent.outline.pricing, self.accepts_beforehand(terms, from), Timestamp::now()) {
-            Decision::Accept => signed.countersign_by(&self.owner_key).await?,
-            Decision::Ask => signed,
+        let rules = self.rules_for(terms, from);
+        let accepted = match self.policy.decide(terms, &agent.outline.pricing, !rules.is_empty(), Timestamp::now()) {
+            Decision::Accept => true,
+            Decision::Ask => false,
             Decision::Refuse(why) => {
                 return Err(Problem::new(Code::AgreementRefused, format!("the provider's policy refuses these terms: {why}")));
             }
         };
-        let consumer = signed.document().consumer;
-        let contract = self.agreements.keep(&caller(consumer), signed, false).await?;
+        let consumer = terms.consumer;
+        let contract = self.keep_proposal(&caller(consumer), signed, &rules, accepted).await?;
         self.lineages.hear(&contract.signed(), &[consumer])?;
         Ok(contract.signed().into())
+    }
+
+    /// Signs a proposal that a rule accepts and its budget has room for; leaves it to the operator otherwise.
+    async fn keep_proposal(
+        &self,
+        caller: &Caller,
+        signed: Signed<Agreement>,
+        rules: &[(Rule, Budget)],
+        accepted: bool,
+    ) -> Result<Arc<Contract>, Problem> {
+        // What has no room isn't signed in the first place.
+        let fits = accepted && self.agreements.within(signed.document(), rules, Timestamp::now()).is_ok();
+        if fits {
+            match self.agreements.keep_within(caller, signed.clone().countersign_by(&self.owner_key).await?, rules).await? {
+                Kept::Agreed(contract) => return Ok(contract),
+                Kept::Beyond(why) => tracing::info!(agreement = %signed.document().id, why, "a proposal is left to the operator"),
+            }
+        }
+        self.agreements.keep(caller, signed, false).await
+    }
+
+    /// Why a proposal wasn't accepted by a rule that is for it: its budget has no room now.
+    fn left_open(&self, contract: &Contract) -> Option<String> {
+        let (terms, now) = (contract.terms(), Timestamp::now());
+        if terms.provider != self.owner || contract.status(now) != Status::Proposed {
+            return None;
+        }
+        let rules = self.rules_for(&terms, terms.consumer_node);
+        if rules.is_empty() { None } else { self.agreements.within(&terms, &rules, now).err() }
     }
 
     /// The operator accepts a proposal that the policy left open, and the consumer is told.
@@ -176,7 +213,8 @@ impl Node {
         {
             contract = self.agreements.keep(caller, answer, false).await?;
         }
-        self.with_receipts(&contract, self.agreements.show(&contract)).await
+        let state = AgreementState { left_open: self.left_open(&contract), ..self.agreements.show(&contract) };
+        self.with_receipts(&contract, state).await
     }
 
     /// An agreement about an agent that moved goes on where the agent is.

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use protocol::{
     AgentId, AgreementId, Code, Digest, OperationId, Problem, Timestamp, Usage, advert::Effect, api::Limits, entry::Action,
-    receipt::Position, wire,
+    receipt::Position,
 };
 use serde::{Deserialize, Serialize};
-use store::{Answer, Commit, Rejected, StateWrites, Write};
+use store::{Commit, Rejected, StateWrites, Write};
 use tokio::{
     sync::{OwnedMutexGuard, OwnedRwLockReadGuard},
     time::Instant,
@@ -24,16 +24,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Caller, Node,
     agents::{Agent, Life, Presence, not_here},
-    agreements::{Held, sums},
+    agreements::Held,
     journal::Note,
     logs::OfCall,
     moving::on_the_move,
+    once::Claim,
     outside::{Reach, check_chain},
     settle::charged,
 };
-
-/// How long the answer to an idempotency key is kept: a day, in seconds.
-const ANSWER_TTL_S: i64 = 24 * 3600;
 
 /// A call, decided and about to run.
 #[derive(Debug)]
@@ -43,7 +41,8 @@ pub(crate) struct Run {
     pub(crate) params: Bytes,
     /// What the caller's agreement sets aside for it; the owner needs none.
     pub(crate) held: Option<Held>,
-    pub(crate) idempotency_key: Option<String>,
+    /// That its idempotency key is its own as long as it runs, if it has one.
+    pub(crate) claim: Option<Claim>,
     pub(crate) deadline: Instant,
     /// The agents that wait for it.
     pub(crate) chain: Vec<AgentId>,
@@ -66,10 +65,13 @@ pub(crate) struct Answered {
     pub(crate) outcome: Result<Bytes, Problem>,
     pub(crate) usage: Usage,
     /// What was asked: a key stands for one call, not for whatever comes under it.
-    params: Digest,
+    pub(super) params: Digest,
     /// Where it stands in the trace of the agent's home of that time, if that was another node.
     #[serde(default)]
-    at: Option<Position>,
+    pub(super) at: Option<Position>,
+    /// The agreement that it was charged under; the owner's calls have none.
+    #[serde(default)]
+    pub(super) agreement: Option<AgreementId>,
 }
 
 /// What a call holds until it is committed.
@@ -79,6 +81,8 @@ struct Turn {
     _presence: OwnedRwLockReadGuard<Presence>,
     /// Nobody else changes its state.
     _gate: Option<OwnedMutexGuard<Life>>,
+    /// Nobody else runs under its idempotency key.
+    claim: Option<Claim>,
 }
 
 /// What a call did.
@@ -88,13 +92,6 @@ struct Done {
     writes: kernel::Writes,
 }
 
-/// The name under which an answer is kept: the scope keeps callers apart.
-#[derive(Debug, Clone)]
-struct Once {
-    scope: String,
-    key: String,
-}
-
 impl Node {
     /// Runs a call of an agent that lives here.
     ///
@@ -102,11 +99,6 @@ impl Node {
     /// What kept it from running at all. A call that ran and failed is an `Ok` whose outcome says so: it used something.
     pub(crate) async fn run(&self, caller: &Caller, mut run: Run) -> Result<Ran, Problem> {
         check_chain(&run.chain, &run.agent.outline.id)?;
-        let agreement = run.held.as_ref().map(|held| held.contract().id());
-        let once = self.once(caller, &run, agreement)?;
-        if let Some(ran) = self.answered(&once, agreement, &run.params).await? {
-            return Ok(ran);
-        }
         let _waiting = Arc::clone(&run.agent.room.waiting).try_acquire_owned().map_err(|_| crowded(&run))?;
         let presence = self.find_present(&run).await?;
         let (component, plugin, gate) = loop {
@@ -126,14 +118,7 @@ impl Node {
                 _ => break (component, plugin, Some(gate)),
             }
         };
-        // Whoever waited may find that its twin has been answered meanwhile.
-        if gate.is_some()
-            && let Some(ran) = self.answered(&once, agreement, &run.params).await?
-        {
-            return Ok(ran);
-        }
-
-        let turn = Turn { _presence: presence, _gate: gate };
+        let turn = Turn { _presence: presence, _gate: gate, claim: run.claim.take() };
         let running = Arc::clone(&run.agent.room.running).acquire_owned();
         let running = tokio::time::timeout_at(run.deadline, running).await.ok().and_then(Result::ok).ok_or_else(|| crowded(&run))?;
         // What was waited for may have been revoked meanwhile.
@@ -157,17 +142,17 @@ impl Node {
             let calling = self.plugins.kernel().call(&plugin, call);
             let outcome = tokio::time::timeout_at(run.deadline, calling).await.map_err(|_| too_late(&run))?;
             drop(running);
-            return self.finish(caller, run, outcome, turn, once).await;
+            return self.finish(caller, run, outcome, turn).await;
         }
         // A consumer pays for what it used: going away stops the guest, and not the meter. With an idempotency key it may come
         // again for the answer: then the call goes on, and the grant bounds the guest.
         let gone = CancellationToken::new();
         let (node, caller, stop) = (self.clone(), caller.clone(), gone.clone());
-        let _gone = once.is_none().then(|| gone.drop_guard());
+        let _gone = turn.claim.is_none().then(|| gone.drop_guard());
         let metered = self.tasks.spawn(async move {
             let outcome = node.plugins.kernel().call_until(&plugin, call, stop.cancelled_owned()).await;
             drop(running);
-            node.finish(&caller, run, outcome, turn, once).await
+            node.finish(&caller, run, outcome, turn).await
         });
         metered.await.map_err(|error| Problem::new(Code::Internal, format!("the call failed: {error}")))?
     }
@@ -189,7 +174,7 @@ impl Node {
         })
     }
 
-    async fn finish(&self, caller: &Caller, run: Run, outcome: kernel::Outcome, turn: Turn, once: Option<Once>) -> Result<Ran, Problem> {
+    async fn finish(&self, caller: &Caller, run: Run, outcome: kernel::Outcome, turn: Turn) -> Result<Ran, Problem> {
         if outcome.usage == Usage::default() {
             // Refused before anything ran: nothing to meter, nothing to trace.
             let refused = outcome.result.err().map(Problem::from);
@@ -197,21 +182,22 @@ impl Node {
         }
         let result = outcome.result.map(Bytes::from).map_err(Problem::from);
         let done = Done { result, usage: outcome.usage, writes: outcome.writes };
-        self.commit(caller, run, done, turn, once).await
+        self.commit(caller, run, done, turn).await
     }
 
     /// Commits what the call did. In a task of its own: a caller that goes away doesn't stop it half-way.
-    async fn commit(&self, caller: &Caller, run: Run, done: Done, turn: Turn, once: Option<Once>) -> Result<Ran, Problem> {
+    async fn commit(&self, caller: &Caller, run: Run, done: Done, turn: Turn) -> Result<Ran, Problem> {
         // The gate is held: nobody moves it meanwhile.
         let state = *run.agent.state.read().await;
         let (agent, agreement) = (run.agent.outline.id, run.held.as_ref().map(|held| held.contract().id()));
+        let once = turn.claim.as_ref().map(Claim::once);
         let asked = run.params.clone();
         let used = done.usage;
         // What it sent elsewhere has left, though its result may not.
         let sent = used.egress_bytes.saturating_sub(done.result.as_ref().map_or(0, |result| result.len() as u64));
         let usage = run.held.as_ref().map_or(used, |held| held.counted(used));
-        let answered =
-            Answered { operation: OperationId::new(), outcome: done.result, usage, params: Digest::sha256(&run.params), at: None };
+        let params = Digest::sha256(&run.params);
+        let answered = Answered { operation: OperationId::new(), outcome: done.result, usage, params, at: None, agreement };
         let action = Action::Execute {
             agent,
             method: run.method.clone(),
@@ -230,13 +216,7 @@ impl Node {
             charge: run.held.as_ref().map(|held| held.charge(answered.usage)),
             // So that the receipt can be made again, should nobody get it.
             records: agreement.map(|id| charged(agent, &run.method, &run.params, &answered).record(id)).into_iter().collect(),
-            answer: once.as_ref().map(|once| Answer {
-                scope: once.scope.clone(),
-                key: once.key.clone(),
-                value: wire::encode(&answered),
-                now_s,
-                expires_s: now_s.saturating_add(ANSWER_TTL_S),
-            }),
+            answer: once.as_ref().map(|once| once.answer(&answered, now_s)),
             entry: Some(entry),
             ..Commit::default()
         };
@@ -258,7 +238,7 @@ impl Node {
             let problem = Problem::new(error.code(), error.to_string()).hint("delete some, or spawn the agent with a larger quota");
             let usage = Usage { egress_bytes: sent, ..used };
             let failed = Done { result: Err(problem), usage, writes: kernel::Writes::new() };
-            return Box::pin(self.commit(caller, run, failed, turn, once)).await;
+            return Box::pin(self.commit(caller, run, failed, turn)).await;
         }
         match committed {
             Ok(committed) => {
@@ -266,8 +246,9 @@ impl Node {
                 Ok(Ran { answered, at, total: (committed.total.unwrap_or_default(), committed.overage.unwrap_or_default()) })
             }
             Err(store::Error::Rejected(Rejected::Duplicate)) => {
-                let lost = || Problem::new(Code::Conflict, "another call with this idempotency key is under way; try again");
-                self.answered(&once, agreement, &asked).await?.ok_or_else(lost)
+                let lost = || Problem::new(Code::Conflict, "another call with this idempotency key was answered and forgotten; try again");
+                let Some(once) = &once else { return Err(lost()) };
+                self.answered(once, None, &asked).await?.ok_or_else(lost)
             }
             Err(error) => Err(error.into()),
         }
@@ -280,60 +261,6 @@ impl Node {
             Life::Alive => Ok(gate),
             Life::Terminated => Err(not_here(&run.agent.outline.id.to_string())),
         }
-    }
-
-    /// The answer to a call under an agreement that was made before under the same key, whatever has become of the
-    /// agreement since: it was paid for.
-    pub(crate) async fn repeated(
-        &self,
-        agreement: AgreementId,
-        agent: &Agent,
-        method: &str,
-        key: Option<&str>,
-        params: &[u8],
-    ) -> Result<Option<Ran>, Problem> {
-        let once = key.map(|key| once(&agreement.to_string(), agent, method, key)).transpose()?;
-        self.answered(&once, Some(agreement), params).await
-    }
-
-    fn once(&self, caller: &Caller, run: &Run, agreement: Option<AgreementId>) -> Result<Option<Once>, Problem> {
-        let Some(key) = &run.idempotency_key else { return Ok(None) };
-        let by = agreement.map_or_else(|| caller.principal.to_string(), |id| id.to_string());
-        once(&by, &run.agent, &run.method, key).map(Some)
-    }
-
-    /// The answer that was given before.
-    async fn answered(&self, once: &Option<Once>, agreement: Option<AgreementId>, params: &[u8]) -> Result<Option<Ran>, Problem> {
-        let Some(once) = once else { return Ok(None) };
-        let store = self.journal.store();
-        let Some(body) = store.answer(&once.scope, &once.key, Timestamp::now().as_second()).await? else { return Ok(None) };
-        let answered: Answered = wire::decode(&body).map_err(|error| Problem::new(Code::StoreFailed, format!("a kept answer: {error}")))?;
-        if answered.params != Digest::sha256(params) {
-            return Err(Problem::new(Code::Conflict, format!("idempotency key {} was used with other parameters", once.key)));
-        }
-        let at = self.position_of(&answered).await?;
-        let total = match agreement {
-            // From the store, like the answer: the meter in memory counts a call a moment after it is durable.
-            Some(id) => sums(&store.usage(&id).await?),
-            None => <(Usage, Usage)>::default(),
-        };
-        Ok(Some(Ran { answered, at, total }))
-    }
-
-    /// Where an operation stands that was answered before.
-    async fn position_of(&self, answered: &Answered) -> Result<Position, Problem> {
-        if let Some(at) = answered.at {
-            return Ok(at);
-        }
-        self.logged_at(&answered.operation).await
-    }
-
-    /// A kept answer that says where its operation stands, for the node that will give it from now on.
-    pub(super) async fn located(&self, kept: &[u8]) -> Result<Vec<u8>, Problem> {
-        let unreadable = |error: wire::Malformed| Problem::new(Code::StoreFailed, format!("a kept answer: {error}"));
-        let mut answered: Answered = wire::decode(kept).map_err(unreadable)?;
-        answered.at = Some(self.position_of(&answered).await?);
-        Ok(wire::encode(&answered))
     }
 
     /// Waits until the agent is here for certain, and keeps it here.
@@ -383,19 +310,6 @@ fn revoked(run: &Run, problem: Problem) -> Problem {
     }
     Problem::new(Code::PluginRevoked, format!("agent {} takes no calls: {}", run.agent.outline.name, problem.detail))
         .hint("its owner moves it to another release with 'mcpctl agent upgrade'; its state stays")
-}
-
-/// How the scopes begin of all answers that are kept for an agent.
-pub(super) fn scope_of(agent: &AgentId) -> String {
-    format!("execute/{agent}/")
-}
-
-/// Under which name the answer to a call is kept.
-fn once(by: &str, agent: &Agent, method: &str, key: &str) -> Result<Once, Problem> {
-    if key.is_empty() || key.len() > wire::MAX_IDEMPOTENCY_KEY {
-        return Err(Problem::new(Code::InvalidRequest, format!("an idempotency key has 1 to {} bytes", wire::MAX_IDEMPOTENCY_KEY)));
-    }
-    Ok(Once { scope: format!("{}{by}/{method}", scope_of(&agent.outline.id)), key: key.to_owned() })
 }
 
 fn unknown_method(run: &Run) -> Problem {

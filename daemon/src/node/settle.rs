@@ -154,6 +154,7 @@ impl Node {
             return Err(Problem::new(Code::AgreementScope, format!("agreement {} is not one of these two nodes", terms.id)));
         }
         self.require_at_home(&terms)?;
+        contract.require_books(&self.mesh_id, Timestamp::now())?;
         let brought = acknowledge.receipt.as_ref().map(claimed_number).transpose()?.unwrap_or_default();
         if let Some(receipt) = acknowledge.receipt
             && self.take_acknowledgement(&contract, receipt)?
@@ -167,6 +168,8 @@ impl Node {
         if missed.is_empty() {
             self.agreements.told(&contract, acknowledge.transitions).await?;
         }
+        // Looked at before the newest receipt: what ends in between is counted, or in it.
+        let under_way = contract.under_way();
         let (newest, acknowledged) = (self.newest_receipt(&contract).await?, contract.acknowledged());
         // Once the books are closed it may bring one that isn't taken any more.
         let has = acknowledged.max(if contract.closing().is_some() { brought } else { 0 });
@@ -175,6 +178,7 @@ impl Node {
             usage: self.journal.store().usage(&terms.id).await?,
             acknowledged,
             missed,
+            under_way,
         })
     }
 
@@ -210,7 +214,11 @@ impl Node {
                     self.journal.keep_newest(receipt_record(&receipt), number);
                     self.journal.flush().await;
                 }
-                settled.done();
+                match standing.under_way {
+                    0 => settled.done(),
+                    // Their callers may have left: nobody else hears of what they are charged.
+                    _ => self.settle_again(contract),
+                }
                 if contract.is_closed() {
                     self.agreements.ends.notify_one();
                 }

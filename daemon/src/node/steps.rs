@@ -74,6 +74,7 @@ impl Node {
         if state.effective(&terms, now) == Status::Closed {
             return Err(lifecycle::Error::Illegal { from: Status::Closed, to }.into());
         }
+        contract.require_in_force(&self.mesh_id, now)?;
         let step = Transition {
             header: Header::new::<Transition>(&self.mesh_id, now, TRANSITION_VALIDITY),
             agreement: terms.id,
@@ -226,6 +227,10 @@ impl Node {
                 return Err(stranger());
             }
             self.lineages.hear(&opened, &[terms.consumer])?;
+            if !contract.has_taken(step.sequence, &sealed) {
+                // The consumer signs anew whenever it asks; only what was taken already may come again later.
+                opened.require_new(Timestamp::now())?;
+            }
             return self.take_asked(&contract, sealed, step, &request_id).await;
         }
         if !self.speaks_for_provider(from, &terms) {
@@ -328,5 +333,15 @@ impl Node {
 
 /// Whether a provider has said no, or the state machine: to ask again is of no use.
 fn is_refusal(code: Code) -> bool {
-    matches!(code, Code::IllegalTransition | Code::InvalidRequest | Code::NotAuthorized | Code::AgreementNotSigned | Code::KeyUnavailable)
+    matches!(
+        code,
+        Code::IllegalTransition
+            | Code::InvalidRequest
+            | Code::NotAuthorized
+            | Code::AgreementNotSigned
+            | Code::AgreementNotActive
+            | Code::AgreementExpired
+            | Code::ForeignMesh
+            | Code::KeyUnavailable
+    )
 }

@@ -1,13 +1,13 @@
 //! The templates that this node knows, and whose proposals within one its operator accepts beforehand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use agreement::{policy::Acceptance, template};
 use parking_lot::RwLock;
 use protocol::{
-    Code, Digest, NodeId, Problem,
+    Code, Digest, NodeId, Problem, Timestamp,
     agreement::Agreement,
-    api::{AutoAccept, KnownTemplate, PolicyState, Whose},
+    api::{AutoAccept, Budget, BudgetChange, KnownTemplate, PolicyState, Whose},
     entry::Action,
     template::Template,
 };
@@ -15,6 +15,7 @@ use store::{Append, Commit, Kind, RecordWrite};
 
 use super::{
     Caller, Node,
+    agreements::Rule,
     journal::{self, Journal},
 };
 
@@ -28,7 +29,8 @@ const MAX_RULES: usize = 1_000;
 pub(crate) struct Templates {
     journal: Journal,
     own: RwLock<BTreeMap<String, Template>>,
-    rules: RwLock<BTreeSet<AutoAccept>>,
+    /// What is accepted beforehand, with a budget of its own if there is one.
+    rules: RwLock<BTreeMap<(String, Whose), Option<Budget>>>,
     /// One change at a time, so that what is in memory is what was committed last.
     changing: tokio::sync::Mutex<()>,
 }
@@ -40,7 +42,11 @@ impl Templates {
         let own = journal::all_records(store, Kind::Template).await?.into_iter();
         let own = own.map(|(name, bytes)| Ok((name, journal::decode("template", &bytes)?))).collect::<Result<_, Problem>>()?;
         let rules = journal::all_records(store, Kind::AutoAccept).await?.into_iter();
-        let rules = rules.map(|(_, bytes)| journal::decode("rule of acceptance", &bytes)).collect::<Result<_, Problem>>()?;
+        let rule = |(_, bytes): (String, Vec<u8>)| {
+            let AutoAccept { template, whose, budget, .. } = journal::decode("rule of acceptance", &bytes)?;
+            Ok(((template, whose), budget))
+        };
+        let rules = rules.map(rule).collect::<Result<_, Problem>>()?;
         Ok(Self { own: RwLock::new(own), rules: RwLock::new(rules), changing: tokio::sync::Mutex::default(), journal })
     }
 
@@ -94,7 +100,7 @@ impl Templates {
         if !self.own.read().contains_key(name) {
             return self.get(name).map(drop);
         }
-        if self.rules.read().iter().any(|rule| rule.template == name) {
+        if self.rules.read().keys().any(|(template, _)| template == name) {
             return Err(Problem::new(Code::Conflict, format!("proposals within template {name} are accepted beforehand"))
                 .hint(format!("take that back first: 'mcpctl agreement policy unset --auto-accept {name} --for …'")));
         }
@@ -105,31 +111,47 @@ impl Templates {
         Ok(())
     }
 
-    /// Accepts proposals beforehand from now on, or no longer.
-    pub(crate) async fn accept_beforehand(&self, caller: &Caller, rule: AutoAccept, accepted: bool) -> Result<(), Problem> {
+    /// Accepts proposals beforehand from now on, within a budget that is made of the rule's own, or else of `usual`.
+    pub(crate) async fn accept_beforehand(
+        &self,
+        caller: &Caller,
+        (template, whose): (String, Whose),
+        change: BudgetChange,
+        usual: Budget,
+    ) -> Result<(), Problem> {
         let _one_at_a_time = self.changing.lock().await;
-        let known = self.rules.read().contains(&rule);
-        let AutoAccept { template, whose } = rule.clone();
-        match (accepted, known) {
-            (true, true) => return Ok(()),
-            (true, false) if self.rules.read().len() >= MAX_RULES => {
+        let before = self.rules.read().get(&(template.clone(), whose)).copied();
+        if before.is_none() {
+            if self.rules.read().len() >= MAX_RULES {
                 return Err(Problem::new(Code::Overloaded, format!("this node keeps {MAX_RULES} rules of acceptance, its most")));
             }
-            (true, false) => drop(self.get(&template)?),
-            (false, true) => {}
-            (false, false) => {
-                return Err(Problem::new(Code::NotFound, format!("proposals of {whose} within {template} aren't accepted beforehand")));
-            }
+            self.get(&template)?;
         }
-        let (id, value) = (format!("{template}/{whose}"), accepted.then(|| journal::encode(&rule)));
-        let entry = self.journal.append(caller.note(), Action::AutoAccept { template, whose, accepted });
-        self.keep(Kind::AutoAccept, id, value, entry).await?;
-        let mut rules = self.rules.write();
-        if accepted {
-            rules.insert(rule)
-        } else {
-            rules.remove(&rule)
-        };
+        // A rule without a budget of its own follows the configuration.
+        let own = before.flatten();
+        let budget = if change == BudgetChange::default() { own } else { Some(change.on(own.unwrap_or(usual))) };
+        if before == Some(budget) {
+            return Ok(());
+        }
+        let rule = AutoAccept { template: template.clone(), whose, budget, used: None };
+        let action = Action::AutoAccept { template: template.clone(), whose, accepted: true, budget };
+        let entry = self.journal.append(caller.note(), action);
+        self.keep(Kind::AutoAccept, format!("{template}/{whose}"), Some(journal::encode(&rule)), entry).await?;
+        self.rules.write().insert((template, whose), budget);
+        Ok(())
+    }
+
+    /// Accepts such proposals beforehand no longer.
+    pub(crate) async fn ask_again(&self, caller: &Caller, template: String, whose: Whose) -> Result<(), Problem> {
+        let _one_at_a_time = self.changing.lock().await;
+        if !self.rules.read().contains_key(&(template.clone(), whose)) {
+            return Err(Problem::new(Code::NotFound, format!("proposals of {whose} within {template} aren't accepted beforehand")));
+        }
+        let id = format!("{template}/{whose}");
+        let action = Action::AutoAccept { template: template.clone(), whose, accepted: false, budget: None };
+        let entry = self.journal.append(caller.note(), action);
+        self.keep(Kind::AutoAccept, id, None, entry).await?;
+        self.rules.write().remove(&(template, whose));
         Ok(())
     }
 
@@ -138,52 +160,89 @@ impl Templates {
         self.journal.keep(Commit { records: vec![record], entry: Some(entry), ..Commit::default() }).await.map(drop)
     }
 
-    fn rules_for(&self, template: &str) -> Vec<Whose> {
-        self.rules.read().iter().filter(|rule| rule.template == template).map(|rule| rule.whose).collect()
+    fn rules_for(&self, template: &str) -> Vec<(Whose, Option<Budget>)> {
+        let rules = self.rules.read();
+        rules.iter().filter(|((of, _), _)| of == template).map(|((_, whose), budget)| (*whose, *budget)).collect()
     }
 }
 
 impl Node {
-    /// Whether the operator has accepted terms like these, which came from `from`, beforehand.
-    pub(crate) fn accepts_beforehand(&self, terms: &Agreement, from: NodeId) -> bool {
-        let theirs = |whose: &Whose| match whose {
+    /// The rules by which terms like these, which came from `from`, need no operator, each with its budget.
+    pub(crate) fn rules_for(&self, terms: &Agreement, from: NodeId) -> Vec<(Rule, Budget)> {
+        let auto = (self.policy.accept == Acceptance::Auto).then_some((Rule::Auto, self.budget));
+        self.beforehand(terms, from).into_iter().chain(auto).collect()
+    }
+
+    fn beforehand(&self, terms: &Agreement, from: NodeId) -> Vec<(Rule, Budget)> {
+        let theirs = |(whose, _): &(Whose, Option<Budget>)| match whose {
             Whose::Members => self.owner_of(from) == Some(terms.consumer),
             Whose::Principal(did) => *did == terms.consumer,
         };
-        if !self.templates.rules_for(&terms.template).iter().any(theirs) {
-            return false;
+        let mut rules = self.templates.rules_for(&terms.template);
+        rules.retain(theirs);
+        if rules.is_empty() {
+            return Vec::new();
         }
         match self.templates.get(&terms.template).map(|known| template::conform(terms, &known.template)) {
-            Ok(Ok(())) => true,
+            Ok(Ok(())) => {}
             Ok(Err(why)) => {
                 tracing::info!(agreement = %terms.id, template = terms.template, why, "a proposal passes its template: the operator decides");
-                false
+                return Vec::new();
             }
-            Err(_) => false,
+            Err(_) => return Vec::new(),
         }
+        let rule = |(whose, budget): (Whose, Option<Budget>)| {
+            (Rule::Beforehand { template: terms.template.clone(), whose }, budget.unwrap_or(self.budget))
+        };
+        rules.into_iter().map(rule).collect()
     }
 
-    /// What this node accepts, as a provider.
+    /// The budget of a rule as it is now; of one that was taken back, as the configuration says.
+    pub(super) fn budget_of(&self, rule: &Rule) -> Budget {
+        let own = match rule {
+            Rule::Auto => None,
+            Rule::Beforehand { template, whose } => self.templates.rules.read().get(&(template.clone(), *whose)).copied().flatten(),
+        };
+        own.unwrap_or(self.budget)
+    }
+
+    /// What this node accepts, as a provider, and how much of it by now.
     pub(crate) fn policy_state(&self) -> PolicyState {
+        let now = Timestamp::now();
+        let rules: Vec<_> = self.templates.rules.read().iter().map(|(rule, budget)| (rule.clone(), *budget)).collect();
+        let state = |((template, whose), budget): ((String, Whose), Option<Budget>)| {
+            let rule = Rule::Beforehand { template: template.clone(), whose };
+            let used = Some(self.agreements.spent(&rule, None, now));
+            AutoAccept { template, whose, budget: Some(budget.unwrap_or(self.budget)), used }
+        };
         PolicyState {
             accept: self.policy.accept.as_str().into(),
             max_days: self.policy.max_days,
             allow_overage: self.policy.allow_overage,
-            auto_accept: self.templates.rules.read().iter().cloned().collect(),
+            min_seconds: self.policy.min_seconds,
+            budget: self.budget,
+            used: self.agreements.spent(&Rule::Auto, None, now),
+            auto_accept: rules.into_iter().map(state).collect(),
         }
     }
 
     /// Accepts proposals beforehand.
-    pub(crate) async fn accept_beforehand(&self, caller: &Caller, rule: AutoAccept) -> Result<(), Problem> {
+    pub(crate) async fn accept_beforehand(
+        &self,
+        caller: &Caller,
+        template: String,
+        whose: Whose,
+        change: BudgetChange,
+    ) -> Result<(), Problem> {
         if self.policy.accept == Acceptance::Deny {
             return Err(Problem::new(Code::Conflict, "this node provides to nobody: agreements.accept is \"deny\"")
                 .hint("set it to \"manual\" in the configuration, and start the node again"));
         }
-        if rule.whose == Whose::Members && self.membership.as_ref().is_none_or(|membership| membership.is_open()) {
+        if whose == Whose::Members && self.membership.as_ref().is_none_or(|membership| membership.is_open()) {
             return Err(Problem::new(Code::Conflict, "this node is in no private mesh: 'members' would be nobody, or anybody")
                 .hint("name a principal: '--for did:key:…'"));
         }
-        self.templates.accept_beforehand(caller, rule, true).await
+        self.templates.accept_beforehand(caller, (template, whose), change, self.budget).await
     }
 }
 

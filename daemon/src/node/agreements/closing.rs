@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use protocol::{Did, Problem, SignedDuration, Timestamp, agreement::Status, entry::Action, statement::Closing};
+use protocol::{AgentId, AgreementId, Did, Problem, SignedDuration, Timestamp, agreement::Status, entry::Action, statement::Closing};
 use store::{Commit, Kind, RecordWrite};
 
 use super::{Agreements, Contract, Standing, receipts, steps::Untold};
@@ -26,6 +26,8 @@ enum Next {
 
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
+/// Agreements with closed books that repeated calls find without naming them; 40 bytes each.
+const MAX_ENDED: usize = 1_024;
 
 fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
     time.saturating_add(by).unwrap_or(Timestamp::MAX)
@@ -55,6 +57,9 @@ impl Agreements {
         let terms = standing.signed.document();
         let graced = |end: Timestamp| later(end, self.grace);
         let ends = terms.header.expires_at;
+        if self.is_proposal_of_others(standing) {
+            return if now < ends { Next::Not(ends) } else { Next::Due };
+        }
         let last = graced(ends.max(self.opened));
         let closed = (standing.state.status == Status::Closed).then(|| standing.closed_at()).flatten();
         let until = match closed.map(graced) {
@@ -79,6 +84,9 @@ impl Agreements {
     pub(crate) async fn close(&self, contract: &Contract, charged: Option<u64>) -> Result<bool, Problem> {
         let _moving = self.moving.lock().await;
         let id = contract.id;
+        if self.is_proposal_of_others(&contract.standing.lock()) {
+            return self.drop_lapsed(contract).await.map(|()| true);
+        }
         if self.journal.store().record(Kind::Closing, &id.to_string()).await?.is_some() {
             self.forget(contract);
             return Ok(true);
@@ -89,12 +97,14 @@ impl Agreements {
         {
             let mut standing = contract.standing.lock();
             standing.frozen = closed.is_ok();
-            standing.closing = closed.is_ok().then_some(closing);
+            standing.closing = closed.is_ok().then(|| closing.clone());
         }
-        closed.map(|()| {
-            self.forget(contract);
-            true
-        })
+        closed?;
+        self.forget(contract);
+        if let Err(problem) = self.forget_unused(contract, &closing).await {
+            tracing::warn!(%problem, "an agreement that was never used was not deleted");
+        }
+        Ok(true)
     }
 
     async fn write_closing(&self, contract: &Contract, closing: &Closing) -> Result<(), Problem> {
@@ -112,7 +122,9 @@ impl Agreements {
             note.agreement = Some(id);
             self.journal.append(note, Action::Agreement { status: Status::Closed })
         });
-        self.journal.keep(Commit { records: vec![record, Untold::over(&id)], entry, ..Commit::default() }).await?;
+        let counted = self.ended_record(contract, closing.at);
+        let records = [record, Untold::over(&id)].into_iter().chain(counted).collect();
+        self.journal.keep(Commit { records, entry, ..Commit::default() }).await?;
         contract.standing.lock().untold = None;
         Ok(())
     }
@@ -120,6 +132,19 @@ impl Agreements {
     /// Keeps an agreement in memory no longer; the store has it.
     pub(crate) fn forget(&self, contract: &Contract) {
         self.open.write().remove(&contract.id);
+        let terms = contract.terms();
+        if terms.consumer == self.owner {
+            self.remember_end(terms.agent, contract.id);
+        }
+    }
+
+    /// Calls that were made under an agreement of this consumer may be repeated after its end.
+    pub(super) fn remember_end(&self, agent: AgentId, id: AgreementId) {
+        let mut ended = self.ended.lock();
+        ended.push_back((agent, id));
+        if ended.len() > MAX_ENDED {
+            ended.pop_front();
+        }
     }
 }
 
@@ -136,7 +161,7 @@ impl Standing {
             true => self.meter.unacknowledged() == 0,
             false => !receipts::is_unsettled(self),
         };
-        receipts && self.untold.is_none()
+        receipts && self.untold.is_none() && self.abandoned.is_none()
     }
 }
 
@@ -154,6 +179,10 @@ impl Contract {
     /// The receipt that counts for good, if it is signed by both.
     fn close_on(&self, charged: Option<u64>) -> Option<Closing> {
         let mut standing = self.standing.lock();
+        if standing.meter.under_way() > 0 {
+            // One began while the others were looked at.
+            return None;
+        }
         let consumer: Did = standing.signed.document().consumer;
         let receipt = standing.receipt.as_ref();
         if receipt.is_some_and(|receipt| receipt.require(consumer).is_err()) {

@@ -218,13 +218,22 @@ impl Contract {
 
 /// The number that a receipt claims to have: nothing of it is verified.
 pub(crate) fn claimed_number(sealed: &Sealed<Receipt>) -> Result<u64, Problem> {
-    #[derive(Deserialize)]
-    struct Outline {
-        sequence: u64,
-    }
+    claimed(sealed).map(|outline| outline.sequence)
+}
+
+/// The agreement that a receipt claims to be of: nothing of it is verified.
+pub(crate) fn claimed_agreement(sealed: &Sealed<Receipt>) -> Result<AgreementId, Problem> {
+    claimed(sealed).map(|outline| outline.agreement)
+}
+
+#[derive(Deserialize)]
+struct Outline {
+    agreement: AgreementId,
+    sequence: u64,
+}
+
+fn claimed(sealed: &Sealed<Receipt>) -> Result<Outline, Problem> {
     let payload = sealed.envelope().claimed_payload().map_err(protocol::document::Error::from)?;
-    let outline: Result<Outline, _> = serde_json::from_slice(&payload);
-    outline
-        .map(|outline| outline.sequence)
-        .map_err(|error| Problem::new(Code::MalformedDocument, format!("the receipt can't be read: {error}")))
+    let outline = serde_json::from_slice(&payload);
+    outline.map_err(|error| Problem::new(Code::MalformedDocument, format!("the receipt can't be read: {error}")))
 }

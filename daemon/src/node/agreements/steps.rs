@@ -77,6 +77,7 @@ impl Agreements {
         if contract.has_taken(step.sequence, &transition) {
             return Ok(());
         }
+        contract.require_in_force(&self.mesh, now)?;
         check_number(contract.id, step.to, step.sequence)?;
         let (terms, mut state) = (contract.terms(), contract.state());
         if order != Order::Taken {

@@ -136,7 +136,7 @@ impl Node {
     /// What was answered for an agent under idempotency keys, with where it stands in this node's trace.
     pub(super) async fn answers_of(&self, agent: &AgentId) -> Result<Vec<Answer>, Problem> {
         let store = self.journal.store();
-        let (scope, now_s) = (super::super::run::scope_of(agent), Timestamp::now().as_second());
+        let (scope, now_s) = (super::super::once::scope_of(agent), Timestamp::now().as_second());
         let (mut answers, mut bytes): (Vec<Answer>, u64) = (Vec::new(), 0);
         loop {
             let after = answers.last().map(|last| (last.scope.clone(), last.key.clone()));
@@ -155,7 +155,7 @@ impl Node {
     }
 
     async fn take_answers(&self, agent: &api::Agent, answers: Vec<Answer>) -> Result<(), Problem> {
-        let (scope, now_s) = (super::super::run::scope_of(&agent.id), Timestamp::now().as_second());
+        let (scope, now_s) = (super::super::once::scope_of(&agent.id), Timestamp::now().as_second());
         if answers.iter().any(|answer| !answer.scope.starts_with(&scope)) {
             return Err(Problem::new(Code::MalformedDocument, "an answer of another agent is among its papers"));
         }

@@ -57,6 +57,9 @@ pub(super) fn waiting(state: &AgreementState) -> Option<String> {
         let calls = if wanted.to == Status::Active { "" } else { " This node makes no more calls under it." };
         return Some(format!("You want it {}: the provider can't be reached, and is told when it comes back.{calls}", wanted.to));
     }
+    if let Some(why) = &state.left_open {
+        return Some(format!("A rule of this node is for such proposals, and leaves this one to you: {why}."));
+    }
     state.untold.then(|| "The consumer doesn't know of this yet: it is told as soon as it is there.".into())
 }
 

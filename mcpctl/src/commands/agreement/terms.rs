@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use protocol::{
     Client, Problem,
-    api::{KnownTemplate, List, PolicyState, Whose},
+    api::{Budget, BudgetChange, KnownTemplate, List, PolicyState, Quota, QuotaChange, Whose},
     error::Code,
     template::{Parameter, Target, Template},
 };
@@ -47,8 +47,13 @@ pub(crate) enum Templates {
 pub(crate) enum Policy {
     /// Show what this node accepts
     Show,
-    /// Accept proposals within a template without asking
-    Set(Rule),
+    /// Accept proposals within a template without asking, as far as a budget goes
+    Set {
+        #[command(flatten)]
+        rule: Rule,
+        #[command(flatten)]
+        budget: Limits,
+    },
     /// Ask again
     Unset(Rule),
 }
@@ -61,6 +66,53 @@ pub(crate) struct Rule {
     /// Whose: a did:key, or all 'members' of the private mesh
     #[arg(long, value_name = "DID|members")]
     r#for: Whose,
+}
+
+/// What isn't said stays as it is; of a new rule it is as agreements.budget in the configuration says. 0 is no bound.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Limits {
+    /// Agreements of one principal that may be open at once
+    #[arg(long, value_name = "N")]
+    max_agreements: Option<u64>,
+    /// Agreements of one principal that may be made in a day (of UTC)
+    #[arg(long, value_name = "N")]
+    max_agreements_per_day: Option<u64>,
+    /// Calls a day that the agreements of one principal may allow together
+    #[arg(long, value_name = "N")]
+    max_calls: Option<u64>,
+    /// Calls of one principal without a receipt that it signed, under all these agreements
+    #[arg(long, value_name = "N")]
+    max_unacknowledged: Option<u64>,
+    /// The same of all principals together
+    #[arg(long, value_name = "N")]
+    all_max_agreements: Option<u64>,
+    /// The same of all principals together
+    #[arg(long, value_name = "N")]
+    all_max_agreements_per_day: Option<u64>,
+    /// The same of all principals together
+    #[arg(long, value_name = "N")]
+    all_max_calls: Option<u64>,
+    /// The same of all principals together
+    #[arg(long, value_name = "N")]
+    all_max_unacknowledged: Option<u64>,
+}
+
+impl Limits {
+    fn change(&self) -> BudgetChange {
+        let each = QuotaChange {
+            agreements: self.max_agreements,
+            agreements_per_day: self.max_agreements_per_day,
+            calls_per_day: self.max_calls,
+            unacknowledged: self.max_unacknowledged,
+        };
+        let all = QuotaChange {
+            agreements: self.all_max_agreements,
+            agreements_per_day: self.all_max_agreements_per_day,
+            calls_per_day: self.all_max_calls,
+            unacknowledged: self.all_max_unacknowledged,
+        };
+        BudgetChange { each, all }
+    }
 }
 
 pub(crate) async fn templates(command: Templates, client: &Client, output: Output) -> Result {
@@ -92,19 +144,39 @@ pub(crate) async fn policy(command: Policy, client: &Client, output: Output) -> 
     let path = |rule: Rule| format!("/v1/policy/auto-accept/{}/{}", rule.auto_accept, rule.r#for);
     let state: PolicyState = match command {
         Policy::Show => client.get("/v1/policy").await?,
-        Policy::Set(rule) => client.put(&path(rule), &()).await?,
+        Policy::Set { rule, budget } => client.put(&path(rule), &budget.change()).await?,
         Policy::Unset(rule) => client.delete(&path(rule)).await?,
     };
     output.show(&state, |state| {
-        let rules = state.auto_accept.iter().map(|rule| format!("{} for {}", rule.template, rule.whose));
-        let rules: Vec<_> = rules.collect();
-        fields([
+        let general = fields([
             ("accept", state.accept.clone()),
+            ("min validity", format!("{} s", state.min_seconds)),
             ("max days", state.max_days.to_string()),
             ("overage", if state.allow_overage { "allowed" } else { "refused" }.into()),
-            ("auto-accept", if rules.is_empty() { "nothing".into() } else { rules.join(", ") }),
-        ])
+            ("auto-accept", if state.auto_accept.is_empty() { "nothing" } else { "see below" }.into()),
+        ]);
+        let auto = (state.accept == "auto").then(|| ("accepted by itself".to_owned(), &state.budget, Some(&state.used)));
+        let rules = state.auto_accept.iter().map(|rule| {
+            (format!("{} for {}", rule.template, rule.whose), rule.budget.as_ref().unwrap_or(&state.budget), rule.used.as_ref())
+        });
+        auto.into_iter().chain(rules).fold(general, |text, (name, budget, used)| text + &budgeted(&name, budget, used))
     })
+}
+
+/// A rule with its budget: `of each 16, of all 12/1000`, where of those 12 are used.
+fn budgeted(name: &str, budget: &Budget, used: Option<&Quota>) -> String {
+    let bound = |most: u64| if most == 0 { "any number".to_owned() } else { most.to_string() };
+    let line = |what: &str, of: fn(&Quota) -> u64| {
+        let used = used.map_or_else(String::new, |used| format!("; {} now", of(used)));
+        format!("  {what:<22}each {}, all {}{used}\n", bound(of(&budget.each)), bound(of(&budget.all)))
+    };
+    let lines = [
+        line("open agreements", |quota| quota.agreements),
+        line("agreements a day", |quota| quota.agreements_per_day),
+        line("calls a day", |quota| quota.calls_per_day),
+        line("unacknowledged calls", |quota| quota.unacknowledged),
+    ];
+    format!("\n{name}\n{}", lines.concat())
 }
 
 /// A template in either language: JSON begins with a brace, and TOML never does.

@@ -142,3 +142,59 @@ async fn a_step_that_both_know_needs_no_more_than_its_own_grace() {
         assert_eq!(agreements.due(graced).0.len(), 1);
     }
 }
+
+/// Calls run under the one agreement in memory: a closed one is shown, and nothing more, though its terms have an hour left as
+/// they have when the clock is set back.
+#[tokio::test]
+async fn nothing_is_set_aside_once_the_books_are_closed() {
+    let home = tempfile::tempdir().expect("a place");
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&home.path().join("store.db")).expect("open"));
+    let agreements = opened(&store, &provider()).await;
+    let contract = agreed(&agreements).await;
+    let terms = contract.terms();
+    let request = agreement::authorize::Request { caller_node: terms.consumer_node, agent: terms.agent, method: "count" };
+    let reserve = |contract: &Arc<Contract>| contract.reserve(&request, Timestamp::now()).map(drop);
+    reserve(&contract).expect("in force");
+    let held = contract.reserve(&request, Timestamp::now()).expect("in force");
+    assert!(!agreements.close(&contract, None).await.expect("no failure"), "a call is under way");
+    drop(held);
+    assert!(agreements.close(&contract, None).await.expect("closed"));
+    let copy = agreements.get(&terms.id).await.expect("kept");
+    for contract in [contract, copy] {
+        assert_eq!(contract.status(Timestamp::now()), Status::Active, "as its terms say");
+        assert_eq!(reserve(&contract).expect_err("over").code, protocol::Code::AgreementNotActive);
+        assert!(contract.require_in_force(&mesh(), Timestamp::now()).is_err() && contract.require_books(&mesh(), Timestamp::now()).is_ok());
+    }
+    assert!(agreements.find_open(&terms.id).is_none());
+
+    // Proposed again, it doesn't come back.
+    let caller = Caller { principal: consumer().did(), request_id: "test".into() };
+    let again = agreements.keep(&caller, Signed::sign(terms, &[&consumer(), &provider()]), false).await;
+    assert_eq!(again.expect_err("over").code, protocol::Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn of_agreements_that_were_never_used_the_newest_are_kept() {
+    let home = tempfile::tempdir().expect("a place");
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&home.path().join("store.db")).expect("open"));
+    let agreements = opened(&store, &provider()).await;
+    let kept = async || {
+        let all = |kind| journal::all_records(store.as_ref(), kind);
+        (all(Kind::Agreement).await.expect("records").len(), all(Kind::Closing).await.expect("records").len())
+    };
+    let mut first = None;
+    for number in 0..1_001 {
+        // One consumer has no such number of places: each is another one's.
+        let key = Key::from_seed(&[9, (number % 256) as u8, (number / 256) as u8].repeat(11)[..32].try_into().expect("32 bytes"));
+        let terms = Agreement { consumer: key.did(), consumer_node: key.node_id(), ..terms() };
+        let caller = Caller { principal: key.did(), request_id: "test".into() };
+        let contract = agreements.keep(&caller, Signed::sign(terms, &[&key, &provider()]), false).await.expect("kept");
+        assert!(agreements.close(&contract, None).await.expect("closed"));
+        first.get_or_insert(contract.id());
+    }
+    assert_eq!(kept().await, (1_000, 1_000));
+    assert!(agreements.get(&first.expect("one")).await.is_err(), "the oldest goes");
+    drop(agreements);
+    opened(&store, &provider()).await;
+    assert_eq!(kept().await, (1_000, 1_000));
+}
