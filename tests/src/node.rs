@@ -226,6 +226,12 @@ impl Node {
         assert_eq!(status.code(), Some(0), "{} did not stop cleanly: {}", self.name, process.log());
     }
 
+    /// Changes a setting, from its next start on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != key);
+        self.settings.push((key.into(), value.into()));
+    }
+
     /// Starts it again, as it was: its directory, its settings, its ports. Ended before if need be, by SIGTERM.
     pub async fn restart(&mut self) {
         if self.process.is_some() {

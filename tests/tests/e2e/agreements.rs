@@ -145,7 +145,7 @@ async fn one_idempotency_key_is_one_operation_and_counts_once() {
 /// A consumer of one's own making finds no way around what the provider signs.
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_terms_are_refused_and_expired_ones_end() {
-    let pair = Pair::new("auto").await;
+    let pair = Pair::with(&[("agreements.accept", "auto"), ("agreements.min_validity_s", "1")]).await;
     let rogue = Rogue::join(&pair).await;
     let hour = Duration::from_secs(3_600);
     assert_eq!(rogue.count(None).await.expect_err("no agreement").code, Code::AgreementRequired);

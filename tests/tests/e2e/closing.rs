@@ -33,8 +33,13 @@ async fn closed(node: &Node, id: AgreementId) -> AgreementState {
 /// A consumer that vanishes before it signed everything; the provider is killed before the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vanished_consumer_leaves_nothing_open() {
-    let pair =
-        Pair::with(&[("agreements.accept", "auto"), ("agreements.closing_grace_s", "1"), ("agreements.price_per_call", "0.01")]).await;
+    let settings = [
+        ("agreements.accept", "auto"),
+        ("agreements.min_validity_s", "1"),
+        ("agreements.closing_grace_s", "1"),
+        ("agreements.price_per_call", "0.01"),
+    ];
+    let pair = Pair::with(&settings).await;
     let rogue = Rogue::join(&pair).await;
     let mut terms = rogue.terms(Duration::from_secs(15));
     terms.pricing.per_call = "0.01".parse().expect("a number");

@@ -5,13 +5,13 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use mesh::{Config, Handler, Listen, Mesh};
 use protocol::{
-    AgreementId, Code, Header, Key, NodeId, Problem, Signed, SignedDuration, Timestamp,
+    AgentId, AgreementId, Code, Header, Key, NodeId, Problem, Signed, SignedDuration, Timestamp,
     agreement::{Agreement, AtLimit, Limit, PerCall, Pricing, Quantity, Window},
     document::Sealed,
     receipt::Receipt,
     wire::{Announcement, Execute, Executed, Request, Response},
 };
-use tests::PATIENCE;
+use tests::{Node, PATIENCE};
 
 use crate::fixtures::Pair;
 
@@ -25,7 +25,7 @@ pub(crate) struct Rogue {
 /// What it knows of the provider.
 struct Terms {
     provider: protocol::api::Identity,
-    agent: protocol::AgentId,
+    agent: AgentId,
 }
 
 /// Answers nothing.
@@ -45,15 +45,19 @@ impl Handler for Deaf {
 impl Rogue {
     /// Connects to the provider.
     pub(crate) async fn join(pair: &Pair) -> Self {
+        Self::meet(&pair.provider, pair.agent.id, Key::generate(), Key::generate()).await
+    }
+
+    /// Connects to a provider with these keys: of the node, and of its owner.
+    pub(crate) async fn meet(provider: &Node, agent: AgentId, node: Key, owner: Key) -> Self {
         let config = Config {
             listen: Listen { host: Ipv4Addr::LOCALHOST.into(), tcp: Some(0), quic: None, wss: None },
             private_addresses: true,
-            ..Config::new(Key::generate(), pair.cluster.mesh_id().clone())
+            ..Config::new(node, provider.identity().mesh_id.clone())
         };
         let mesh = Mesh::spawn(config, Arc::new(Deaf)).await.expect("a peer");
-        mesh.join(pair.provider.address("tcp"), PATIENCE).await.expect("the provider answers");
-        let pair = Terms { provider: pair.provider.identity().clone(), agent: pair.agent.id };
-        Self { owner: Key::generate(), mesh, pair }
+        mesh.join(provider.address("tcp"), PATIENCE).await.expect("the provider answers");
+        Self { owner, mesh, pair: Terms { provider: provider.identity().clone(), agent } }
     }
 
     /// Terms that the provider would take: free, five calls, valid for a while.

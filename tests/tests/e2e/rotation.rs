@@ -158,6 +158,22 @@ async fn once_a_successor_has_signed_the_old_key_is_of_no_more_use() {
     let anew: Agreement = rogue.terms(Duration::from_secs(3_600));
     assert_eq!(rogue.propose(&anew).await.expect_err("the old key").code, Code::BadSignature);
 
+    // Nothing is gained by dating it back to when the old key was the owner's, whatever is made by it.
+    let mut back = rogue.terms(Duration::from_secs(3 * 3_600));
+    back.header.issued_at -= SignedDuration::from_hours(1);
+    assert_eq!(rogue.propose(&back).await.expect_err("dated back").code, Code::Expired);
+    let header = Header {
+        issued_at: back.header.issued_at,
+        ..Header::new::<Transition>(&terms.header.mesh, Timestamp::now(), SignedDuration::from_hours(1))
+    };
+    let (from, to) = (Status::Active, Status::Suspended);
+    let dated = Transition { header, agreement: terms.id, sequence: 3, from, to, reason: None, note: None, by: old.did() };
+    let dated = rogue.ask(Request::Transition(Signed::sign(dated, &[&old]).into())).await;
+    assert_eq!(refused(dated), Code::Expired, "dated back");
+    // Whoever signs.
+    let late = Signed::sign_by(back, &heir).await.expect("a key at hand");
+    assert_eq!(rogue.propose_signed(late.into()).await.expect_err("not signed just before").code, Code::Expired);
+
     // It is remembered.
     pair.provider.restart().await;
     let mut rogue = Rogue::join(&pair).await;

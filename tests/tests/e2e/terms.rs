@@ -17,7 +17,8 @@ async fn a_provider_accepts_beforehand_what_stays_within_a_template() {
 
     let rule = ["agreement", "policy", "set", "--auto-accept", "standard_compute", "--for", &consumer];
     let policy = pair.provider.json(&rule).await;
-    assert_eq!(policy["auto_accept"], json!([{ "template": "standard_compute", "for": consumer }]));
+    let shown = &policy["auto_accept"][0];
+    assert_eq!((&shown["template"], &shown["for"], &shown["budget"]), (&json!("standard_compute"), &json!(consumer), &policy["budget"]));
     assert_eq!(pair.consumer.json(&within).await["status"], "active");
     // Terms that say more than the template lets them are the operator's to decide: a consumer with a template of its own
     // that bears the name of ours gets no further.
@@ -27,9 +28,10 @@ async fn a_provider_accepts_beforehand_what_stays_within_a_template() {
     assert_eq!(everyone.exits(1).json()["code"], "conflict");
 
     // It stays so over a restart, until it is taken back.
-    let Pair { mut provider, consumer, .. } = pair;
+    let (consumer_did, Pair { mut provider, consumer, .. }) = (consumer.clone(), pair);
     provider.restart().await;
-    assert_eq!(provider.json(&["agreement", "policy", "show"]).await, policy);
+    let kept = provider.json(&["agreement", "policy", "show"]).await;
+    assert_eq!((&kept["auto_accept"][0]["for"], &kept["auto_accept"][0]["used"]["agreements"]), (&json!(consumer_did), &json!(1)));
     provider.json(&["agreement", "policy", "unset", "--auto-accept", "standard_compute", "--for", rule[6]]).await;
     consumer.discovers("demo.count", "").await;
     let unknown = provider.mcpctl(&["agreement", "policy", "unset", "--auto-accept", "standard_compute", "--for", rule[6], "--json"]).await;
