@@ -7,13 +7,13 @@ use std::{
 };
 
 use protocol::{
-    AgentId, Code, Key, MeshId, OperationId,
+    AgentId, Code, Key, MeshId, OperationId, Timestamp,
     api::{AgreementState, Prune, Pruning, TracePage},
     entry::{self, Action, Entry},
     merkle::leaf_hash,
 };
 use serde_json::{Value, json};
-use store::{Append, Commit, Sqlite, Store as _};
+use store::{Append, Commit, Kind, RecordWrite, Sqlite, Store as _};
 use tests::{Cluster, Node, until};
 
 use crate::fixtures::{Pair, counter, reaches};
