@@ -171,6 +171,7 @@ fn receipt(bundle: &Bundle, provider: &Key, result: &str) -> Receipt {
         price: Default::default(),
         currency: terms.pricing.currency.clone(),
         trace: Position { log: provider.node_id(), index: 3, leaf: [0; 32] },
+        repeated: false,
     }
 }
 

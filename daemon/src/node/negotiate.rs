@@ -175,7 +175,7 @@ impl Node {
         }
         self.require_at_home(&terms)?;
         contract.check_departed()?;
-        let agent = self.agents.get(&terms.agent).ok_or_else(|| not_here(&terms.agent.to_string()))?;
+        let agent = self.agents.get(&terms.agent).ok_or_else(|| self.agents.missing(&terms.agent.to_string()))?;
         let _stays = agent.stays_here()?;
         if contract.status(Timestamp::now()) != Status::Proposed {
             return Err(Problem::new(

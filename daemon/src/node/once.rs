@@ -14,7 +14,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use protocol::{AgentId, AgreementId, Code, Did, Digest, Problem, Timestamp, Usage, receipt::Position, wire};
+use protocol::{AgentId, AgreementId, Code, Did, Digest, Problem, Usage, receipt::Position, wire};
 use store::Answer;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future;
 use protocol::{
-    AgentId, Code, Digest, NodeId, Problem, Signed, Timestamp, api,
+    AgentId, Code, Digest, NodeId, Problem, Signed, api,
     custody::{Adopt, Answer, Holding, MAX_PAPERS, Papers, Possession, Undertaking},
     entry::Action,
     manifest::is_name,

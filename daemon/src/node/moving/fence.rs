@@ -7,12 +7,7 @@
 
 use std::sync::Arc;
 
-use protocol::{
-    AgentId, Code, NodeId, Problem, Signed,
-    advert::{Advert, Offered},
-    custody::Holding,
-    entry::Action,
-};
+use protocol::{AgentId, Code, NodeId, Problem, Signed, advert::Offered, custody::Holding, entry::Action};
 use store::RecordWrite;
 
 use super::Departure;

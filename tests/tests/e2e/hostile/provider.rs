@@ -154,7 +154,13 @@ impl Handler for Liar {
                 self.take(acknowledge.receipt);
                 let newest = self.newest.lock().clone().filter(|newest| number_of(newest) != number);
                 let usage = vec![("total".to_owned(), Usage { calls: 9, ..*self.truth.lock() })];
-                Ok(Response::Standing(Box::new(Standing { receipt: newest, usage, acknowledged: number, missed: wire::Missed::default() })))
+                Ok(Response::Standing(Box::new(Standing {
+                    receipt: newest,
+                    usage,
+                    acknowledged: number,
+                    missed: wire::Missed::default(),
+                    under_way: 0,
+                })))
             }
             _ => Err(Problem::new(Code::NotFound, "there is nothing here")),
         }
