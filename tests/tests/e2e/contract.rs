@@ -28,7 +28,10 @@ async fn documents_have_their_members_and_lists_their_items() {
     assert!(id["owner"].as_str().is_some_and(|did| did.starts_with("did:key:z6Mk")));
     assert_eq!(id["addresses"].as_array().map(Vec::len), Some(3), "one for each transport: {id}");
     let status = node.json(&["status"]).await;
-    assert_eq!(keys(&status), sorted(["node_id", "ready", "roles", "peers", "agents", "uptime_s", "version", "trace_size", "store_damaged"]));
+    assert_eq!(
+        keys(&status),
+        sorted(["node_id", "ready", "roles", "peers", "agents", "uptime_s", "version", "trace_size", "store_damaged"])
+    );
     assert_eq!((&status["ready"], &status["roles"]), (&json!(true), &json!(["kernel", "agreement", "mesh"])));
 
     let agent = node.host("counter", "demo", counter()).await;
