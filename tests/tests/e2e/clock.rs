@@ -7,19 +7,23 @@ use tests::{Cluster, value};
 
 use crate::fixtures::counter;
 
-/// libfaketime (`apt-get install faketime`), if it is there.
+/// libfaketime (`apt-get install libfaketime`), if it is there.
 fn library() -> Option<PathBuf> {
     let places = ["x86_64-linux-gnu", "aarch64-linux-gnu"].map(|of| format!("/usr/lib/{of}/faketime/libfaketime.so.1").into());
     places.into_iter().find(|place: &PathBuf| place.exists())
 }
 
+/// A test that is skipped says so; in CI none is.
+#[expect(clippy::print_stderr, reason = "the test's own output")]
+fn skipped() {
+    assert!(std::env::var_os("CI").is_none(), "libfaketime is missing: apt-get install libfaketime");
+    eprintln!("SKIPPED: libfaketime is missing: apt-get install libfaketime");
+}
+
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 async fn a_clock_that_jumps_forward_drops_no_answer_and_prunes_nothing() {
     let Some(library) = library() else {
-        assert!(std::env::var_os("CI").is_none(), "libfaketime is missing: apt-get install faketime");
-        eprintln!("SKIPPED: libfaketime is missing: apt-get install faketime");
-        return;
+        return skipped();
     };
     let cluster = Cluster::new();
     let mut node = cluster.node("a").start().await;

@@ -204,6 +204,9 @@ impl<'a> Parts<'a> {
         hasher.update(&[self.table as u8]);
         head.iter().for_each(|part| part.feed(&mut hasher));
         let of_head = cut(&hasher);
+        if self.body.is_empty() {
+            return (of_head, of_head);
+        }
         self.body.iter().for_each(|part| part.feed(&mut hasher));
         (of_head, cut(&hasher))
     }
