@@ -99,6 +99,7 @@ async fn an_end_by_itself_is_closed_once_on_what_both_signed() {
     assert_eq!(due(ends), (0, Some(later(ends, MINUTE))), "the last receipts may still come");
     assert_eq!(due(later(ends, MINUTE)), (1, None));
 
+    agreements.count_call(&contract).await.expect("counted");
     assert!(contract.take_receipt(&receipt(&terms, 1)).expect("the first"));
     assert!(!agreements.close(&contract, None).await.expect("no failure"), "this consumer hasn't signed it");
     contract.countersigned(&consumer()).await.expect("signed");
