@@ -66,7 +66,7 @@ pub(crate) struct Arguments {
     /// A PEM file with its key.
     #[arg(long, value_name = "FILE", env = "MCP_MESH_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Begin as a new node if node.key is missing where there was one; the old node's files are moved to former-<time>/.
+    /// Begin as a new node if node.key is missing where there was one; the old node's files are moved to former-TIME/.
     #[arg(long)]
     pub(crate) new_identity: bool,
     /// Tell on standard output where the node listens, and log, as JSON.

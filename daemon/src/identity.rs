@@ -48,10 +48,10 @@ const OF_A_NODE: &[&str] = &[
 /// What the operator allows to be made anew, where it is missing.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Anew {
-    /// Begin as a new node if a key of this directory's node is missing; its other files are moved to former-<time>/.
+    /// Begin as a new node if a key of this directory's node is missing; its other files are moved to former-TIME/.
     #[arg(long)]
     new_identity: bool,
-    /// Begin with an empty store if this directory's is missing; the keys stay, what is left of it is moved to former-<time>/.
+    /// Begin with an empty store if this directory's is missing; the keys stay, what is left of it is moved to former-TIME/.
     #[arg(long)]
     new_store: bool,
 }
@@ -147,7 +147,7 @@ fn lost_key(directory: &DataDir, Missing { what, evidence }: Missing) -> Problem
             .to_owned(),
     };
     Problem::new(Code::InvalidConfig, problem)
-        .hint(format!("{restore}; 'mcpd --new-identity' begins as a new node instead, and keeps what is here in former-<time>/"))
+        .hint(format!("{restore}; 'mcpd --new-identity' begins as a new node instead, and keeps what is here in former-TIME/"))
 }
 
 fn lost_store(directory: &DataDir, Missing { evidence, .. }: Missing) -> Problem {

@@ -70,7 +70,7 @@ fn start(arguments: &Arguments) -> Result<(), Problem> {
     let owner = OwnerKey::open(&directory, &config.owner)?;
     let ran = runtime.block_on(async {
         loop {
-            let supervisor = Supervisor::bind(Arc::clone(&directory), config.clone(), owner.clone(), arguments.socket()).await?;
+            let supervisor = Box::pin(Supervisor::bind(Arc::clone(&directory), config.clone(), owner.clone(), arguments.socket())).await?;
             if supervisor.run(parent.as_ref()).await? == Outcome::Stopped {
                 return Ok(());
             }
