@@ -140,7 +140,7 @@ impl Node {
             Claimed::New(claim) => claim,
             Claimed::Repeated(ran) => {
                 self.acknowledge_beside(&contract, acknowledged);
-                return self.executed_before(&terms, &agent, method, params, ran).await;
+                return self.executed_before(&terms, &agent, method, params, *ran).await;
             }
         };
         check_chain(&execute.chain, &execute.agent)?;

@@ -49,7 +49,7 @@ pub(crate) enum Claimed {
     /// It hasn't been made before; if it has a key, that is its own now.
     New(Option<Claim>),
     /// It has, and this was the answer.
-    Repeated(Ran),
+    Repeated(Box<Ran>),
 }
 
 /// The name under which an answer is kept: the scope keeps callers apart.
@@ -140,7 +140,7 @@ impl Node {
             let ended = match self.claims.take(&once)? {
                 Ok(claim) => {
                     let answered = self.answered(&once, before.as_ref(), call.params).await?;
-                    return Ok(answered.map_or_else(|| Claimed::New(Some(claim)), Claimed::Repeated));
+                    return Ok(answered.map_or_else(|| Claimed::New(Some(claim)), |ran| Claimed::Repeated(Box::new(ran))));
                 }
                 Err(ended) => ended,
             };
@@ -148,7 +148,7 @@ impl Node {
                 Problem::new(Code::TimedOut, "a call with this idempotency key is still under way").hint("call again with the same key")
             })?;
             if let Some(ran) = self.answered(&once, before.as_ref(), call.params).await? {
-                return Ok(Claimed::Repeated(ran));
+                return Ok(Claimed::Repeated(Box::new(ran)));
             }
         }
     }
