@@ -6,11 +6,11 @@ use futures::future::join_all;
 use protocol::{
     AgreementId, Code, Expect, Problem,
     agreement::Status,
-    api::{AgreementState, AgreementUsage, Executed, Limits, Propose},
+    api::{AgreementState, AgreementUsage, Execute, Executed, Limits, Propose},
     grant::Grants,
     manifest::Import,
 };
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 use tests::{Node, Publisher, until, value};
 
 use super::rounds;
@@ -182,12 +182,15 @@ async fn a_caller_that_hangs_up_leaves_nothing_unsettled() {
     pair.count().await.expect("in force");
     let usage = async || pair.provider.client().get::<AgreementUsage>(&format!("/v1/agreements/{id}/usage")).await.expect("known");
     until("the first call to be settled", async || (usage().await.acknowledged == 1).then_some(())).await;
-    let (nothing, patience) = (json!({}), Duration::from_millis(500));
+    // The last moment at which one may run is four seconds after it was sent.
+    let params = RawValue::from_string("{}".into()).expect("JSON");
+    let call = Execute { method: "loop".into(), params, agreement: None, timeout_ms: Some(4_000) };
+    let (path, client, patience) = (format!("/v1/agents/{agent}/execute"), pair.consumer.client(), Duration::from_millis(500));
     for round in 0..rounds() {
         // With a key the guest goes on when nobody waits, and is charged for later than it is asked after.
         let key = format!("gone-{round}");
-        let plain = tokio::time::timeout(patience, pair.consumer.execute(&agent, "loop", &nothing));
-        let keyed = tokio::time::timeout(patience, pair.consumer.execute_once(&agent, "loop", &nothing, &key));
+        let plain = tokio::time::timeout(patience, client.post::<_, Executed>(&path, &call));
+        let keyed = tokio::time::timeout(patience, client.post_once::<_, Executed>(&path, &key, &call));
         let (plain, keyed) = tokio::join!(plain, keyed);
         assert!(plain.is_err() && keyed.is_err(), "they never end: {plain:?} {keyed:?}");
     }
