@@ -49,7 +49,7 @@ impl DataDir {
     }
 
     /// The node's key, made at the first start. Where another file proves that there was one, a new one is made only if
-    /// `new_identity` says so; the old node's files are moved to former-<time>/ then.
+    /// `new_identity` says so; the old node's files are moved to former-TIME/ then.
     pub(crate) fn key(&self, new_identity: bool) -> Result<Key, Error> {
         let path = self.path.join("node.key");
         let key = match File::open(&path) {
@@ -135,7 +135,7 @@ struct Identity {
 fn lost(path: &Path, evidence: &str) -> Error {
     let reason = format!(
         "it is missing, and {evidence} proves that there was one; no other was made in its place: restore it from a backup, or begin as \
-         a new node with --new-identity, which keeps what is here in former-<time>/"
+         a new node with --new-identity, which keeps what is here in former-TIME/"
     );
     Error::Key { path: path.to_owned(), reason }
 }

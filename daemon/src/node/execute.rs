@@ -304,6 +304,8 @@ impl Node {
         let missing = || Problem::new(Code::Unsigned, format!("operation {} came without a receipt", executed.operation));
         let receipt = executed.receipt.clone().ok_or_else(missing)?.open(Expect::at(&self.mesh_id, Timestamp::now()))?;
         receipt.require(provider)?;
+        // Signed for this answer: a key that was succeeded can't date it back.
+        receipt.require_new(Timestamp::now())?;
         self.lineages.hear(&receipt, &[provider])?;
         let said = receipt.document();
         let newest = match asked.check(executed, said).and_then(|()| contract.take_receipt(&receipt)) {
