@@ -9,6 +9,7 @@ mod held;
 mod proposals;
 mod receipts;
 mod sent;
+mod shown;
 mod steps;
 
 use std::{
@@ -20,8 +21,8 @@ use agreement::{SentCalls, meter::Meter};
 use parking_lot::{Mutex, RwLock};
 use protocol::{
     AgentId, AgreementId, Code, Did, Expect, MeshId, Problem, Signed, SignedDuration, Timestamp, Usage,
-    agreement::{Agreement, Bundle, Status, Transition},
-    api::{AgreementOutline, AgreementState, Departed},
+    agreement::{Agreement, Status, Transition},
+    api::Departed,
     custody::Undertaking,
     document::Sealed,
     entry::Action,
@@ -29,7 +30,6 @@ use protocol::{
     receipt::{Dispute, Receipt},
     statement::Closing,
 };
-use rust_decimal::Decimal;
 use store::{Commit, Kind, RecordWrite};
 use tokio::{sync::Notify, time::Instant};
 
@@ -38,6 +38,7 @@ pub(crate) use self::{
     budget::{Kept, Rule},
     held::Held,
     receipts::{Charged, claimed_agreement, claimed_number, record as receipt_record, sums},
+    shown::priced,
     steps::{Order, check_number},
 };
 use super::{
@@ -396,58 +397,6 @@ impl Agreements {
         Ok(contract)
     }
 
-    /// Every agreement, the newest last.
-    pub(crate) async fn list(&self) -> Result<Vec<AgreementOutline>, Problem> {
-        let now = Timestamp::now();
-        let mut items = Vec::new();
-        for (_, bytes) in journal::all_records(self.journal.store().as_ref(), Kind::Agreement).await? {
-            let contract = self.restored(&bytes).await?;
-            let id = contract.id;
-            let terms = contract.terms();
-            let provides = terms.provider == self.owner;
-            items.push(AgreementOutline {
-                id,
-                status: contract.status(now),
-                side: side(provides),
-                counterparty: if provides { terms.consumer } else { terms.provider },
-                agent: terms.agent,
-                expires_at: terms.header.expires_at,
-                calls: contract.used(provides).calls,
-                departed: contract.departed(),
-            });
-        }
-        Ok(items)
-    }
-
-    /// All that there is to tell of one.
-    pub(crate) fn show(&self, contract: &Contract) -> Result<AgreementState, Problem> {
-        let now = Timestamp::now();
-        let terms = contract.terms();
-        let provides = terms.provider == self.owner;
-        let standing = contract.standing.lock();
-        let (used, overage) = standing.used_in_all(provides);
-        Ok(AgreementState {
-            status: standing.status(now),
-            reason: standing.state.reason(&terms, now),
-            side: side(provides),
-            used,
-            price: priced(&terms, &used, &overage)?,
-            dispute: standing.dispute.clone(),
-            wanted: standing.wanted(&terms, now).cloned(),
-            untold: standing.untold == Some(Untold::Taken) && standing.closing.is_none(),
-            left_open: None,
-            closing: standing.closing.clone(),
-            departed: standing.departed,
-            bundle: Bundle {
-                agreement: standing.signed.clone().into(),
-                transitions: standing.transitions.clone(),
-                receipt: standing.receipt.clone().map(Into::into),
-                countersigned: None,
-            },
-            terms,
-        })
-    }
-
     /// What this owner, as the provider, has undertaken about an agent, the books of which aren't closed; for the node that it moves to.
     pub(crate) async fn undertakings(&self, agent: &AgentId) -> Result<Vec<Undertaking>, Problem> {
         let about: Vec<_> = self.open.read().values().filter(|contract| self.provides(contract, agent)).cloned().collect();
@@ -508,16 +457,6 @@ impl Agreements {
     }
 }
 
-/// The price of what was used under `terms`. Terms are only agreed on if all that they allow has one.
-pub(crate) fn priced(terms: &Agreement, total: &Usage, overage: &Usage) -> Result<Decimal, Problem> {
-    let inexpressible = || Problem::new(Code::Conflict, format!("the price of what agreement {} has used can't be expressed", terms.id));
-    terms.pricing.price(total, overage).ok_or_else(inexpressible)
-}
-
 fn transition_id(agreement: &AgreementId, sequence: u64) -> String {
     format!("{agreement}/{sequence:06}")
-}
-
-fn side(provides: bool) -> String {
-    if provides { "provider" } else { "consumer" }.into()
 }
