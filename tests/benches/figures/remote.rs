@@ -36,7 +36,10 @@ const AIM: f64 = 0.5;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn measure(place: &Place, arguments: &Arguments, report: &mut Report) -> Result<()> {
-    let provider = Node::start(place, "b", MESH, &["agreements.accept=auto"]).await?;
+    // One agreement for each agent, all of one consumer.
+    let unbounded = ["agreements.budget.agreements=0", "agreements.budget.agreements_per_day=0", "agreements.budget.unacknowledged=0"];
+    let settings = [&["agreements.accept=auto", "agreements.budget.all_unacknowledged=0"][..], &unbounded].concat();
+    let provider = Node::start(place, "b", MESH, &settings).await?;
     let component = counter::register(&provider.client).await?;
     let mut agent_ids = Vec::new();
     for agent in 0..MOST {

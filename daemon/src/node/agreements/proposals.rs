@@ -34,8 +34,8 @@ const MAX_EACH: usize = 256;
 const MAX_WAITING: usize = 16;
 /// Proposals that wait, of principals without any agreement in force: keys cost nothing.
 const MAX_WAITING_NEW: usize = 1_024;
-/// New proposals of one node, and of one principal.
-const EACH: Rate = Rate { burst: 32, every: Duration::from_secs(20) };
+/// New proposals of one node, and of one principal: a consumer that starts may agree on a hundred agents at once.
+const EACH: Rate = Rate { burst: 128, every: Duration::from_secs(10) };
 /// New proposals of all principals together that have no agreement in force.
 const NEWCOMERS: Rate = Rate { burst: 256, every: Duration::from_secs(1) };
 /// Nodes, and principals, whose rates are remembered; about 100 bytes each.
